@@ -1,0 +1,266 @@
+// The whole computation: centre and pack, then for each pair of row panels (I <= J) two parallel phases,
+//   1. coefficients: 32 x 32 tiles of the Gram matrices, fused pass, C and its mirror image into a bounded panel;
+//   2. gradients:    panel times features, added to the rows of J and of I.
+// Each Gram tile is computed once (N^2 d flop), each product twice as symmetry asks (2 N^2 d). A tile and a gradient
+// tile belong to one thread and are summed in a fixed order, so results do not depend on the number of threads.
+#pragma once
+
+#include <omp.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+#include "pack.h"
+#include "tile.h"
+
+namespace fastmmd::FASTMMD_VARIANT {
+
+// Rows of a panel. 512 keeps both coefficient panels of a layer in 2 MiB and gives each gradient tile sums of 512
+// terms before it touches memory.
+constexpr int64_t kPanel = 512;
+constexpr int64_t kPanelBlocks = kPanel / kBlock;
+constexpr int64_t kGradientColumns = 64;   // features of one gradient task: its slice of a panel stays in L2
+
+// Kernels underflow in bulk far from the diagonal; subnormals would cost a trap each on some CPUs.
+struct FlushSubnormals {
+#if defined(__SSE__)
+  unsigned saved = _mm_getcsr();
+  FlushSubnormals() { _mm_setcsr(saved | 0x8040); }
+  ~FlushSubnormals() { _mm_setcsr(saved); }
+#endif
+};
+
+template <typename T>
+class Workspace {
+ public:
+  T* z[kMaxLayers];          // [blocks][d_l][32]
+  T* norms[kMaxLayers];      // [blocks * 32]
+  T* mean[kMaxLayers];       // [d_l]
+  T* panel[kMaxLayers][2];   // coefficients for the rows of J and of I: [blocks][rows][32]
+  TileSums* sums;            // one a tile
+  int64_t blocks, panel_rows;
+
+  Workspace(const Problem& problem, bool with_gradient, void* base) : at_(static_cast<char*>(base)) {
+    blocks = (problem.n() + kBlock - 1) / kBlock;
+    panel_rows = (blocks < kPanelBlocks ? blocks : kPanelBlocks) * kBlock;
+    const bool two_panels = blocks > kPanelBlocks;
+    for (int l = 0; l < problem.num_layers; ++l) {
+      z[l] = take<T>(blocks * kBlock * problem.layer[l].dim);
+      norms[l] = take<T>(blocks * kBlock);
+      mean[l] = take<T>(problem.layer[l].dim);
+      panel[l][0] = take<T>(with_gradient ? panel_rows * panel_rows : 0);
+      panel[l][1] = two_panels ? take<T>(with_gradient ? panel_rows * panel_rows : 0) : panel[l][0];
+    }
+    sums = take<TileSums>((panel_rows / kBlock) * (panel_rows / kBlock));
+  }
+  int64_t bytes() const { return used_; }
+
+ private:
+  template <typename X>
+  X* take(int64_t count) {
+    X* start = at_ ? reinterpret_cast<X*>(at_ + used_) : nullptr;
+    used_ += (count * static_cast<int64_t>(sizeof(X)) + 63) / 64 * 64;
+    return start;
+  }
+  char* at_;
+  int64_t used_ = 0;
+};
+
+template <typename T>
+struct Totals {
+  double sum[kTerms][3] = {};
+  void add(const TileSums& tile, int terms) {
+    for (int t = 0; t < terms; ++t)
+      for (int c = 0; c < 3; ++c) sum[t][c] += tile.sum[t][c];
+  }
+};
+
+template <typename T>
+class Discrepancy {
+ public:
+  Discrepancy(const Problem& problem, const Buffers& io, bool with_gradient)
+      : problem_(problem), io_(io), with_gradient_(with_gradient), work_(problem, with_gradient, io.workspace) {
+    for (int l = 0; l < problem.num_layers; ++l)
+      rows_[l] = {static_cast<const T*>(io.source[l]), static_cast<const T*>(io.target[l]), io.source_stride[l],
+                  io.target_stride[l], problem.n_source};
+  }
+
+  void run(int num_threads) {
+    const int64_t panels = (work_.blocks + kPanelBlocks - 1) / kPanelBlocks;
+#pragma omp parallel num_threads(num_threads)
+    {
+      FlushSubnormals flush;
+      pack();
+      for (int64_t I = 0; I < panels; ++I)
+        for (int64_t J = I; J < panels; ++J) {
+          coefficients(I, J);
+          if (with_gradient_) gradients(I, J);
+        }
+    }
+    report();
+  }
+
+ private:
+  void pack() {
+    for (int l = 0; l < problem_.num_layers; ++l) {
+      const int64_t dim = problem_.layer[l].dim;
+#pragma omp for schedule(static) nowait
+      for (int64_t k = 0; k < dim; k += kMeanColumns)
+        column_means(rows_[l], problem_.n(), k, dim - k < kMeanColumns ? dim - k : kMeanColumns, work_.mean[l]);
+    }
+#pragma omp barrier
+    for (int l = 0; l < problem_.num_layers; ++l) {
+      const int64_t dim = problem_.layer[l].dim;
+#pragma omp for schedule(static) nowait
+      for (int64_t b = 0; b < work_.blocks; ++b)
+        pack_block(rows_[l], problem_.n(), b, dim, work_.mean[l], work_.z[l] + b * kBlock * dim,
+                   work_.norms[l] + b * kBlock);
+    }
+#pragma omp barrier
+#pragma omp single
+    for (int l = 0; l < problem_.num_layers; ++l) {
+      const Layer& layer = problem_.layer[l];
+      bandwidth_[l] = layer.unit * (layer.follows_mean ? mean_distance(l) : io_.bandwidth ? io_.bandwidth[l] : 1.0);
+      mixture_[l] = Mixture<T>::make(layer, bandwidth_[l]);
+    }
+  }
+
+  // sum_ij ||z_i - z_j||^2 / (N^2 - N) = 2 sum_i ||z_i||^2 / (N - 1) for centred rows.
+  double mean_distance(int l) const {
+    double total = 0;
+    for (int64_t i = 0; i < problem_.n(); ++i) total += static_cast<double>(work_.norms[l][i]);
+    return 2.0 * total / static_cast<double>(problem_.n() - 1);
+  }
+
+  int64_t blocks_in(int64_t panel) const {
+    const int64_t left = work_.blocks - panel * kPanelBlocks;
+    return left < kPanelBlocks ? left : kPanelBlocks;
+  }
+
+  void coefficients(int64_t I, int64_t J) {
+    const int64_t rows = blocks_in(I), columns = blocks_in(J), tiles = rows * columns;
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t i = t % rows, j = t / rows;   // one column block against all row blocks: it stays in cache
+      if (I == J && i > j) continue;              // mirrored from (j, i)
+      with_gradient_ ? tile<true>(I, J, i, j, &work_.sums[t]) : tile<false>(I, J, i, j, &work_.sums[t]);
+    }
+#pragma omp single
+    for (int64_t t = 0; t < tiles; ++t)
+      if (I != J || t % rows <= t / rows) totals_.add(work_.sums[t], problem_.num_layers + 1);
+  }
+
+  template <bool WithGradient>
+  void tile(int64_t I, int64_t J, int64_t i, int64_t j, TileSums* sums) {
+    alignas(64) T local[WithGradient ? 1 : kMaxLayers][kBlock * kBlock];
+    const int64_t row_block = I * kPanelBlocks + i, column_block = J * kPanelBlocks + j;
+    const int64_t height = blocks_in(I) * kBlock, width = blocks_in(J) * kBlock;
+    T* out[kMaxLayers] = {};
+    const T *row_norms[kMaxLayers] = {}, *column_norms[kMaxLayers] = {};
+    for (int l = 0; l < problem_.num_layers; ++l) {
+      const int64_t dim = problem_.layer[l].dim;
+      if constexpr (WithGradient)
+        out[l] = work_.panel[l][0] + (j * height + i * kBlock) * kBlock;
+      else
+        out[l] = local[l];
+      row_norms[l] = work_.norms[l] + row_block * kBlock;
+      column_norms[l] = work_.norms[l] + column_block * kBlock;
+      gram_tile(dim, work_.z[l] + row_block * kBlock * dim, work_.z[l] + column_block * kBlock * dim, out[l]);
+    }
+    fused_pass<T, WithGradient>(problem_, mixture_, place_tile<T>(problem_, row_block, column_block), out, row_norms,
+                                column_norms, sums);
+    if constexpr (WithGradient)
+      if (row_block != column_block)
+        for (int l = 0; l < problem_.num_layers; ++l)
+          transpose_tile(out[l], work_.panel[l][I != J] + (i * width + j * kBlock) * kBlock);
+  }
+
+  void gradients(int64_t I, int64_t J) {
+    for (int side = 0; side < (I == J ? 1 : 2); ++side) {
+      const int64_t of = side == 0 ? J : I, from = side == 0 ? I : J;   // rows of `of`, sums over `from`
+      const int64_t blocks = blocks_in(of), terms = rows_in(from);
+      const bool accumulate = I > 0 || side == 1;
+      for (int l = 0; l < problem_.num_layers; ++l) {
+        const int64_t dim = problem_.layer[l].dim, slices = (dim + kGradientColumns - 1) / kGradientColumns;
+#pragma omp for schedule(dynamic, 1) nowait
+        for (int64_t t = 0; t < blocks * slices; ++t) {
+          const int64_t b = t % blocks, k0 = t / blocks * kGradientColumns;
+          const int64_t k1 = k0 + kGradientColumns < dim ? k0 + kGradientColumns : dim;
+          const T* c = work_.panel[l][side] + b * blocks_in(from) * kBlock * kBlock;
+          gradient_slice(l, of * kPanelBlocks + b, from * kPanel, terms, k0, k1, c, accumulate);
+        }
+      }
+    }
+#pragma omp barrier
+  }
+
+  int64_t rows_in(int64_t panel) const {
+    const int64_t left = problem_.n() - panel * kPanel;
+    return left < kPanel ? left : kPanel;
+  }
+
+  // Features [k0, k1) of one block's gradient rows, which may lie in both domains.
+  void gradient_slice(int l, int64_t block, int64_t from_row, int64_t terms, int64_t k0, int64_t k1, const T* c,
+                      bool accumulate) {
+    const int64_t dim = problem_.layer[l].dim, row0 = block * kBlock;
+    alignas(64) T c_sum[kBlock];
+    for (int v = 0; v < kBlock; v += kLanes<T>) {
+      Vec<T> total = {};
+      for (int64_t i = 0; i < terms; ++i) total += load(c + i * kBlock + v);
+      store(c_sum + v, total);
+    }
+    const T* z = work_.z[l] + from_row * dim;
+    const T* own = work_.z[l] + row0 * dim;
+    for (int col = 0; col < kBlock; col += kRegCols<T>) {
+      T* out[kRegCols<T>];
+      bool any = false;
+      for (int r = 0; r < kRegCols<T>; ++r) {
+        out[r] = gradient_row(l, row0 + col + r);
+        any = any || out[r];
+      }
+      if (!any) continue;
+      int64_t k = k0;
+      for (; k + kRegRows <= k1; k += kRegRows)
+        gradient_tile<T, kRegRows>(terms, dim, k, z, c, own, c_sum, col, out, accumulate);
+      for (; k < k1; ++k) gradient_tile<T, 1>(terms, dim, k, z, c, own, c_sum, col, out, accumulate);
+    }
+  }
+
+  T* gradient_row(int l, int64_t row) const {   // null: outside the batch or not wanted
+    if (row >= problem_.n()) return nullptr;
+    const bool source = row < problem_.n_source;
+    T* base = static_cast<T*>(source ? io_.grad_source[l] : io_.grad_target[l]);
+    return base ? base + (source ? row : row - problem_.n_source) * problem_.layer[l].dim : nullptr;
+  }
+
+  void report() const {
+    T* out = static_cast<T*>(io_.report);
+    double loss = 0, kappa = 1;
+    for (int l = 0; l < problem_.num_layers; ++l) {
+      kappa *= mixture_[l].at_zero;
+      const double value = combine(1 + l, mixture_[l].at_zero);
+      loss += problem_.marginal[l] * value;
+      out[1 + l] = cut(value);
+      out[1 + problem_.num_layers + l] = static_cast<T>(bandwidth_[l]);
+    }
+    const double product = combine(0, kappa);
+    out[0] = cut(product);
+    *static_cast<T*>(io_.loss) = cut(loss + problem_.joint * product);
+  }
+  double combine(int term, double at_zero) const {
+    const double* s = totals_.sum[term];
+    return problem_.alpha * s[0] + problem_.beta * s[1] + problem_.gamma * s[2] + problem_.diagonal * at_zero;
+  }
+  T cut(double value) const { return static_cast<T>(problem_.clamp && value < 0 ? 0.0 : value); }
+
+  const Problem& problem_;
+  const Buffers& io_;
+  const bool with_gradient_;
+  Workspace<T> work_;
+  Rows<T> rows_[kMaxLayers];
+  double bandwidth_[kMaxLayers];
+  Mixture<T> mixture_[kMaxLayers];
+  Totals<T> totals_;
+};
+
+}   // namespace fastmmd::FASTMMD_VARIANT

@@ -1,0 +1,21 @@
+// The CPU backend's entry points and the choice among its instruction-set variants.
+#pragma once
+
+#include "../problem.h"
+
+namespace fastmmd {
+
+struct CpuKernel {
+  int64_t (*workspace_bytes)(const Problem&, bool with_gradient);
+  void (*run)(const Problem&, const Buffers&, bool with_gradient, int num_threads);
+};
+
+struct CpuVariant {
+  const char* name;
+  CpuKernel f32, f64;
+};
+
+// Compiled variants that this CPU can run, best first; the last entry is null.
+const CpuVariant* const* cpu_variants();
+
+}   // namespace fastmmd

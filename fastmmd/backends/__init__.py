@@ -1,0 +1,16 @@
+"""Backends: each is a module with ``unavailable(device) -> str | None`` and
+
+run(problem, sources, targets, bandwidths, needs_grad, precision) -> (loss, report, gradients)
+
+    problem:      the static data (fastmmd.problem.Problem)
+    sources:      one [n_source, d_l] tensor a layer, all fp32 or all fp64, on one device; never written
+    targets:      the same for the target
+    bandwidths:   [L] fp64 on the same device, or None (ones)
+    needs_grad:   2 L flags, sources first
+    precision:    the least precise format that fp32 matrix products may use: "ieee" | "tf32x3" | "tf32" | "bf16"
+    loss:         0-d, in the layers' dtype
+    report:       [1 + 2 L], same dtype: value of the product, of each layer, bandwidth of each layer
+    gradients:    2 L tensors shaped like their inputs, None where not needed
+
+Every backend is deterministic: the same inputs give the same bits.
+"""

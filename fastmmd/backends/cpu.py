@@ -1,0 +1,94 @@
+"""Backend "cpu": the fused C++ kernels of csrc/cpu. The only file that calls the extension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastmmd import compiled
+from fastmmd.problem import Problem
+
+# Below this many floating-point operations (3 N^2 sum d) one thread is as fast as several: waking them costs more.
+SINGLE_THREAD_FLOP = 2_000_000
+
+
+def unavailable(device: torch.device) -> str | None:
+    if compiled.module is None:
+        return compiled.reason
+    if device.type != "cpu":
+        return f"it computes on cpu, the tensors are on {device.type}"
+    return None
+
+
+def run(
+    problem: Problem,
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    bandwidths: Tensor | None,
+    needs_grad: Sequence[bool],
+    precision: str,  # the products are always IEEE fp32 or fp64, at least as precise as asked
+    variant: int = 0,
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    layers = len(sources)
+    dtype = sources[0].dtype
+    f64 = dtype == torch.float64
+    inputs = [_row_major(x) for x in (*sources, *targets)]
+    gradients = [
+        torch.empty(x.shape, dtype=dtype) if need else None for x, need in zip(inputs, needs_grad, strict=True)
+    ]
+    addresses = [x.data_ptr() for x in inputs]
+    strides = [x.stride(0) for x in inputs]
+    out = [0 if g is None else g.data_ptr() for g in gradients]
+    loss = torch.empty((), dtype=dtype)
+    report = torch.empty(1 + 2 * layers, dtype=dtype)
+    dims = tuple([x.shape[1] for x in sources])
+    spec, flop, workspace_bytes = _compiled_problem(problem, dims, f64, any(needs_grad), variant)
+    workspace = torch.empty(workspace_bytes, dtype=torch.uint8)
+    threads = 1 if flop < SINGLE_THREAD_FLOP else torch.get_num_threads()
+    compiled.module.cpu_run(  # type: ignore[union-attr]
+        spec,
+        f64,
+        addresses[:layers],
+        addresses[layers:],
+        strides[:layers],
+        strides[layers:],
+        out[:layers],
+        out[layers:],
+        0 if bandwidths is None else bandwidths.data_ptr(),
+        loss.data_ptr(),
+        report.data_ptr(),
+        workspace.data_ptr(),
+        threads,
+        variant,
+    )
+    return loss, report, gradients
+
+
+def _row_major(x: Tensor) -> Tensor:
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+@lru_cache(maxsize=256)
+def _compiled_problem(
+    problem: Problem, dims: tuple[int, ...], f64: bool, with_gradient: bool, variant: int
+) -> tuple[Any, int, int]:
+    """The extension's form of the problem, its work in flop, and the bytes of workspace it needs."""
+    extension = compiled.module
+    assert extension is not None
+    layers = [extension.LayerSpec(k.scales, k.weights, k.unit, k.follows_mean) for k in problem.layers]
+    spec = extension.Problem(
+        problem.n_source,
+        problem.n_target,
+        dims,
+        layers,
+        problem.joint,
+        problem.marginal,
+        problem.pair_weights,
+        problem.clamp,
+    )
+    flop = 3 * problem.n**2 * sum(dims)
+    return spec, flop, extension.cpu_workspace_bytes(spec, f64, with_gradient, variant)

@@ -1,0 +1,170 @@
+"""Backend "torch": tiles of the Gram matrix in plain torch, on any device, in bounded memory.
+
+For each pair of row blocks I <= J and each layer: one product gives the inner products, a few elementwise passes the
+coefficients C (docs/mathematics.md), and two products add C z to the gradient of I and C^T z to that of J. Each Gram
+tile is computed once. No step waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from fastmmd.bandwidth import pooled
+from fastmmd.mixture import mixture_and_slope
+from fastmmd.problem import Problem
+
+# Everything that lives at once while a tile is processed; about 3 tensors a layer and 4 more.
+WORKSPACE_BYTES = 32 << 20
+
+
+def unavailable(device: torch.device) -> str | None:
+    return None
+
+
+def run(
+    problem: Problem,
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    bandwidths: Tensor | None,
+    needs_grad: Sequence[bool],
+    precision: str,
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    with torch.no_grad(), _matmul_precision(precision), torch.autocast(sources[0].device.type, enabled=False):
+        return _Tiles(problem, sources, targets, bandwidths, needs_grad, precision).run()
+
+
+class _Tiles:
+    def __init__(
+        self,
+        problem: Problem,
+        sources: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        bandwidths: Tensor | None,
+        needs_grad: Sequence[bool],
+        precision: str,
+    ) -> None:
+        layers = len(problem.layers)
+        self.problem, self.needs_grad = problem, needs_grad
+        self.dtype, self.device = sources[0].dtype, sources[0].device
+        self.z = [pooled(s, t, self.dtype) for s, t in zip(sources, targets, strict=True)]
+        if self.dtype == torch.float32 and self.device.type == "cuda" and precision in ("tf32", "bf16"):
+            self.z = [round_to_tf32(z) for z in self.z]  # norms must come from what the product sees
+        self.norms = [z.square().sum(1) for z in self.z]
+        self.bandwidths = self._bandwidths(bandwidths)
+        self.with_gradient = [needs_grad[i] or needs_grad[layers + i] for i in range(layers)]
+        self.gradient = [torch.zeros_like(z) if g else None for z, g in zip(self.z, self.with_gradient, strict=True)]
+        self.sums = torch.zeros(3, layers + 1, dtype=torch.float64, device=self.device)  # ss, tt, st
+
+    def _bandwidths(self, given: Tensor | None) -> Tensor:
+        values = []
+        for index, layer in enumerate(self.problem.layers):
+            if layer.follows_mean:
+                base = 2 * self.norms[index].sum(dtype=torch.float64) / (self.problem.n - 1)
+            else:
+                base = torch.ones((), dtype=torch.float64, device=self.device) if given is None else given[index]
+            values.append(layer.unit * base)
+        return torch.stack(values)
+
+    def run(self) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        n = self.problem.n
+        live = (3 * len(self.z) + 4) * self.z[0].element_size()
+        side = max(32, int((WORKSPACE_BYTES / live) ** 0.5) // 32 * 32)
+        for i0 in range(0, n, side):
+            for j0 in range(i0, n, side):
+                self._tile(slice(i0, min(n, i0 + side)), slice(j0, min(n, j0 + side)))
+        return self._finish()
+
+    def _tile(self, rows: slice, columns: slice) -> None:
+        problem, diagonal = self.problem, rows == columns
+        kernels, slopes = [], []
+        for index, layer in enumerate(problem.layers):
+            distances = (self.norms[index][rows, None] + self.norms[index][None, columns]).addmm_(
+                self.z[index][rows], self.z[index][columns].T, alpha=-2
+            )
+            distances.clamp_(min=0)
+            if diagonal:
+                distances.fill_diagonal_(0)
+            kernel, slope = mixture_and_slope(layer, self.bandwidths[index], distances)
+            kernels.append(kernel)
+            slopes.append(slope)
+        self._add_sums(kernels, rows, columns, diagonal)
+        if not any(self.with_gradient):
+            return
+        weights = self._pair_weights(rows, columns)
+        if diagonal:
+            weights.fill_diagonal_(0)
+        for index, gradient in enumerate(self.gradient):
+            if gradient is None:
+                continue
+            factor = torch.full_like(weights, problem.joint)
+            for other, kernel in enumerate(kernels):
+                if other != index:
+                    factor *= kernel
+            coefficients = factor.add_(problem.marginal[index]).mul_(slopes[index]).mul_(weights)
+            z = self.z[index]
+            gradient[rows] += 4 * (coefficients @ z[columns] - coefficients.sum(1, keepdim=True) * z[rows])
+            if not diagonal:
+                gradient[columns] += 4 * (coefficients.T @ z[rows] - coefficients.sum(0).unsqueeze(1) * z[columns])
+
+    def _pair_weights(self, rows: slice, columns: slice) -> Tensor:
+        alpha, beta, gamma, _ = self.problem.pair_weights
+        source = torch.arange(self.problem.n, device=self.device) < self.problem.n_source
+        row, column = source[rows, None], source[None, columns]
+        weights = torch.full((row.shape[0], column.shape[1]), 0.5 * gamma, dtype=self.dtype, device=self.device)
+        return weights.masked_fill_(row & column, alpha).masked_fill_(~row & ~column, beta)
+
+    def _add_sums(self, kernels: list[Tensor], rows: slice, columns: slice, diagonal: bool) -> None:
+        product = kernels[0]
+        for kernel in kernels[1:]:
+            product = product * kernel
+        split_row = min(max(self.problem.n_source - rows.start, 0), rows.stop - rows.start)
+        split_column = min(max(self.problem.n_source - columns.start, 0), columns.stop - columns.start)
+        images = 1 if diagonal else 2  # an off-diagonal tile stands for its mirror image too
+        for term, kernel in enumerate([product, *kernels]):
+            if diagonal:
+                kernel = kernel.clone().fill_diagonal_(0)
+            top, bottom = kernel[:split_row], kernel[split_row:]
+            self.sums[0, term] += images * top[:, :split_column].sum(dtype=torch.float64)
+            self.sums[1, term] += images * bottom[:, split_column:].sum(dtype=torch.float64)
+            self.sums[2, term] += top[:, split_column:].sum(dtype=torch.float64)
+
+    def _finish(self) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        problem = self.problem
+        alpha, beta, gamma, diagonal = problem.pair_weights
+        at_zero = [problem.product_at_zero, *(layer.at_zero for layer in problem.layers)]
+        values = alpha * self.sums[0] + beta * self.sums[1] + gamma * self.sums[2]
+        values = torch.stack([value + diagonal * zero for value, zero in zip(values, at_zero, strict=True)])
+        loss = problem.joint * values[0]
+        for weight, value in zip(problem.marginal, values[1:], strict=True):
+            loss = loss + weight * value
+        if problem.clamp:
+            loss, values = loss.clamp(min=0), values.clamp(min=0)
+        n, layers = problem.n_source, len(problem.layers)
+        halves = [g if g is None else g[:n] for g in self.gradient] + [g if g is None else g[n:] for g in self.gradient]
+        gradients = [halves[i] if self.needs_grad[i] else None for i in range(2 * layers)]
+        return loss.to(self.dtype), torch.cat([values, self.bandwidths]).to(self.dtype), gradients
+
+
+def round_to_tf32(x: Tensor) -> Tensor:
+    """fp32 with the mantissa rounded to TF32's 10 bits (to nearest, ties away)."""
+    return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    """torch's own fp32 matmul setting, for the time of one computation: it is what keeps a global TF32 or bf16 setting
+    out of an "ieee" result."""
+    wanted = "high" if precision in ("tf32", "bf16") else "highest"
+    before = torch.get_float32_matmul_precision()
+    if before == wanted:
+        yield
+        return
+    torch.set_float32_matmul_precision(wanted)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

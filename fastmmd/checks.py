@@ -1,0 +1,92 @@
+"""Argument checks. Messages name the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastmmd.gaussian import Gaussian
+from fastmmd.problem import MAX_LAYERS
+
+ESTIMATORS = ("biased", "unbiased", "linear", "circular")
+PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def check_layers(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    for name, layers in (("sources", sources), ("targets", targets)):
+        if isinstance(layers, Tensor) or not isinstance(layers, Sequence):
+            raise TypeError(f"{name}: expected a sequence of [n, d] tensors, one a layer, got {type(layers).__name__}")
+    if not 1 <= len(sources) <= MAX_LAYERS:
+        raise ValueError(f"sources: expected 1 to {MAX_LAYERS} layers, got {len(sources)}")
+    if len(targets) != len(sources):
+        raise ValueError(f"targets: expected {len(sources)} layers, as many as sources, got {len(targets)}")
+    for name, layers in (("sources", sources), ("targets", targets)):
+        for index, layer in enumerate(layers):
+            _check_layer(f"{name}[{index}]", layer, layers[0])
+    for index, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        if source.shape[1] != target.shape[1]:
+            raise ValueError(
+                f"targets[{index}]: expected {source.shape[1]} features, as in sources[{index}], got {target.shape[1]}"
+            )
+        if source.device != target.device:
+            raise ValueError(f"targets[{index}]: expected a tensor on {source.device}, got one on {target.device}")
+
+
+def _check_layer(name: str, layer: Tensor, first: Tensor) -> None:
+    if not isinstance(layer, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(layer).__name__}")
+    if layer.dim() != 2:
+        raise ValueError(f"{name}: expected shape [n, d], got {tuple(layer.shape)}")
+    if layer.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {layer.dtype}")
+    if layer.shape[0] == 0 or layer.shape[1] == 0:
+        raise ValueError(f"{name}: expected at least one row and one feature, got shape {tuple(layer.shape)}")
+    if layer.shape[0] != first.shape[0]:
+        raise ValueError(f"{name}: expected {first.shape[0]} rows, as in the first layer, got {layer.shape[0]}")
+    if layer.device != first.device:
+        raise ValueError(f"{name}: expected a tensor on {first.device}, as the first layer, got one on {layer.device}")
+
+
+def check_kernels(kernels: Sequence[Gaussian], num_layers: int) -> tuple[Gaussian, ...]:
+    if isinstance(kernels, Gaussian) or not isinstance(kernels, Sequence):
+        raise TypeError(f"kernels: expected a sequence of fastmmd.Gaussian, one a layer, got {type(kernels).__name__}")
+    for index, kernel in enumerate(kernels):
+        if not isinstance(kernel, Gaussian):
+            raise TypeError(f"kernels[{index}]: expected a fastmmd.Gaussian, got {type(kernel).__name__}")
+    if len(kernels) != num_layers:
+        raise ValueError(f"kernels: expected {num_layers}, one a layer, got {len(kernels)}")
+    return tuple(kernels)
+
+
+def check_weights(joint: float, marginal: float | Sequence[float], num_layers: int) -> tuple[float, tuple[float, ...]]:
+    marginals = (marginal,) * num_layers if isinstance(marginal, (int, float)) else tuple(marginal)
+    if len(marginals) != num_layers:
+        raise ValueError(f"marginal: expected a number or {num_layers} numbers, one a layer, got {len(marginals)}")
+    for name, weight in (("joint", joint), *(("marginal", m) for m in marginals)):
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise TypeError(f"{name}: expected a number, got {type(weight).__name__}")
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"{name}: expected a finite number >= 0, got {weight}")
+    return float(joint), tuple(float(m) for m in marginals)
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {tuple(choices)}, got {value!r}")
+
+
+def check_sizes(estimator: str, n_source: int, n_target: int) -> None:
+    if estimator == "unbiased":
+        for name, n in (("sources", n_source), ("targets", n_target)):
+            if n < 2:
+                raise ValueError(f"{name}: estimator 'unbiased' needs at least 2 rows, got {n}")
+    elif estimator in ("linear", "circular"):
+        if n_source != n_target:
+            raise ValueError(
+                f"targets: estimator {estimator!r} needs as many rows as sources ({n_source}), got {n_target}"
+            )
+        if n_source < 2:
+            raise ValueError(f"sources: estimator {estimator!r} needs at least 2 rows, got {n_source}")

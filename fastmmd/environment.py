@@ -1,0 +1,41 @@
+"""What was built, and what runs here."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+
+import fastmmd
+from fastmmd import compiled, dispatch
+
+
+def build_info() -> dict[str, Any]:
+    """A description of this installation.
+
+    Keys: ``version``; ``python``, ``torch`` (versions); ``compiled`` (None, or the extension's ``compiler``, ``abi``
+    and the instruction-set variants of the CPU kernels that this machine can run, best first); ``compiled_error`` (why
+    there is no extension, else None); ``threads`` (torch's); ``devices``; ``backends``: for each name None if it runs
+    on some device here, else the reason why not.
+    """
+    extension = compiled.module
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices.append(torch.device("cuda"))
+    backends: dict[str, str | None] = {}
+    for name in dispatch.BACKENDS[1:]:
+        reasons = [dispatch.unavailable(name, device) for device in devices]
+        backends[name] = None if None in reasons else reasons[0]
+    return {
+        "version": fastmmd.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "compiled": None
+        if extension is None
+        else {"compiler": extension.COMPILER, "abi": extension.ABI, "cpu_variants": extension.cpu_variants()},
+        "compiled_error": compiled.reason,
+        "threads": torch.get_num_threads(),
+        "devices": [str(device) for device in devices],
+        "backends": backends,
+    }

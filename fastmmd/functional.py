@@ -1,0 +1,132 @@
+"""The losses as functions: `mmd`, `jmmd`, and `discrepancy`, of which both are special cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fastmmd import checks, dispatch, paired, tracing
+from fastmmd.backends import reference
+from fastmmd.bandwidth import compute_dtype, given_bandwidths
+from fastmmd.evaluate import evaluate
+from fastmmd.gaussian import Gaussian
+from fastmmd.problem import make_problem, needs_bandwidth
+
+# JAN's layers: a feature layer and the softmax output (Long et al. 2017 and its released code).
+JAN_KERNELS = (Gaussian(), Gaussian(1.68, (1,)))
+
+
+class Discrepancy(NamedTuple):
+    """What one pass over the Gram matrix finds.
+
+    loss: 0-d, ``joint_weight * joint + sum_l marginal_weight[l] * marginals[l]``; carries the gradient.
+    joint: 0-d, the JMMD of all layers; detached, as are the rest.
+    marginals: [L], the MMD of each layer.
+    bandwidths: [L], the B of each layer.
+    """
+
+    loss: Tensor
+    joint: Tensor
+    marginals: Tensor
+    bandwidths: Tensor
+
+
+def discrepancy(
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    kernels: Sequence[Gaussian] = JAN_KERNELS,
+    *,
+    joint: float = 1.0,
+    marginal: float | Sequence[float] = 0.0,
+    estimator: str = "biased",
+    backend: str = "auto",
+    precision: str | None = None,
+) -> Discrepancy:
+    """``joint * JMMD(all layers) + sum_l marginal[l] * MMD(layer l)`` in one pass.
+
+    He & Ding 2020, eqs. 7, 10-13: with ``joint`` = lambda and ``marginal`` = eta this is their whole transfer term.
+
+    Args:
+        sources: one ``[n_s, d_l]`` tensor a layer (1 to 8 layers), fp16, bf16, fp32 or fp64. Never written.
+        targets: one ``[n_t, d_l]`` tensor a layer; n_t may differ from n_s.
+        kernels: one `Gaussian` a layer.
+        joint: weight of the joint term, >= 0.
+        marginal: weights of the marginal terms, >= 0: one number, or one a layer.
+        estimator: ``"biased"`` (V-statistic, the papers'; never negative), ``"unbiased"`` (U-statistic),
+            ``"linear"`` (disjoint pairs) or ``"circular"`` (overlapping pairs); the last two cost O(n d), need
+            n_s = n_t and are plain torch, whatever the backend.
+        backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"torch"`` or ``"reference"`` (dense).
+        precision: the least precise format that fp32 matrix products may use, ``"ieee"``, ``"tf32x3"``, ``"tf32"`` or
+            ``"bf16"``; None follows ``torch.get_float32_matmul_precision()``. On a CPU products are always exact fp32.
+
+    Returns:
+        `Discrepancy`, in fp32 (fp64 if any input is fp64). Gradients have their input's dtype.
+
+    Raises:
+        ValueError, TypeError: a bad argument, named in the message.
+        RuntimeError: the named backend can't run here.
+    """
+    checks.check_layers(sources, targets)
+    kernels = checks.check_kernels(kernels, len(sources))
+    joint, marginals = checks.check_weights(joint, marginal, len(sources))
+    checks.check_choice("estimator", estimator, checks.ESTIMATORS)
+    if precision is not None:
+        checks.check_choice("precision", precision, checks.PRECISIONS)
+    n_source, n_target = sources[0].shape[0], targets[0].shape[0]
+    checks.check_sizes(estimator, n_source, n_target)
+    name = dispatch.select(backend, sources[0].device)
+
+    bandwidths = given_bandwidths(kernels, sources, targets) if needs_bandwidth(kernels) else None
+    static = tuple([kernel.static for kernel in kernels])
+    if estimator in ("linear", "circular"):
+        problem = make_problem(n_source, n_target, static, joint, marginals, "unbiased")
+        loss, report = paired.discrepancy(problem, estimator, sources, targets, bandwidths)
+    elif name == "reference":
+        dtype = compute_dtype(*sources, *targets)
+        problem = make_problem(n_source, n_target, static, joint, marginals, estimator)
+        sources, targets = [x.to(dtype) for x in sources], [x.to(dtype) for x in targets]
+        loss, report = reference.evaluate(problem, sources, targets, bandwidths)
+    elif tracing.active(*sources, *targets):
+        loss, report = tracing.evaluate(
+            static, joint, marginals, estimator, sources, targets, bandwidths, name, precision
+        )
+    else:
+        problem = make_problem(n_source, n_target, static, joint, marginals, estimator)
+        loss, report = evaluate(problem, sources, targets, bandwidths, name, precision)
+    layers = len(sources)
+    return Discrepancy(loss, report[0], report[1 : 1 + layers], report[1 + layers :])
+
+
+def mmd(
+    source: Tensor,
+    target: Tensor,
+    kernel: Gaussian = JAN_KERNELS[0],
+    *,
+    estimator: str = "biased",
+    backend: str = "auto",
+    precision: str | None = None,
+) -> Tensor:
+    """The squared MMD between two samples (Gretton et al. 2012; He & Ding 2020, eq. 7): 0-d.
+
+    ``source [n_s, d]``, ``target [n_t, d]``; the other arguments, dtypes and errors are those of `discrepancy`.
+    """
+    return discrepancy((source,), (target,), (kernel,), estimator=estimator, backend=backend, precision=precision).loss
+
+
+def jmmd(
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    kernels: Sequence[Gaussian] = JAN_KERNELS,
+    *,
+    estimator: str = "biased",
+    backend: str = "auto",
+    precision: str | None = None,
+) -> Tensor:
+    """The squared joint MMD over all layers (Long et al. 2017; He & Ding 2020, eq. 10): 0-d.
+
+    ``sources[l] [n_s, d_l]``, ``targets[l] [n_t, d_l]``; the other arguments, dtypes and errors are those of
+    `discrepancy`. The default kernels are JAN's for (features, softmax outputs).
+    """
+    return discrepancy(sources, targets, kernels, estimator=estimator, backend=backend, precision=precision).loss

@@ -1,0 +1,92 @@
+"""The kernel of one layer: a mixture of Gaussians and the rule for its bandwidth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+RULES = ("mean", "mean_all", "median")
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """``k(x, y) = sum_q weights[q] * exp(-||x - y||^2 / (multipliers[q] * B))``.
+
+    The default is the kernel of DAN and JAN (Long et al. 2015, 2017): five Gaussians in geometric progression of ratio
+    2 around the mean squared distance of the pooled batch. ``Gaussian(1.68, (1,))`` is JAN's for softmax outputs.
+
+    Args:
+        bandwidth: B. ``"mean"``: mean squared distance over the ``N^2 - N`` ordered pairs i != j of the pooled batch
+            (source and target together). ``"mean_all"``: the same sum over ``N^2``. ``"median"``: the exact (lower)
+            median of the pooled squared distances, i != j. A positive number or a 0-d tensor: B itself; a tensor
+            that requires grad receives its gradient.
+        multipliers: positive factors of B, one Gaussian each (1 to 32). In ratio 2 they share one ``exp``.
+        weights: non-negative weights of the Gaussians; 1 each by default.
+        detach_bandwidth: with the rules "mean" and "mean_all", whether B counts as a constant for the gradient, as in
+            every public implementation. False differentiates through it. The median is always a constant.
+
+    Raises:
+        ValueError, TypeError: an argument is out of its range, named in the message.
+    """
+
+    bandwidth: str | float | Tensor = "mean"
+    multipliers: Sequence[float] = (0.25, 0.5, 1, 2, 4)
+    weights: Sequence[float] | None = None
+    detach_bandwidth: bool = True
+    static: tuple = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        multipliers = _numbers("multipliers", self.multipliers)
+        weights = (1.0,) * len(multipliers) if self.weights is None else _numbers("weights", self.weights)
+        if not 1 <= len(multipliers) <= 32 or not all(0 < m < math.inf for m in multipliers):
+            raise ValueError(f"multipliers: expected 1 to 32 positive numbers, got {self.multipliers!r}")
+        if len(weights) != len(multipliers):
+            raise ValueError(f"weights: expected {len(multipliers)} numbers, one a multiplier, got {len(weights)}")
+        if not all(0 <= w < math.inf for w in weights) or not any(weights):
+            raise ValueError(f"weights: expected non-negative numbers, not all 0, got {self.weights!r}")
+        _check_bandwidth(self.bandwidth)
+        if not self.detach_bandwidth and self.bandwidth == "median":
+            raise ValueError("detach_bandwidth: the median rule has no useful gradient; use 'mean' or 'mean_all'")
+        object.__setattr__(self, "multipliers", multipliers)
+        object.__setattr__(self, "weights", weights)
+        # What a computation depends on besides a bandwidth tensor's value; hashable, so that it can key caches.
+        given = self.bandwidth if isinstance(self.bandwidth, (str, int, float)) else "tensor"
+        object.__setattr__(self, "static", (given, multipliers, weights, bool(self.detach_bandwidth)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Gaussian):
+            return NotImplemented
+        return self.static == other.static and (self.static[0] != "tensor" or self.bandwidth is other.bandwidth)
+
+    def __hash__(self) -> int:
+        return hash(self.static)
+
+
+def _numbers(name: str, values: object) -> tuple[float, ...]:
+    try:
+        return tuple(float(v) for v in values)  # type: ignore[attr-defined]
+    except TypeError:
+        raise TypeError(f"{name}: expected a sequence of numbers, got {values!r}") from None
+
+
+def _check_bandwidth(bandwidth: object) -> None:
+    if isinstance(bandwidth, Tensor):
+        if bandwidth.dim() != 0 or not bandwidth.is_floating_point():
+            raise ValueError(
+                f"bandwidth: expected a floating-point 0-d tensor, got {bandwidth.dtype} {tuple(bandwidth.shape)}"
+            )
+        # A tensor on an accelerator is not read: that would wait for the device.
+        if bandwidth.device.type == "cpu" and not bandwidth.requires_grad and not bandwidth.item() > 0:
+            raise ValueError(f"bandwidth: expected a positive value, got {bandwidth.item()}")
+    elif isinstance(bandwidth, str):
+        if bandwidth not in RULES:
+            raise ValueError(
+                f"bandwidth: expected one of {RULES}, a positive number or a 0-d tensor, got {bandwidth!r}"
+            )
+    elif isinstance(bandwidth, bool) or not isinstance(bandwidth, (int, float)):
+        raise TypeError(f"bandwidth: expected one of {RULES}, a positive number or a 0-d tensor, got {bandwidth!r}")
+    elif not 0 < bandwidth < math.inf:
+        raise ValueError(f"bandwidth: expected a positive number, got {bandwidth}")

@@ -1,0 +1,36 @@
+"""A layer's mixture of Gaussians at given squared distances, in plain torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastmmd.problem import LayerKernel
+
+
+def mixture(layer: LayerKernel, bandwidth: Tensor, distances: Tensor) -> Tensor:
+    """``sum_q weights[q] exp(-distances / (scales[q] * bandwidth))``, differentiable.
+
+    A zero bandwidth means that all features are equal: every distance is 0, every Gaussian 1.
+    """
+    safe = torch.where(bandwidth == 0, torch.ones_like(bandwidth), bandwidth).to(distances.dtype)
+    value = torch.zeros_like(distances)
+    for scale, weight in zip(layer.scales, layer.weights, strict=True):
+        value = value + weight * torch.exp(-distances / (scale * safe))
+    return value
+
+
+def mixture_and_slope(layer: LayerKernel, bandwidth: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
+    """The mixture and minus its derivative by the squared distance; neither is differentiable.
+
+    One exp serves all scales in ratio 2: the next sharper Gaussian is the square of the last.
+    """
+    rate = torch.where(bandwidth == 0, torch.zeros_like(bandwidth), 1 / bandwidth).to(distances.dtype)
+    kernel, slope = torch.zeros_like(distances), torch.zeros_like(distances)
+    value, previous = distances, 0.0
+    for scale, weight in zip(reversed(layer.scales), reversed(layer.weights), strict=True):  # broadest first
+        value = value.square() if previous == 2 * scale else torch.exp(distances * (-rate / scale))
+        kernel.add_(value, alpha=weight)
+        slope.add_(value * (rate * (weight / scale)))
+        previous = scale
+    return kernel, slope

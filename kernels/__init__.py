@@ -1,0 +1,1 @@
+"""Triton kernels (imported as ``fastmmd.kernels``). This version has none: the "triton" backend says so."""
