@@ -15,7 +15,7 @@ namespace fastmmd {
 
 constexpr int kAbi = 1;   // raised whenever the meaning of a binding changes
 constexpr int kMaxLayers = 8;
-constexpr int kMaxScales = 32;   // Gaussians in one layer's mixture
+constexpr int kMaxScales = 64;   // Gaussians in one layer's mixture
 
 struct Layer {
   int64_t dim;

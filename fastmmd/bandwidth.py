@@ -20,8 +20,10 @@ def compute_dtype(*layers: Tensor) -> torch.dtype:
 
 def pooled(source: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
     """Source and target rows as one ``[N, d]`` tensor with the pooled mean subtracted. A Gaussian kernel does not see
-    the shift, but ``|x|^2 + |y|^2 - 2 x.y`` loses its digits without it."""
+    the shift, but ``|x|^2 + |y|^2 - 2 x.y`` loses its digits without it. The first row goes first, so that constant
+    features become exactly 0."""
     z = torch.cat([source.to(dtype), target.to(dtype)])
+    z = z - z[:1]
     return z - z.mean(0)
 
 

@@ -95,7 +95,8 @@ def bandwidth_gradient(inputs: Sequence[Tensor], gradients: Sequence[Tensor | No
         gradient = torch.cat([gradients[l], gradients[layers + l]])  # type: ignore[list-item]
         z = pooled(inputs[l], inputs[layers + l], gradient.dtype)
         dots.append((z * gradient).sum(dtype=torch.float64))
-    return torch.stack(dots) / (-2 * bandwidths)
+    # At bandwidth 0 all features are equal and nothing moves.
+    return torch.where(bandwidths == 0, 0.0, torch.stack(dots) / (-2 * bandwidths))
 
 
 def _differentiable_gradients(

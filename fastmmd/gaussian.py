@@ -23,7 +23,7 @@ class Gaussian:
             (source and target together). ``"mean_all"``: the same sum over ``N^2``. ``"median"``: the exact (lower)
             median of the pooled squared distances, i != j. A positive number or a 0-d tensor: B itself; a tensor
             that requires grad receives its gradient.
-        multipliers: positive factors of B, one Gaussian each (1 to 32). In ratio 2 they share one ``exp``.
+        multipliers: positive factors of B, one Gaussian each (1 to 64). In ratio 2 they share ``exp``s.
         weights: non-negative weights of the Gaussians; 1 each by default.
         detach_bandwidth: with the rules "mean" and "mean_all", whether B counts as a constant for the gradient, as in
             every public implementation. False differentiates through it. The median is always a constant.
@@ -41,8 +41,8 @@ class Gaussian:
     def __post_init__(self) -> None:
         multipliers = _numbers("multipliers", self.multipliers)
         weights = (1.0,) * len(multipliers) if self.weights is None else _numbers("weights", self.weights)
-        if not 1 <= len(multipliers) <= 32 or not all(0 < m < math.inf for m in multipliers):
-            raise ValueError(f"multipliers: expected 1 to 32 positive numbers, got {self.multipliers!r}")
+        if not 1 <= len(multipliers) <= 64 or not all(0 < m < math.inf for m in multipliers):
+            raise ValueError(f"multipliers: expected 1 to 64 positive numbers, got {self.multipliers!r}")
         if len(weights) != len(multipliers):
             raise ValueError(f"weights: expected {len(multipliers)} numbers, one a multiplier, got {len(weights)}")
         if not all(0 <= w < math.inf for w in weights) or not any(weights):

@@ -206,7 +206,12 @@ class Discrepancy {
     alignas(64) T c_sum[kBlock];
     for (int v = 0; v < kBlock; v += kLanes<T>) {
       Vec<T> total = {};
-      for (int64_t i = 0; i < terms; ++i) total += load(c + i * kBlock + v);
+      for (int64_t i0 = 0; i0 < terms; i0 += kChain) {
+        Vec<T> piece = {};
+        const int64_t i1 = i0 + kChain < terms ? i0 + kChain : terms;
+        for (int64_t i = i0; i < i1; ++i) piece += load(c + i * kBlock + v);
+        total += piece;
+      }
       store(c_sum + v, total);
     }
     const T* z = work_.z[l] + from_row * dim;

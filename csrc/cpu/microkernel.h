@@ -21,6 +21,8 @@ constexpr int kRegCols = kRegVecs * kLanes<T>;
 // Long sums are cut into pieces of kDepth terms that are added up: shorter error chains, and one operand stays in L1.
 constexpr int64_t kDepth = 256;
 
+constexpr int64_t kChain = 64;   // the same for the sums of the gradient
+
 // acc[r][v] += sum_p a[r * RowStep + p * TermStep] * b[p * 32 + v * lanes ...]
 template <typename T, int Rows, int64_t RowStep, int64_t TermStep>
 FM_INLINE void multiply_add(int64_t terms, const T* a, const T* b, Vec<T> (&acc)[Rows][kRegVecs]) {
@@ -65,10 +67,17 @@ void gram_tile(int64_t dim, const T* a, const T* b, T* out) {
 template <typename T, int Features>
 FM_INLINE void gradient_tile(int64_t terms, int64_t dim, int64_t k0, const T* z, const T* c, const T* own,
                              const T* c_sum, int col, T* const* out, bool accumulate) {
+  // Within-domain coefficients are positive, cross-domain ones negative: the running sum is far larger than the result.
+  // So the sum is taken in pieces of kChain terms.
   Vec<T> acc[Features][kRegVecs] = {};
-  for (int64_t i0 = 0; i0 < terms; i0 += kBlock) {
-    const int64_t count = terms - i0 < kBlock ? terms - i0 : kBlock;
-    multiply_add<T, Features, kBlock, 1>(count, z + (i0 * dim + k0 * kBlock), c + i0 * kBlock + col, acc);
+  for (int64_t i0 = 0; i0 < terms; i0 += kChain) {
+    Vec<T> piece[Features][kRegVecs] = {};
+    const int64_t i2 = i0 + kChain < terms ? i0 + kChain : terms;
+    for (int64_t i1 = i0; i1 < i2; i1 += kBlock)
+      multiply_add<T, Features, kBlock, 1>(i2 - i1 < kBlock ? i2 - i1 : kBlock, z + (i1 * dim + k0 * kBlock),
+                                           c + i1 * kBlock + col, piece);
+    for (int f = 0; f < Features; ++f)
+      for (int v = 0; v < kRegVecs; ++v) acc[f][v] += piece[f][v];
   }
   T lanes[Features][kRegCols<T>];   // transposed on its way out
   for (int f = 0; f < Features; ++f)

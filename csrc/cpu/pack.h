@@ -17,24 +17,27 @@ struct Rows {   // the pooled batch: source rows, then target rows
 
 constexpr int64_t kMeanColumns = 64;
 
-// mean[k0 .. k0 + count) over all rows. Any shift leaves a Gaussian kernel unchanged, so this need not be the exact
-// mean; the closed form of the mean bandwidth needs it near enough, hence sums in pieces of 64 rows.
+// mean[k0 .. k0 + count) over all rows, as the first row plus the mean difference from it: constant features then
+// centre to exactly 0. Any shift leaves a Gaussian kernel unchanged; the closed form of the mean bandwidth needs one
+// near the mean, hence sums in pieces of 64 rows.
 template <typename T>
 void column_means(const Rows<T>& rows, int64_t n, int64_t k0, int64_t count, T* mean) {
   double total[kMeanColumns] = {};
+  const T* first = rows[0] + k0;
   for (int64_t i0 = 0; i0 < n; i0 += 64) {
     T piece[kMeanColumns] = {};
     const int64_t i1 = i0 + 64 < n ? i0 + 64 : n;
     for (int64_t i = i0; i < i1; ++i) {
       const T* row = rows[i] + k0;
       if (count == kMeanColumns)
-        for (int64_t k = 0; k < kMeanColumns; ++k) piece[k] += row[k];
+        for (int64_t k = 0; k < kMeanColumns; ++k) piece[k] += row[k] - first[k];
       else
-        for (int64_t k = 0; k < count; ++k) piece[k] += row[k];
+        for (int64_t k = 0; k < count; ++k) piece[k] += row[k] - first[k];
     }
     for (int64_t k = 0; k < count; ++k) total[k] += static_cast<double>(piece[k]);
   }
-  for (int64_t k = 0; k < count; ++k) mean[k0 + k] = static_cast<T>(total[k] / static_cast<double>(n));
+  for (int64_t k = 0; k < count; ++k)
+    mean[k0 + k] = static_cast<T>(static_cast<double>(first[k]) + total[k] / static_cast<double>(n));
 }
 
 // One block: out [dim][32] = (z - mean) transposed, zero beyond the batch; norms [32], summed in the order in which

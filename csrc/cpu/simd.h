@@ -105,6 +105,13 @@ struct ExpConstants<double> {
   static constexpr int degree = 13, mantissa = 52, bias = 1023;
 };
 
+template <typename T>
+constexpr T inverse_factorial(int k) {   // rounded once: an error here would be systematic
+  double f = 1;
+  for (int i = 2; i <= k; ++i) f *= i;
+  return static_cast<T>(1 / f);
+}
+
 // exp(x) for x <= 0: 2^n * P(x - n ln 2), P the Taylor polynomial on |r| <= ln(2)/2, whose next term is below an
 // eighth of an ulp. NaN stays NaN; below the normal range the result is 0.
 template <typename T>
@@ -114,14 +121,9 @@ FM_INLINE Vec<T> exp_nonpositive(Vec<T> x) {
   const Vec<T> shifted = x * C::log2e + C::magic;
   const Vec<T> n = shifted - C::magic;
   const Vec<T> r = (x - n * C::high) - n * C::low;
-  T coefficient = 1;
-  for (int k = 2; k <= C::degree; ++k) coefficient /= static_cast<T>(k);
-  Vec<T> p = broadcast<T>(coefficient);
+  Vec<T> p = broadcast<T>(inverse_factorial<T>(C::degree));
 #pragma GCC unroll 16
-  for (int k = C::degree; k >= 1; --k) {
-    coefficient *= static_cast<T>(k);
-    p = p * r + coefficient;
-  }
+  for (int k = C::degree - 1; k >= 0; --k) p = p * r + inverse_factorial<T>(k);
   const IntVec<T> magic_bits = reinterpret_cast<IntVec<T>>(broadcast<T>(C::magic));
   const IntVec<T> exponent = reinterpret_cast<IntVec<T>>(shifted) - magic_bits + C::bias;
   return p * reinterpret_cast<Vec<T>>(exponent << C::mantissa);

@@ -1,0 +1,80 @@
+"""Shared by the core's tests: random layers, a plain torch yardstick, and the error rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastmmd
+from fastmmd import Gaussian
+
+FAST = [
+    pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=f"backend {name}: {reason}"))
+    for name, reason in fastmmd.build_info()["backends"].items()
+    if name != "reference"
+]
+JAN = (Gaussian(), Gaussian(1.68, (1,)))
+
+
+def layers(
+    n: int, dims: Sequence[int], seed: int = 0, shift: float = 0.0, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
+    """One [n, d] leaf a layer: normal features, and softmax outputs for every second layer."""
+    generator = torch.Generator().manual_seed(seed)
+    out = []
+    for index, dim in enumerate(dims):
+        x = torch.randn(n, dim, generator=generator, dtype=torch.float64) + shift
+        x = x.softmax(1) if index % 2 else x
+        out.append(x.to(dtype).requires_grad_())
+    return out
+
+
+class Result(NamedTuple):
+    loss: Tensor
+    joint: Tensor
+    marginals: Tensor
+    bandwidths: Tensor
+    gradients: list[Tensor]
+
+
+def evaluate(
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    kernels: Sequence[Gaussian] = JAN,
+    dtype: torch.dtype | None = None,
+    **options: object,
+) -> Result:
+    """The discrepancy and its gradients at a copy of the inputs, in `dtype`."""
+    sources = [x.detach().to(dtype or x.dtype).requires_grad_() for x in sources]
+    targets = [x.detach().to(dtype or x.dtype).requires_grad_() for x in targets]
+    found = fastmmd.discrepancy(sources, targets, kernels, **options)  # type: ignore[arg-type]
+    return Result(*found, list(torch.autograd.grad(found.loss, [*sources, *targets])))
+
+
+def plain(
+    sources: Sequence[Tensor], targets: Sequence[Tensor], bandwidths: Sequence[float], kernels: Sequence[Gaussian]
+) -> tuple[Tensor, list[Tensor]]:
+    """The biased JMMD in ordinary torch at the inputs' precision: a centred Gram expansion and autograd. What a careful
+    user would write, hence the yardstick for round-off."""
+    sources = [x.detach().clone().requires_grad_() for x in sources]
+    targets = [x.detach().clone().requires_grad_() for x in targets]
+    n = len(sources[0])
+    product: Tensor | float = 1.0
+    for source, target, bandwidth, kernel in zip(sources, targets, bandwidths, kernels, strict=True):
+        z = torch.cat([source, target])
+        z = z - z.mean(0)
+        norms = z.square().sum(1)
+        distances = (norms[:, None] + norms[None, :] - 2 * z @ z.T).clamp(min=0)
+        product = product * sum(torch.exp(-distances / (m * bandwidth)) for m in kernel.multipliers)
+    loss = product[:n, :n].mean() + product[n:, n:].mean() - 2 * product[:n, n:].mean()
+    return loss, list(torch.autograd.grad(loss, [*sources, *targets]))
+
+
+def relative(found: Tensor, exact: Tensor) -> float:
+    """Norm of the error over the norm of the exact value."""
+    exact = exact.double()
+    return ((found.double() - exact).norm() / exact.norm().clamp(min=1e-300)).item()

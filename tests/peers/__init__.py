@@ -1,0 +1,1 @@
+"""What other public MMD and JMMD losses compute, as formulas, and how fastmmd reproduces them."""

@@ -1,0 +1,383 @@
+"""The public MMD and JMMD losses, written as plain formulas.
+
+Test oracles: dense, slow, and meant to be read. Every squared distance is the sum of squared
+differences, every kernel matrix is built in full, and everything is differentiable, so that values
+and gradients can both be compared. Bandwidths taken from the data are constants for the gradient,
+as they are in the projects described. Call them with float64 tensors.
+
+The formulas state what each project computes and share no code with it. They were compared with
+the projects themselves, values and gradients (CMMD has none), in float64: tllib c4aa59eb, Xlearn
+e72b2be4, DeepDA (in transferlearning) f951df11, pytorch-adapt 0.0.83, geomloss 0.3.1, DomainBed
+b93c22a1 and cmmd-pytorch f7673a9f. Where a project departs from its formula for some input, the
+docstring says so.
+
+Notation: n source rows, m target rows, N = n + m rows pooled with the source first,
+D_ij = ||z_i - z_j||^2, K the N x N kernel matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Distances and bandwidths ----------------------------------------------------------------------
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """[n, d] and [m, d] to [n, m]."""
+    return (x[:, None, :] - y[None, :, :]).square().sum(dim=-1)
+
+
+def pooled_squared_distances(source: Tensor, target: Tensor) -> Tensor:
+    """[n, d] and [m, d] to [N, N]."""
+    pooled = torch.cat([source, target])
+    return squared_distances(pooled, pooled)
+
+
+def mean_off_diagonal(distances: Tensor) -> Tensor:
+    """sum D / (N^2 - N): the mean over pairs of different rows. A constant for the gradient."""
+    count = distances.shape[0]
+    return distances.detach().sum() / (count * count - count)
+
+
+def mean_all(distances: Tensor) -> Tensor:
+    """sum D / N^2: the mean with the diagonal's zeros counted. A constant for the gradient."""
+    return distances.detach().mean()
+
+
+def lower_median_of_source(source: Tensor) -> Tensor:
+    """Lower median of all n^2 source-source distances, zeros included. A constant for the gradient.
+
+    Of an even number of values the smaller middle one, not the mean of the two.
+    """
+    ordered = squared_distances(source, source).detach().flatten().sort().values
+    return ordered[(ordered.numel() - 1) // 2]
+
+
+# Estimators, from a kernel matrix of the pooled rows -------------------------------------------
+
+
+class Blocks(NamedTuple):
+    """The kernel matrix by domain: source-source, target-target, source-target."""
+
+    ss: Tensor
+    tt: Tensor
+    st: Tensor
+
+
+def split(kernel: Tensor, n: int) -> Blocks:
+    return Blocks(kernel[:n, :n], kernel[n:, n:], kernel[:n, n:])
+
+
+def sum_off_diagonal(block: Tensor) -> Tensor:
+    return block.sum() - block.diagonal().sum()
+
+
+def v_statistic(kernel: Tensor, n: int) -> Tensor:
+    """Biased: the mean of each block. Never negative."""
+    ss, tt, st = split(kernel, n)
+    return ss.mean() + tt.mean() - 2 * st.mean()
+
+
+def u_statistic(kernel: Tensor, n: int) -> Tensor:
+    """Unbiased: as V without the diagonal inside a domain; the cross block keeps all n m pairs."""
+    ss, tt, st = split(kernel, n)
+    m = len(tt)
+    within = sum_off_diagonal(ss) / (n * (n - 1)) + sum_off_diagonal(tt) / (m * (m - 1))
+    return within - 2 * st.mean()
+
+
+def _mean_over_pairs(kernel: Tensor, n: int, first: Tensor, second: Tensor) -> Tensor:
+    """Mean of k(s, s') + k(t, t') - k(s, t') - k(s', t) over the given pairs of row numbers."""
+    ss, tt, st = split(kernel, n)
+    within = ss[first, second] + tt[first, second]
+    across = st[first, second] + st[second, first]
+    return (within - across).mean()
+
+
+def circular_pairs(kernel: Tensor, n: int) -> Tensor:
+    """n overlapping pairs: row i with row (i + 1) mod n. Needs n = m."""
+    _require_equal_sizes(kernel, n)
+    first = torch.arange(n)
+    return _mean_over_pairs(kernel, n, first, (first + 1) % n)
+
+
+def disjoint_pairs(kernel: Tensor, n: int) -> Tensor:
+    """floor(n/2) pairs: rows 0 and 1, 2 and 3, ...; an odd last row is unused. Needs n = m."""
+    _require_equal_sizes(kernel, n)
+    first = torch.arange(0, n - 1, 2)
+    return _mean_over_pairs(kernel, n, first, first + 1)
+
+
+def _require_equal_sizes(kernel: Tensor, n: int) -> None:
+    if kernel.shape[0] != 2 * n:
+        raise ValueError(f"needs n = m, got n = {n} and m = {kernel.shape[0] - n}")
+
+
+# tllib -----------------------------------------------------------------------------------------
+
+
+class TllibGaussianKernel(NamedTuple):
+    """tllib `GaussianKernel`: exp(-D / (2 sigma^2)).
+
+    sigma None: sigma^2 = alpha * sum D / N^2 of the pooled batch at hand (diagonal counted,
+    constant for the gradient). Otherwise the fixed sigma that tllib uses with
+    `track_running_stats=False`.
+    """
+
+    alpha: float = 1.0
+    sigma: float | None = None
+
+    def matrix(self, distances: Tensor) -> Tensor:
+        sigma_square = self.alpha * mean_all(distances) if self.sigma is None else self.sigma * self.sigma
+        return torch.exp(-distances / (2 * sigma_square))
+
+
+def _tllib_loss(kernel: Tensor, n: int, linear: bool) -> Tensor:
+    """U, or the circular pairs, plus 2 / (n - 1). n = m only."""
+    _require_equal_sizes(kernel, n)
+    estimate = circular_pairs(kernel, n) if linear else u_statistic(kernel, n)
+    return estimate + 2 / (n - 1)
+
+
+def tllib_mk_mmd(
+    source: Tensor, target: Tensor, kernels: Sequence[TllibGaussianKernel], *, linear: bool = False
+) -> Tensor:
+    """tllib (thuml/Transfer-Learning-Library) `MultipleKernelMaximumMeanDiscrepancy`.
+
+    source, target [n, d]. The sum of the kernels, in the U-statistic (or with `linear=True` over
+    the circular pairs), plus the constant 2 / (n - 1) in both cases.
+
+    tllib keeps pair weights in float32 unless the default dtype is float64 (1e-7).
+    """
+    distances = pooled_squared_distances(source, target)
+    return _tllib_loss(sum(k.matrix(distances) for k in kernels), len(source), linear)
+
+
+def tllib_jmmd(
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    kernels: Sequence[Sequence[TllibGaussianKernel]],
+    *,
+    linear: bool = True,
+) -> Tensor:
+    """tllib (thuml/Transfer-Learning-Library) `JointMultipleKernelMaximumMeanDiscrepancy`.
+
+    One [n, d_l] tensor and one sequence of kernels per layer. Per layer the sum of its kernels,
+    then the product over layers, then the loss of `tllib_mk_mmd`. `linear` is on by default.
+
+    tllib's result is float32 for every input unless the default dtype is float64. Its `thetas` are
+    linear maps applied to the features first, here left to the caller.
+    """
+    joint = math.prod(
+        sum(k.matrix(pooled_squared_distances(s, t)) for k in layer_kernels)
+        for s, t, layer_kernels in zip(sources, targets, kernels, strict=True)
+    )
+    return _tllib_loss(joint, len(sources[0]), linear)
+
+
+# Xlearn (thuml) and DeepDA ---------------------------------------------------------------------
+
+
+def xlearn_kernel(
+    source: Tensor,
+    target: Tensor,
+    kernel_mul: float = 2.0,
+    kernel_num: int = 5,
+    fix_sigma: float | None = None,
+) -> Tensor:
+    """The kernel matrix [N, N] of Xlearn and its descendants.
+
+    sum_i exp(-D / b_i) with b_i = b0 * kernel_mul^(i - kernel_num // 2), i = 0 .. kernel_num - 1,
+    and b0 = sum D / (N^2 - N) or, where given, `fix_sigma`: itself the bandwidth, no square and no
+    2.
+    """
+    distances = pooled_squared_distances(source, target)
+    middle = fix_sigma if fix_sigma else mean_off_diagonal(distances)
+    powers = range(-(kernel_num // 2), kernel_num - kernel_num // 2)
+    return sum(torch.exp(-distances / (middle * kernel_mul**p)) for p in powers)
+
+
+def xlearn_dan(
+    source: Tensor,
+    target: Tensor,
+    kernel_mul: float = 2.0,
+    kernel_num: int = 5,
+    fix_sigma: float | None = None,
+) -> Tensor:
+    """Xlearn (thuml/Xlearn) `DAN`: the U-statistic of `xlearn_kernel`. source, target [n, d].
+
+    Xlearn itself raises for n > m, and for n < m leaves the surplus target rows out of the loss but
+    not out of the bandwidth; here n = m is required.
+    """
+    kernel = xlearn_kernel(source, target, kernel_mul, kernel_num, fix_sigma)
+    _require_equal_sizes(kernel, len(source))
+    return u_statistic(kernel, len(source))
+
+
+def xlearn_dan_linear(
+    source: Tensor,
+    target: Tensor,
+    kernel_mul: float = 2.0,
+    kernel_num: int = 5,
+    fix_sigma: float | None = None,
+) -> Tensor:
+    """Xlearn (thuml/Xlearn) `DAN_Linear`: `xlearn_kernel` over the circular pairs. n = m."""
+    kernel = xlearn_kernel(source, target, kernel_mul, kernel_num, fix_sigma)
+    return circular_pairs(kernel, len(source))
+
+
+def _xlearn_joint_kernel(
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    kernel_muls: Sequence[float],
+    kernel_nums: Sequence[int],
+    fix_sigmas: Sequence[float | None],
+) -> Tensor:
+    layers = zip(sources, targets, kernel_muls, kernel_nums, fix_sigmas, strict=True)
+    return math.prod(xlearn_kernel(*layer) for layer in layers)
+
+
+def xlearn_jan(
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    kernel_muls: Sequence[float] = (2.0, 2.0),
+    kernel_nums: Sequence[int] = (5, 1),
+    fix_sigmas: Sequence[float | None] = (None, 1.68),
+) -> Tensor:
+    """Xlearn (thuml/Xlearn) `JAN`: the U-statistic of the product over layers of `xlearn_kernel`.
+
+    One [n, d_l] tensor per layer. By default a feature layer with five kernels around the mean
+    distance, and a softmax layer with one kernel of bandwidth 1.68. n = m as in `xlearn_dan`.
+    """
+    kernel = _xlearn_joint_kernel(sources, targets, kernel_muls, kernel_nums, fix_sigmas)
+    _require_equal_sizes(kernel, len(sources[0]))
+    return u_statistic(kernel, len(sources[0]))
+
+
+def xlearn_jan_linear(
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    kernel_muls: Sequence[float] = (2.0, 2.0),
+    kernel_nums: Sequence[int] = (5, 1),
+    fix_sigmas: Sequence[float | None] = (None, 1.68),
+) -> Tensor:
+    """Xlearn (thuml/Xlearn) `JAN_Linear`: the kernel of `xlearn_jan` over the circular pairs."""
+    kernel = _xlearn_joint_kernel(sources, targets, kernel_muls, kernel_nums, fix_sigmas)
+    return circular_pairs(kernel, len(sources[0]))
+
+
+def deepda_mmd(source: Tensor, target: Tensor, kernel_mul: float = 2.0, kernel_num: int = 5) -> Tensor:
+    """DeepDA (jindongwang/transferlearning) `MMDLoss(kernel_type="rbf")`: V of `xlearn_kernel`.
+
+    source [n, d], target [m, d]. DeepDA accepts a `fix_sigma` and ignores it, so there is none
+    here.
+    """
+    return v_statistic(xlearn_kernel(source, target, kernel_mul, kernel_num), len(source))
+
+
+# pytorch-adapt ---------------------------------------------------------------------------------
+
+
+def pytorch_adapt_mmd(
+    sources: Tensor | Sequence[Tensor],
+    targets: Tensor | Sequence[Tensor],
+    kernel_scales: Sequence[float] = (1.0,),
+    *,
+    mmd_type: str = "linear",
+    bandwidth: float | None = None,
+) -> Tensor:
+    """pytorch-adapt (KevinMusgrave/pytorch-adapt) `MMDLoss`.
+
+    One tensor per domain, or one per layer: then the kernel is the product over layers. Per layer
+    the mean over scales of exp(-scale * D / bandwidth), the bandwidth being the lower median of the
+    layer's source-source distances or the one number given for all layers. "quadratic": the
+    U-statistic, n and m may differ; "linear" (default): the disjoint pairs, n = m.
+    """
+    if isinstance(sources, Tensor):
+        sources, targets = [sources], [targets]
+    joint = math.prod(
+        _pytorch_adapt_kernel(s, t, kernel_scales, bandwidth) for s, t in zip(sources, targets, strict=True)
+    )
+    estimators = {"quadratic": u_statistic, "linear": disjoint_pairs}
+    return estimators[mmd_type](joint, len(sources[0]))
+
+
+def _pytorch_adapt_kernel(
+    source: Tensor, target: Tensor, kernel_scales: Sequence[float], bandwidth: float | None
+) -> Tensor:
+    distances = pooled_squared_distances(source, target)
+    width = lower_median_of_source(source) if bandwidth is None else bandwidth
+    return sum(torch.exp(-scale * distances / width) for scale in kernel_scales) / len(kernel_scales)
+
+
+def pytorch_adapt_kernel_scales(
+    low: float = -8, high: float = 8, num_kernels: int = 33, base: float = 2.0
+) -> tuple[float, ...]:
+    """pytorch-adapt `get_kernel_scales`: powers of base, exponents evenly spaced low to high."""
+    step = (high - low) / (num_kernels - 1)
+    return tuple(base ** (low + step * i) for i in range(num_kernels))
+
+
+# Fixed bandwidths: geomloss, DomainBed, CMMD ---------------------------------------------------
+
+
+def geomloss_gaussian(
+    source: Tensor,
+    target: Tensor,
+    blur: float = 0.05,
+    source_weights: Tensor | None = None,
+    target_weights: Tensor | None = None,
+) -> Tensor:
+    """geomloss (jeanfeydy/geomloss) `SamplesLoss("gaussian", blur)`.
+
+    source [n, d], target [m, d]; weights [n] and [m], 1/n and 1/m by default.
+    (a' K_ss a + b' K_tt b) / 2 - a' K_st b with K = exp(-D / (2 blur^2)): half of V.
+    """
+    n, m = len(source), len(target)
+    a = source.new_full((n,), 1 / n) if source_weights is None else source_weights
+    b = target.new_full((m,), 1 / m) if target_weights is None else target_weights
+    distances = pooled_squared_distances(source, target)
+    ss, tt, st = split(torch.exp(-distances / (2 * blur * blur)), n)
+    return (a @ ss @ a + b @ tt @ b) / 2 - a @ st @ b
+
+
+DOMAINBED_GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+
+
+def domainbed_mmd(source: Tensor, target: Tensor, gammas: Sequence[float] = DOMAINBED_GAMMAS) -> Tensor:
+    """DomainBed (facebookresearch/DomainBed) `AbstractMMD.mmd`, gaussian kernel, for two domains.
+
+    source [n, d], target [m, d]. V of sum_gamma exp(-gamma * D): no bandwidth is taken from the
+    data.
+
+    DomainBed clamps its D, computed from inner products, at 1e-30, also on the diagonal, whose
+    rounding the large gammas amplify (about 1e-11 in float64, 1e-3 in float32).
+    """
+    distances = pooled_squared_distances(source, target)
+    return v_statistic(sum(torch.exp(-gamma * distances) for gamma in gammas), len(source))
+
+
+def cmmd(source: Tensor, target: Tensor) -> Tensor:
+    """CMMD (sayakpaul/cmmd-pytorch, after google-research) `mmd`.
+
+    source [n, d], target [m, d]. 1000 V of exp(-D / (2 sigma^2)) with sigma = 10. The project takes
+    arrays and gives no gradient.
+    """
+    distances = pooled_squared_distances(source, target)
+    return 1000 * v_statistic(torch.exp(-distances / (2 * 10.0**2)), len(source))
+
+
+# A published value only ------------------------------------------------------------------------
+
+
+def ignite_mmd(source: Tensor, target: Tensor, var: float = 1.0) -> Tensor:
+    """pytorch-ignite `MaximumMeanDiscrepancy(var)` of one batch: sqrt(max(U, 0)), one kernel
+    exp(-D / (2 var)). source, target [n, d]; the project gives no gradient.
+    """
+    kernel = torch.exp(-pooled_squared_distances(source, target) / (2 * var))
+    return u_statistic(kernel, len(source)).clamp(min=0).sqrt()

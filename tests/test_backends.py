@@ -1,0 +1,185 @@
+"""Every backend against the dense reference in fp64: values, parts, bandwidths, gradients."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastmmd import Gaussian, mmd
+from tests.helpers import FAST, JAN, evaluate, layers, plain, relative
+
+SIZES = [(1, 1), (1, 2), (2, 2), (31, 33), (33, 31), (32, 32), (36, 12), (5, 257), (257, 64)]
+KERNEL_SETS = [
+    (Gaussian(),),
+    JAN,
+    (Gaussian("mean_all", (3, 1, 0.5), (0.2, 2, 0)), Gaussian("median", (1, 2)), Gaussian(7.0, (1.5, 0.1))),
+    tuple(Gaussian(multipliers=(0.5 * q, q)) for q in range(1, 9)),
+]
+
+
+def assert_same(found, exact, tolerance):
+    for name in ("loss", "joint", "marginals", "bandwidths"):
+        torch.testing.assert_close(getattr(found, name).double(), getattr(exact, name), rtol=tolerance, atol=tolerance)
+    for mine, theirs in zip(found.gradients, exact.gradients, strict=True):
+        scale = max(theirs.abs().max().item(), 1e-3)
+        torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize(("n", "m"), SIZES)
+@pytest.mark.parametrize("kernels", KERNEL_SETS, ids=lambda k: f"{len(k)}layers")
+def test_fp64_matches_reference(backend, n, m, kernels):
+    dims = [1, 3, 17, 64, 33, 2, 7, 100][: len(kernels)]
+    sources, targets = layers(n, dims, 1), layers(m, dims, 2, shift=0.5)
+    weights = {"joint": 0.7, "marginal": [0.1 * (i + 1) for i in range(len(dims))]}
+    for estimator in ("biased", "unbiased") if min(n, m) > 1 else ("biased",):
+        exact = evaluate(sources, targets, kernels, estimator=estimator, backend="reference", **weights)
+        found = evaluate(sources, targets, kernels, estimator=estimator, backend=backend, **weights)
+        assert_same(found, exact, 1e-11)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_problem_matches_reference(backend, data):
+    n, m = data.draw(st.integers(1, 70), "n"), data.draw(st.integers(1, 70), "m")
+    count = data.draw(st.integers(1, 4), "layers")
+    dims = data.draw(st.lists(st.integers(1, 70), min_size=count, max_size=count), "dims")
+    number = st.floats(0.05, 20)
+    kernel = st.builds(
+        Gaussian,
+        st.one_of(st.sampled_from(["mean", "mean_all", "median"]), number),
+        st.lists(st.one_of(number, st.sampled_from([0.25, 0.5, 1, 2, 4, 8])), min_size=1, max_size=7).map(tuple),
+    )
+    kernels = data.draw(st.lists(kernel, min_size=count, max_size=count), "kernels")
+    joint = data.draw(st.floats(0, 2), "joint")
+    marginal = data.draw(st.lists(st.floats(0, 2), min_size=count, max_size=count), "marginal")
+    shift, seed = data.draw(st.floats(-3, 3), "shift"), data.draw(st.integers(0, 99), "seed")
+    sources, targets = layers(n, dims, seed), layers(m, dims, seed + 100, shift)
+    options = {"joint": joint, "marginal": marginal}
+    exact = evaluate(sources, targets, kernels, backend="reference", **options)
+    found = evaluate(sources, targets, kernels, backend=backend, **options)
+    assert_same(found, exact, 1e-10)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("shift", [0.3, 100.0])
+@pytest.mark.parametrize(
+    ("n", "m", "dims"), [(36, 36, (256, 31)), (64, 64, (2048,)), (130, 65, (70, 8)), (700, 500, (40, 5))]
+)
+def test_fp32_is_as_exact_as_careful_torch(backend, n, m, dims, shift):
+    """Error against fp64 at most twice that of the same mathematics in plain fp32 torch (and a few ulps of 1)."""
+    kernels = JAN[: len(dims)]
+    source32 = layers(n, dims, 1, shift, torch.float32)
+    target32 = layers(m, dims, 2, shift + 0.1, torch.float32)
+    exact = evaluate(source32, target32, kernels, torch.float64, backend="torch")
+    yardstick, yardstick_gradients = plain(source32, target32, exact.bandwidths.tolist(), kernels)
+    found = evaluate(source32, target32, kernels, backend=backend)
+    assert found.loss.dtype == torch.float32
+    error, allowed = abs(found.loss.item() - exact.loss.item()), abs(yardstick.item() - exact.loss.item())
+    assert error <= 2 * allowed + 5e-7
+    for mine, theirs, truth in zip(found.gradients, yardstick_gradients, exact.gradients, strict=True):
+        assert relative(mine, truth) <= 2 * relative(theirs, truth) + 2e-6
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", [1.0, 1000.0])
+def test_half_inputs_get_fp32_statistics(backend, dtype, norm):
+    """Exact for the rounded inputs: features of norm 1000 overflow fp16 when squared."""
+    sources, targets = layers(40, (64, 8), 1, dtype=dtype), layers(30, (64, 8), 2, 0.2, dtype=dtype)
+    sources[0], targets[0] = ((x.detach() / 8 * norm).requires_grad_() for x in (sources[0], targets[0]))
+    exact = evaluate(sources, targets, dtype=torch.float64, backend="reference")
+    found = evaluate(sources, targets, backend=backend)
+    assert found.loss.dtype == torch.float32
+    assert found.loss.item() == pytest.approx(exact.loss.item(), abs=2e-6)
+    for mine, truth in zip(found.gradients, exact.gradients, strict=True):
+        assert mine.dtype == dtype
+        rounded = relative(truth.to(dtype), truth)  # what storing the exact gradient in this dtype costs
+        assert relative(mine, truth) <= rounded + 1e-5
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_layers_of_different_dtypes(backend):
+    """Under autocast features are half and probabilities fp32."""
+    sources, targets = layers(12, (9, 4), 1), layers(10, (9, 4), 2)
+    half = [[side[0].detach().bfloat16(), side[1].detach().float()] for side in (sources, targets)]
+    exact = evaluate(*half, dtype=torch.float64, backend="reference")
+    found = evaluate(*half, backend=backend)
+    assert found.loss.item() == pytest.approx(exact.loss.item(), abs=1e-6)
+    assert [g.dtype for g in found.gradients] == [torch.bfloat16, torch.float32] * 2
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dim", [1, 100_000])
+def test_extreme_widths(backend, dim):
+    sources, targets = layers(6, (dim,), 1), layers(5, (dim,), 2, 0.1)
+    exact = evaluate(sources, targets, (Gaussian(),), backend="reference")
+    assert_same(evaluate(sources, targets, (Gaussian(),), backend=backend), exact, 1e-11)
+    narrow = evaluate(sources, targets, (Gaussian(),), torch.float32, backend=backend)
+    assert_same(narrow, exact, 2e-5)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_several_panels(backend):
+    """More rows than one panel of any backend, odd sizes, both domains inside a block."""
+    sources, targets = layers(1111, (20, 3), 1), layers(700, (20, 3), 2, 0.3)
+    weights = {"joint": 0.2, "marginal": (0.3, 0.1)}
+    exact = evaluate(sources, targets, backend="reference", **weights)
+    assert_same(evaluate(sources, targets, backend=backend, **weights), exact, 1e-11)
+
+
+def test_torch_tiles_that_do_not_fit_at_once(monkeypatch):
+    """The same with a workspace that forces ragged tiles, diagonal and not."""
+    from fastmmd.backends import panels
+
+    monkeypatch.setattr(panels, "WORKSPACE_BYTES", 600_000)
+    sources, targets = layers(150, (20, 3), 1), layers(101, (20, 3), 2, 0.3)
+    exact = evaluate(sources, targets, backend="reference")
+    assert_same(evaluate(sources, targets, backend="torch"), exact, 1e-11)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_strided_inputs(backend):
+    wide = torch.randn(40, 30, dtype=torch.float64)
+    inputs = {
+        "column slice": wide[:, 3:20],
+        "row step": wide[::3, :17],
+        "transposed": wide.T[:, :17].contiguous().T.T,
+        "column-major": torch.randn(17, 30, dtype=torch.float64).T,
+        "expanded": wide[:1, :17].expand(9, 17),
+    }
+    target = torch.randn(11, 17, dtype=torch.float64) + 1
+    for name, source in inputs.items():
+        exact = evaluate([source.clone()], [target], (Gaussian(),), backend="reference")
+        source = source.detach().requires_grad_()
+        loss = mmd(source, target, backend=backend)
+        torch.testing.assert_close(loss, exact.loss, rtol=1e-12, atol=1e-12, msg=name)
+        (gradient,) = torch.autograd.grad(loss, source)
+        torch.testing.assert_close(gradient, exact.gradients[0], rtol=1e-10, atol=1e-12, msg=name)
+
+
+def test_cpu_variants_agree():
+    """Every instruction set that this machine has, fp32 and fp64."""
+    compiled = pytest.importorskip("fastmmd._C")
+    from fastmmd.backends import cpu
+    from fastmmd.problem import make_problem
+
+    sources, targets = layers(70, (33, 5, 260), 1), layers(45, (33, 5, 260), 2, 0.3)
+    kernels = (Gaussian(), Gaussian(1.68, (1,)), Gaussian(500.0, (0.1, 0.3, 0.6, 1.2)))
+    problem = make_problem(70, 45, tuple(k.static for k in kernels), 0.6, (0.1, 0.0, 0.2), "biased")
+    exact = evaluate(sources, targets, kernels, joint=0.6, marginal=(0.1, 0.0, 0.2), backend="reference")
+    for variant in range(len(compiled.cpu_variants())):
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 3e-6)):
+            loss, _, gradients = cpu.run(
+                problem,
+                [x.detach().to(dtype) for x in sources],
+                [x.detach().to(dtype) for x in targets],
+                None,
+                (True,) * 6,
+                "ieee",
+                variant,
+            )
+            assert loss.item() == pytest.approx(exact.loss.item(), abs=tolerance)
+            for mine, truth in zip(gradients, exact.gradients, strict=True):
+                assert relative(mine, truth) < 10 * tolerance
