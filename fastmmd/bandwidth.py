@@ -80,11 +80,11 @@ def _tiles(z: Tensor, rows: int) -> Iterator[Tensor]:
     behind every pair (selecting by a mask would wait for the device)."""
     n = z.shape[0]
     norms = z.square().sum(1)
+    index = torch.arange(n, device=z.device)
     for i0 in range(0, n, rows):
         i1 = min(n, i0 + rows)
-        distances = (norms[i0:i1, None] + norms[None, i0:]).addmm_(z[i0:i1], z[i0:].T, alpha=-2).clamp_(min=0)
-        on_or_below = torch.ones_like(distances, dtype=torch.bool).tril_()
-        yield distances.masked_fill_(on_or_below, torch.inf)
+        distances = torch.addmm(norms[i0:i1, None] + norms[None, i0:], z[i0:i1], z[i0:].T, alpha=-2).clamp(min=0)
+        yield distances.masked_fill(index[i0:i1, None] >= index[None, i0:], torch.inf)
 
 
 def given_bandwidths(kernels: Sequence[Gaussian], sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:

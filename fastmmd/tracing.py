@@ -63,8 +63,11 @@ def _discrepancy_op(
         start += count
     problem = make_problem(sources[0].shape[0], targets[0].shape[0], tuple(kernels), joint, tuple(marginal), estimator)
     loss, report, gradients = run_backend(problem, sources, targets, bandwidths, needs_grad, backend, precision or None)
-    # An op's outputs must not share memory.
-    owned = [loss.new_empty(0) if g is None else g if g._base is None else g.clone() for g in gradients]
+    # An op's outputs must not share memory, and a backend may return parts of one buffer.
+    owned = [
+        loss.new_empty(0) if g is None else g.clone() if g.untyped_storage().nbytes() > g.nbytes else g
+        for g in gradients
+    ]
     return loss, report, owned
 
 

@@ -1,0 +1,187 @@
+// The CPU kernels without Python, for the sanitizers: odd shapes in exact-size heap blocks, every variant of this
+// machine, both precisions, against plain loops in double.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "../../csrc/cpu/variants.h"
+
+using namespace fastmmd;
+
+namespace {
+
+struct Case {
+  int64_t n_source, n_target;
+  std::vector<int64_t> dims;
+  bool gradient;
+  int threads;
+};
+
+struct Dense {   // the same quantities by definition
+  double loss;
+  std::vector<std::vector<double>> gradient;   // [layer][(n_s + n_t) * d]
+};
+
+Problem make_problem(const Case& c) {
+  Problem p{};
+  p.n_source = c.n_source;
+  p.n_target = c.n_target;
+  p.num_layers = static_cast<int>(c.dims.size());
+  const double n = static_cast<double>(c.n_source), m = static_cast<double>(c.n_target);
+  p.alpha = 1 / (n * n);
+  p.beta = 1 / (m * m);
+  p.gamma = -2 / (n * m);
+  p.diagonal = 1 / n + 1 / m;
+  p.clamp = true;
+  p.joint = 0.7;
+  for (int l = 0; l < p.num_layers; ++l) {
+    Layer& layer = p.layer[l];
+    layer.dim = c.dims[static_cast<size_t>(l)];
+    layer.num_scales = l % 2 ? 2 : 5;
+    for (int q = 0; q < layer.num_scales; ++q) {
+      layer.scale[q] = l % 2 ? 1.0 + q : std::ldexp(0.25, q);
+      layer.weight[q] = 1.0 + 0.1 * q;
+    }
+    layer.unit = l % 2 ? 2.5 * static_cast<double>(layer.dim) : 1.0;
+    layer.follows_mean = l % 2 == 0;
+    p.marginal[l] = 0.1 * l;
+  }
+  return p;
+}
+
+Dense dense(const Problem& p, const std::vector<std::vector<double>>& z) {
+  const int64_t n = p.n();
+  const int L = p.num_layers;
+  std::vector<std::vector<double>> distance(static_cast<size_t>(L)), value = distance, slope = distance;
+  for (int l = 0; l < L; ++l) {
+    const int64_t d = p.layer[l].dim;
+    const auto& x = z[static_cast<size_t>(l)];
+    auto& D = distance[static_cast<size_t>(l)];
+    D.assign(static_cast<size_t>(n * n), 0);
+    double total = 0;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        double sum = 0;
+        for (int64_t k = 0; k < d; ++k) sum += std::pow(x[i * d + k] - x[j * d + k], 2);
+        D[i * n + j] = sum;
+        total += sum;
+      }
+    const double mean = total / static_cast<double>(n * n - n);
+    const double bandwidth = p.layer[l].unit * (p.layer[l].follows_mean ? mean : 1.0);
+    auto& k = value[static_cast<size_t>(l)];
+    auto& e = slope[static_cast<size_t>(l)];
+    k.assign(D.size(), 0);
+    e.assign(D.size(), 0);
+    for (size_t at = 0; at < D.size(); ++at)
+      for (int q = 0; q < p.layer[l].num_scales; ++q) {
+        const double rate = 1 / (p.layer[l].scale[q] * bandwidth);
+        k[at] += p.layer[l].weight[q] * std::exp(-rate * D[at]);
+        e[at] += p.layer[l].weight[q] * rate * std::exp(-rate * D[at]);
+      }
+  }
+  Dense out;
+  out.loss = 0;
+  for (int l = 0; l < L; ++l) out.gradient.emplace_back(static_cast<size_t>(n * p.layer[l].dim), 0.0);
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      const bool si = i < p.n_source, sj = j < p.n_source;
+      const double weight = si != sj ? 0.5 * p.gamma : si ? p.alpha : p.beta;
+      const size_t at = static_cast<size_t>(i * n + j);
+      double product = p.joint, sum = 0;
+      for (int l = 0; l < L; ++l) {
+        product *= value[static_cast<size_t>(l)][at];
+        sum += p.marginal[l] * value[static_cast<size_t>(l)][at];
+      }
+      out.loss += weight * (product + sum);
+      for (int l = 0; l < L; ++l) {
+        double others = p.joint;
+        for (int o = 0; o < L; ++o)
+          if (o != l) others *= value[static_cast<size_t>(o)][at];
+        const double c = weight * (others + p.marginal[l]) * slope[static_cast<size_t>(l)][at];
+        const int64_t d = p.layer[l].dim;
+        const auto& x = z[static_cast<size_t>(l)];
+        for (int64_t k = 0; k < d; ++k)
+          out.gradient[static_cast<size_t>(l)][i * d + k] += 4 * c * (x[j * d + k] - x[i * d + k]);
+      }
+    }
+  return out;
+}
+
+template <typename T>
+bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
+  const Problem p = make_problem(c);
+  const size_t L = c.dims.size();
+  std::mt19937 random(7);
+  std::normal_distribution<double> normal;
+  std::vector<std::vector<double>> z(L);
+  std::vector<std::vector<T>> source(L), target(L), grad_source(L), grad_target(L);
+  Buffers io{};
+  for (size_t l = 0; l < L; ++l) {
+    const int64_t d = c.dims[l];
+    for (int64_t i = 0; i < p.n() * d; ++i) {
+      const T x = static_cast<T>(normal(random) + (i < c.n_source * d ? 0 : 0.5));
+      z[l].push_back(x);
+      (i < c.n_source * d ? source : target)[l].push_back(x);
+    }
+    const T nan = std::numeric_limits<T>::quiet_NaN();
+    grad_source[l].assign(source[l].size(), nan);
+    grad_target[l].assign(target[l].size(), nan);
+    source[l].shrink_to_fit();
+    target[l].shrink_to_fit();
+    io.source[l] = source[l].data();
+    io.target[l] = target[l].data();
+    io.source_stride[l] = io.target_stride[l] = d;
+    io.grad_source[l] = c.gradient ? grad_source[l].data() : nullptr;
+    io.grad_target[l] = c.gradient ? grad_target[l].data() : nullptr;
+  }
+  T loss;
+  std::vector<T> report(1 + 2 * L);
+  io.loss = &loss;
+  io.report = report.data();
+  const size_t bytes = static_cast<size_t>(kernel.workspace_bytes(p, c.gradient));
+  io.workspace = std::aligned_alloc(64, bytes);
+  for (size_t i = 0; i < bytes; ++i) static_cast<unsigned char*>(io.workspace)[i] = 0xFF;   // NaN everywhere
+  kernel.run(p, io, c.gradient, c.threads);
+  std::free(io.workspace);
+
+  const Dense exact = dense(p, z);
+  const double tolerance = sizeof(T) == 8 ? 1e-12 : 1e-5;
+  double error = std::abs(static_cast<double>(loss) - exact.loss) / (1 + exact.loss);
+  for (size_t l = 0; l < L && c.gradient; ++l) {
+    double wrong = 0, norm = 0;
+    for (size_t i = 0; i < exact.gradient[l].size(); ++i) {
+      const T found = i < source[l].size() ? grad_source[l][i] : grad_target[l][i - source[l].size()];
+      wrong += std::pow(static_cast<double>(found) - exact.gradient[l][i], 2);
+      norm += std::pow(exact.gradient[l][i], 2);
+    }
+    error = std::fmax(error, std::isnan(wrong) ? INFINITY : std::sqrt(wrong / norm));
+  }
+  const bool good = error < tolerance;
+  std::printf("%s %-8s f%zu %lld+%lld, %zu layers, gradient %d, %d threads: error %.1e\n", good ? "ok  " : "BAD ",
+              variant.name, 8 * sizeof(T), static_cast<long long>(c.n_source), static_cast<long long>(c.n_target), L,
+              c.gradient, c.threads, error);
+  return good;
+}
+
+}   // namespace
+
+int main() {
+  const std::vector<Case> cases = {
+      {1, 1, {1}, true, 1},         {2, 1, {3, 1}, true, 2},
+      {31, 33, {17, 5}, true, 2},   {33, 31, {65}, true, 1},
+      {32, 32, {8, 8, 8}, true, 2}, {5, 60, {300, 2}, true, 2},
+      {40, 7, {257, 31}, false, 2}, {270, 280, {9, 3}, true, 2},
+      {530, 20, {5}, false, 1},     {9, 9, {1, 2, 3, 4, 5, 6, 7, 8}, true, 2},
+  };
+  bool good = true;
+  for (const CpuVariant* const* v = cpu_variants(); *v; ++v)
+    for (const Case& c : cases) {
+      good = run<float>(c, **v, (*v)->f32) && good;
+      good = run<double>(c, **v, (*v)->f64) && good;
+    }
+  std::puts(good ? "all cases agree" : "SOME CASES DISAGREE");
+  return good ? 0 : 1;
+}

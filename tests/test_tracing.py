@@ -1,0 +1,175 @@
+"""torch.compile, torch.func, autocast, inference mode, the custom op."""
+
+import pytest
+import torch
+
+import fastmmd
+from fastmmd import Gaussian
+from tests.helpers import FAST, JAN, layers
+
+KERNELS = {
+    "mean": Gaussian(),
+    "mean undetached": Gaussian(detach_bandwidth=False),
+    "median": Gaussian("median"),
+    "number": Gaussian(2.0, (1, 2, 4)),
+    "tensor": Gaussian(torch.tensor(2.0, dtype=torch.float64)),
+}
+
+
+def pair(n=9, m=7, dim=4, seed=0):
+    return layers(n, (dim,), seed)[0], layers(m, (dim,), seed + 1, 0.5)[0]
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+def test_compile_fullgraph(backend, kernel):
+    torch.compiler.reset()
+
+    def step(source, target):
+        return 2 * fastmmd.mmd(source * 1.5, target, kernel, backend=backend)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for n in (9, 12):
+        source, target = pair(n)
+        eager, traced = step(source, target), compiled(source, target)
+        torch.testing.assert_close(traced, eager, rtol=1e-13, atol=1e-15)
+        for a, b in zip(
+            torch.autograd.grad(traced, (source, target)), torch.autograd.grad(eager, (source, target)), strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased", "linear", "circular"])
+def test_compile_modules(estimator):
+    torch.compiler.reset()
+    loss = fastmmd.TransferLoss(estimator=estimator)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    sources, targets = layers(8, (6, 3), 0), layers(8, (6, 3), 1)
+    eager = torch.autograd.grad(loss(sources, targets), sources)
+    traced = torch.autograd.grad(compiled(sources, targets), sources)
+    torch.testing.assert_close(traced, eager)
+
+
+def test_compile_with_inductor():
+    torch.compiler.reset()
+    source, target = (x.detach().float().requires_grad_() for x in pair(40, 30, 8))
+    step = torch.compile(lambda s, t: fastmmd.mmd(s.relu(), t) * 3, fullgraph=True)
+    found = step(source, target)
+    expected = fastmmd.mmd(source.relu(), target) * 3
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, source), torch.autograd.grad(expected, source))
+
+
+def test_compile_dynamic_batch():
+    torch.compiler.reset()
+    compiled = torch.compile(fastmmd.mmd, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (5, 6, 11):
+        source, target = pair(n)
+        torch.testing.assert_close(compiled(source, target), fastmmd.mmd(source, target))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_opcheck(backend, dtype):
+    sources, targets = layers(6, (5, 3), 0, dtype=dtype), layers(4, (5, 3), 1, dtype=dtype)
+    arguments = (
+        [x.detach() for x in sources],
+        [x.detach() for x in targets],
+        None,
+        [0.5, 1.0, 1.0],
+        [1.0, 1.0, 1.0],
+        [2, 1],
+        ["mean", ""],
+        [1.0, 1.68],
+        [True, True],
+        0.5,
+        [0.1, 0.0],
+        "biased",
+        [True, False, True, True],
+        backend,
+        "ieee",
+    )
+    torch.library.opcheck(torch.ops.fastmmd.discrepancy, arguments)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+def test_func_grad_and_vmap(backend, kernel):
+    source, target = pair()
+    expected = torch.autograd.grad(fastmmd.mmd(source, target, kernel, backend=backend), (source, target))
+
+    def loss(s, t):
+        return fastmmd.mmd(s, t, kernel, backend=backend)
+
+    found = torch.func.grad(loss, argnums=(0, 1))(source.detach(), target.detach())
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-15)
+    many = torch.stack([source.detach(), source.detach() + 1, source.detach() * 2])
+    batched = torch.func.vmap(torch.func.grad(loss), in_dims=(0, None))(many, target.detach())
+    for one, gradient in zip(many, batched, strict=True):
+        torch.testing.assert_close(gradient, torch.func.grad(loss)(one, target.detach()), rtol=1e-11, atol=1e-15)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_func_second_derivative_is_refused_and_the_reference_has_it(backend):
+    source, target = (x.detach() for x in pair(4, 3, 2))
+
+    def loss(name):
+        return lambda s: fastmmd.mmd(s, target, Gaussian(2.0), backend=name)
+
+    def inner(name):
+        return torch.func.grad(lambda s: torch.func.grad(loss(name))(s).square().sum())
+
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        inner(backend)(source)
+    exact = source.clone().requires_grad_()
+    (first,) = torch.autograd.grad(loss("reference")(exact), exact, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), exact)
+    torch.testing.assert_close(inner("reference")(source), second)
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+@pytest.mark.parametrize("estimator", ["biased", "linear"])
+def test_autocast_changes_nothing(backend, estimator):
+    if estimator == "linear" and backend not in ("torch", "reference"):
+        pytest.skip("plain torch whatever the backend")
+    sources, targets = layers(40, (64, 8), 0, dtype=torch.float32), layers(40, (64, 8), 1, 0.3, torch.float32)
+    options = {"estimator": estimator, "backend": backend}
+    expected = fastmmd.jmmd(sources, targets, JAN, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fastmmd.jmmd(sources, targets, JAN, **options)
+    assert torch.equal(found, expected)
+    for a, b in zip(torch.autograd.grad(found, sources), torch.autograd.grad(expected, sources), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+def test_inference_mode_and_no_grad(backend):
+    source, target = pair()
+    expected = fastmmd.mmd(source, target, backend=backend).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(fastmmd.mmd(source, target, backend=backend), expected)
+    with torch.no_grad():
+        found = fastmmd.mmd(source, target, backend=backend)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected)
+
+
+def test_fake_tensors_have_the_right_shapes():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        source, target = torch.empty(5, 3, dtype=torch.float16, requires_grad=True), torch.empty(4, 3)
+        found = fastmmd.discrepancy([source], [target], [Gaussian()])
+        assert found.loss.dtype == torch.float32
+        assert found.loss.shape == ()
+        assert found.marginals.shape == (1,)
+        assert torch.autograd.grad(found.loss, source)[0].dtype == torch.float16
+
+
+def test_a_loss_changed_in_place_keeps_its_gradient():
+    """`loss *= weight; total += loss` is how training loops are written."""
+    source, target = pair()
+    (expected,) = torch.autograd.grad(0.5 * fastmmd.mmd(source, target), source)
+    loss = fastmmd.mmd(source, target)
+    loss *= 0.5
+    torch.testing.assert_close(torch.autograd.grad(loss, source)[0], expected)
