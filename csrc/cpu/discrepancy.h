@@ -52,6 +52,7 @@ class Workspace {
       panel[l][1] = two_panels ? take<T>(with_gradient ? panel_rows * panel_rows : 0) : panel[l][0];
     }
     sums = take<TileSums>((panel_rows / kBlock) * (panel_rows / kBlock));
+    take<T>(kRegRows * kBlock);   // gradient_tile reads this far beyond the last block
   }
   int64_t bytes() const { return used_; }
 
@@ -224,10 +225,14 @@ class Discrepancy {
         any = any || out[r];
       }
       if (!any) continue;
-      int64_t k = k0;
-      for (; k + kRegRows <= k1; k += kRegRows)
-        gradient_tile<T, kRegRows>(terms, dim, k, z, c, own, c_sum, col, out, accumulate);
-      for (; k < k1; ++k) gradient_tile<T, 1>(terms, dim, k, z, c, own, c_sum, col, out, accumulate);
+      for (int64_t k = k0; k < k1; k += kTransposed<T>) {
+        const int64_t count = k1 - k < kTransposed<T> ? k1 - k : kTransposed<T>;
+        alignas(64) T tile[kTransposed<T>][kRegCols<T>] = {};
+        for (int64_t f = 0; f < count; f += kRegRows)
+          gradient_tile(terms, dim, z + (k + f) * kBlock, c + col, own + (k + f) * kBlock + col, c_sum + col, tile[f]);
+        for (int64_t f = 0; f < count; f += kLanes<T>)
+          store_transposed(tile[f], k + f, count - f < kLanes<T> ? count - f : kLanes<T>, out, accumulate);
+      }
     }
   }
 

@@ -60,36 +60,50 @@ void gram_tile(int64_t dim, const T* a, const T* b, T* out) {
   }
 }
 
-// Features [k0, k0 + Features) of kRegCols rows of one block's gradient:
-//     grad[row][k] (+)= 4 * (sum_i c[i][row] * z_i[k] - c_sum[row] * z_row[k]),
-// the sum over `terms` rows z_i in consecutive blocks starting at z; c is [terms][32]; own is the block that holds the
-// rows themselves, col the first of them in it; out[r] is row col + r of the row-major gradient, or null.
-template <typename T, int Features>
-FM_INLINE void gradient_tile(int64_t terms, int64_t dim, int64_t k0, const T* z, const T* c, const T* own,
-                             const T* c_sum, int col, T* const* out, bool accumulate) {
+// kRegRows features of kRegCols rows of one block's gradient, features outermost:
+//     out[f][row] = 4 * (sum_i c[i][row] * z_i[f] - c_sum[row] * own[f][row]),
+// the sum over `terms` rows z_i in consecutive blocks of `dim` features. z and own point at the first feature, c, own
+// and c_sum at the first row. Features beyond the layer's last one come out as garbage: what is read there is the
+// workspace.
+template <typename T>
+FM_INLINE void gradient_tile(int64_t terms, int64_t dim, const T* z, const T* c, const T* own, const T* c_sum, T* out) {
   // Within-domain coefficients are positive, cross-domain ones negative: the running sum is far larger than the result.
   // So the sum is taken in pieces of kChain terms.
-  Vec<T> acc[Features][kRegVecs] = {};
+  Vec<T> acc[kRegRows][kRegVecs] = {};
   for (int64_t i0 = 0; i0 < terms; i0 += kChain) {
-    Vec<T> piece[Features][kRegVecs] = {};
+    Vec<T> piece[kRegRows][kRegVecs] = {};
     const int64_t i2 = i0 + kChain < terms ? i0 + kChain : terms;
     for (int64_t i1 = i0; i1 < i2; i1 += kBlock)
-      multiply_add<T, Features, kBlock, 1>(i2 - i1 < kBlock ? i2 - i1 : kBlock, z + (i1 * dim + k0 * kBlock),
-                                           c + i1 * kBlock + col, piece);
-    for (int f = 0; f < Features; ++f)
+      multiply_add<T, kRegRows, kBlock, 1>(i2 - i1 < kBlock ? i2 - i1 : kBlock, z + i1 * dim, c + i1 * kBlock, piece);
+    for (int f = 0; f < kRegRows; ++f)
       for (int v = 0; v < kRegVecs; ++v) acc[f][v] += piece[f][v];
   }
-  T lanes[Features][kRegCols<T>];   // transposed on its way out
-  for (int f = 0; f < Features; ++f)
+  for (int f = 0; f < kRegRows; ++f)
     for (int v = 0; v < kRegVecs; ++v) {
-      const int at = col + v * kLanes<T>;
-      const Vec<T> pull = load(c_sum + at) * load(own + (k0 + f) * kBlock + at);
-      store(&lanes[f][v * kLanes<T>], static_cast<T>(4) * (acc[f][v] - pull));
+      const Vec<T> pull = load(c_sum + v * kLanes<T>) * load(own + f * kBlock + v * kLanes<T>);
+      store(out + f * kRegCols<T> + v * kLanes<T>, static_cast<T>(4) * (acc[f][v] - pull));
     }
-  for (int r = 0; r < kRegCols<T>; ++r) {
-    if (!out[r]) continue;
-    T* to = out[r] + k0;
-    for (int f = 0; f < Features; ++f) to[f] = accumulate ? to[f] + lanes[f][r] : lanes[f][r];
+}
+
+template <typename T>
+constexpr int64_t kTransposed = kLanes<T> > kRegRows ? kLanes<T> : kRegRows;   // features stored at once
+
+// Features [k, k + count), count <= kLanes, of kRegCols rows from tile[feature][row] into row-major rows: rows[r] is
+// the start of row r, or null.
+template <typename T>
+FM_INLINE void store_transposed(const T* tile, int64_t k, int64_t count, T* const* rows, bool accumulate) {
+  for (int v = 0; v < kRegVecs; ++v) {
+    Vec<T> r[kLanes<T>];
+    for (int f = 0; f < kLanes<T>; ++f) r[f] = load(tile + f * kRegCols<T> + v * kLanes<T>);
+    transpose<T>(r);
+    for (int i = 0; i < kLanes<T>; ++i) {
+      T* row = rows[v * kLanes<T> + i];
+      if (!row) continue;
+      if (count == kLanes<T>)
+        store(row + k, accumulate ? load(row + k) + r[i] : r[i]);
+      else
+        store_first(row + k, accumulate ? load_first(row + k, count) + r[i] : r[i], count);
+    }
   }
 }
 

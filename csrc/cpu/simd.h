@@ -51,6 +51,12 @@ FM_INLINE Vec<T> load_first(const T* p, int64_t count) {   // the rest is zero
   return load(lanes);
 }
 template <typename T>
+FM_INLINE void store_first(T* p, Vec<T> v, int64_t count) {
+  T lanes[kLanes<T>];
+  store(lanes, v);
+  std::memcpy(p, lanes, static_cast<size_t>(count) * sizeof(T));
+}
+template <typename T>
 FM_INLINE IntVec<T> lane_index() {
   IntVec<T> index{};
   for (int i = 0; i < kLanes<T>; ++i) index[i] = i;
