@@ -1,0 +1,1 @@
+"""Throughput and memory of fastmmd beside what people use today. Start with ``python bench/throughput.py --quick``."""

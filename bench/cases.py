@@ -1,0 +1,107 @@
+"""What is measured: the shapes and terms of real training and evaluation, and the targets set for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastmmd import Gaussian
+
+FEATURES = Gaussian()  # five Gaussians around the mean squared distance, as in DAN and JAN
+SOFTMAX = Gaussian(1.68, (1,))  # JAN's kernel for softmax outputs
+JAN = (FEATURES, SOFTMAX)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Floors for the speedups and for the share of torch.mm's rate; a ceiling for extra memory. None: no target."""
+
+    naive: float | None = None
+    gram: float | None = None
+    share: float | None = None
+    extra_mib: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """``joint * JMMD(all layers) + sum_l marginal[l] * MMD(layer l)`` of fp32 batches; V-statistic."""
+
+    name: str
+    n_source: int
+    n_target: int
+    dims: tuple[int, ...]
+    kernels: tuple[Gaussian, ...]
+    joint: float = 1.0
+    marginal: tuple[float, ...] = ()
+    targets: Targets = Targets()
+    quick: bool = False  # part of --quick and of the pytest-benchmark suite
+    series: str | None = None  # cases of one series differ in size only and make the plots over N
+    copies: int = 1  # how often each row occurs, in random order (see `order`)
+
+    @property
+    def n(self) -> int:
+        return self.n_source + self.n_target
+
+    @property
+    def marginals(self) -> tuple[float, ...]:
+        return self.marginal or (0.0,) * len(self.dims)
+
+    @property
+    def gradient_bytes(self) -> int:
+        return 4 * self.n * sum(self.dims)
+
+    def order(self, n: int) -> Tensor:
+        """``[n]``: which of the ``n / copies`` distinct rows each row is. Repeated rows leave a V-statistic as it is,
+        so that the loss of many rows, computed in full, can be checked against that of a few."""
+        return torch.randperm(n, generator=torch.Generator().manual_seed(n)) % (n // self.copies)
+
+    def inputs(self, device: str | torch.device = "cpu") -> tuple[list[Tensor], list[Tensor]]:
+        """Sources and targets, one ``[n, d]`` tensor a layer: shifted normal features, then softmax outputs."""
+        generator = torch.Generator().manual_seed(0)
+        sources, targets = [], []
+        for layer, d in enumerate(self.dims):
+            source = torch.randn(self.n_source // self.copies, d, generator=generator)[self.order(self.n_source)]
+            target = torch.randn(self.n_target // self.copies, d, generator=generator)[self.order(self.n_target)] + 0.2
+            if layer > 0:
+                source, target = source.softmax(1), (2 * target).softmax(1)
+            sources.append(source.to(device).requires_grad_())
+            targets.append(target.to(device).requires_grad_())
+        return sources, targets
+
+
+def _mmd(n: int, d: int, targets: Targets = Targets(), **options: bool | str) -> Case:
+    return Case(f"MMD {n}+{n}, d {d}", n, n, (d,), (FEATURES,), targets=targets, **options)
+
+
+def _jmmd(
+    n: int, dims: tuple[int, int], targets: Targets = Targets(), m: int | None = None, **options: bool | int | str
+) -> Case:
+    m = n if m is None else m
+    return Case(f"JMMD {n}+{m}, d {dims[0]} x {dims[1]}", n, m, dims, JAN, targets=targets, **options)
+
+
+def _transfer(n: int, dims: tuple[int, int], **options: bool | str) -> Case:
+    """He & Ding's transfer term: 0.2 JMMD(features, softmax) + 0.3 MMD(features)."""
+    return Case(f"0.2 JMMD + 0.3 MMD {n}+{n}, d {dims[0]} x {dims[1]}", n, n, dims, JAN, 0.2, (0.3, 0.0), **options)
+
+
+SIZES = "JMMD, d 256 x 8"
+
+CASES = (
+    _jmmd(36, (256, 31), Targets(naive=25, gram=4), quick=True),
+    _jmmd(36, (256, 8), m=12),
+    _mmd(64, 2048, Targets(naive=150, gram=2.5, share=0.65, extra_mib=4), quick=True),
+    _jmmd(64, (2048, 8)),
+    _transfer(64, (256, 8), quick=True),
+    _transfer(64, (2048, 8)),
+    _jmmd(128, (256, 10)),
+    _mmd(1024, 256),
+    _mmd(2048, 2048, Targets(gram=3.5, share=0.93, extra_mib=64)),
+    _jmmd(64, (256, 8), series=SIZES),
+    _jmmd(256, (256, 8), series=SIZES),
+    _jmmd(1024, (256, 8), series=SIZES),
+    _jmmd(4096, (256, 8), Targets(gram=5, share=0.85, extra_mib=64), series=SIZES, copies=4),
+    _jmmd(16384, (256, 8), Targets(share=0.85, extra_mib=128), series=SIZES, copies=8),
+)

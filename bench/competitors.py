@@ -1,0 +1,209 @@
+"""Who is measured: fastmmd's backends, the loss as the field writes it, good dense versions, and peers if installed.
+
+All compute the loss of a `Case` from ``(sources, targets)``, as a 0-d tensor that autograd differentiates. The dense
+ones are written here from the formulas; bandwidths are constants for the gradient, as everywhere in the field.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bench.cases import Case
+from fastmmd import Gaussian, discrepancy, dispatch, jmmd, mmd
+from fastmmd.bandwidth import mean_distance
+
+Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+FASTMMD, NAIVE, GRAM, COMPILED, TWO_CALLS = "fastmmd", "naive broadcast", "Gram eager", "Gram compiled", "two calls"
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """make: the loss of a case. refuses: why it can't take part (None: it can). needs: bytes at its peak, estimated.
+    estimator: what it computes, where that is not the V-statistic."""
+
+    name: str
+    make: Callable[[Case], Loss]
+    refuses: Callable[[Case, torch.device], str | None] = lambda case, device: None
+    needs: Callable[[Case], float] = lambda case: 0.0
+    estimator: str = "biased"
+
+    def absent(self, case: Case, device: torch.device, budget_bytes: float) -> str | None:
+        """Why it is not measured on this case; None if it is."""
+        needs = self.needs(case)
+        if needs > budget_bytes:
+            return f"needs {needs / 2**30:.3g} GiB"
+        return self.refuses(case, device)
+
+
+def line_up(backends: Sequence[str] = ("auto",)) -> tuple[Competitor, ...]:
+    ours = [
+        Competitor(
+            FASTMMD if name == "auto" else f"{FASTMMD}/{name}",
+            partial(_fastmmd, backend=name),
+            partial(_backend_refuses, name),
+            _naive_bytes if name == "reference" else lambda case: 0.0,
+        )
+        for name in backends
+    ]
+    return (
+        *ours,
+        Competitor(TWO_CALLS, _two_calls, _one_term),
+        Competitor(NAIVE, partial(_dense, distances=_broadcast_distances), needs=_naive_bytes),
+        Competitor(GRAM, partial(_dense, distances=_gram_distances), needs=_gram_bytes),
+        Competitor(COMPILED, _compiled, _no_compiler, _gram_bytes),
+        Competitor("pytorch-adapt", _pytorch_adapt, partial(_no_peer, "pytorch_adapt"), _peer_bytes, "unbiased"),
+        Competitor("geomloss", _geomloss, partial(_no_peer, "geomloss"), _peer_bytes),
+    )
+
+
+# fastmmd ------------------------------------------------------------------------------------------------------------
+
+
+def _fastmmd(case: Case, backend: str) -> Loss:
+    def loss(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        return discrepancy(
+            sources, targets, case.kernels, joint=case.joint, marginal=case.marginals, backend=backend
+        ).loss
+
+    return loss
+
+
+def _backend_refuses(name: str, case: Case, device: torch.device) -> str | None:
+    return None if name == "auto" else dispatch.unavailable(name, device)
+
+
+def _two_calls(case: Case) -> Loss:
+    """The same terms, one call each: what the single pass saves."""
+
+    def loss(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        total = case.joint * jmmd(sources, targets, case.kernels)
+        for weight, source, target, kernel in zip(case.marginals, sources, targets, case.kernels, strict=True):
+            if weight:
+                total = total + weight * mmd(source, target, kernel)
+        return total
+
+    return loss
+
+
+def _one_term(case: Case, device: torch.device) -> str | None:
+    return None if any(case.marginals) else "the loss has a single term"
+
+
+# Dense torch --------------------------------------------------------------------------------------------------------
+
+
+def _dense(case: Case, distances: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Loss:
+    """The whole loss from N x N matrices; `distances` is what the two versions differ in."""
+
+    def loss(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        signs = torch.cat([_full(sources[0], 1 / case.n_source), _full(targets[0], -1 / case.n_target)])
+        product, total = None, 0.0
+        for source, target, kernel, weight in zip(sources, targets, case.kernels, case.marginals, strict=True):
+            squared, mean = distances(torch.cat([source, target]))
+            bandwidth = mean if kernel.bandwidth == "mean" else kernel.bandwidth
+            matrix = sum(torch.exp(squared * (-1 / (m * bandwidth))) for m in kernel.multipliers)
+            product = matrix if product is None else product * matrix
+            if weight:
+                total = total + weight * (signs @ matrix @ signs)
+        return total + case.joint * (signs @ product @ signs)
+
+    return loss
+
+
+def _full(rows: Tensor, value: float) -> Tensor:
+    return rows.new_full((rows.shape[0],), value)
+
+
+def _broadcast_distances(z: Tensor) -> tuple[Tensor, Tensor]:
+    """``[N, N]`` squared distances and their mean over i != j, through an N x N x d tensor of differences: the way of
+    the published DAN and JAN code and of most of its copies."""
+    n, d = z.shape
+    difference = z.unsqueeze(0).expand(n, n, d) - z.unsqueeze(1).expand(n, n, d)
+    squared = difference.pow(2).sum(2)
+    return squared, squared.detach().sum() / (n * n - n)
+
+
+def _gram_distances(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The same through one matrix product of centred rows, with the mean in closed form."""
+    z = z - z.detach().mean(0)
+    norms = z.square().sum(1)
+    squared = norms[:, None] + norms[None, :] - 2 * torch.mm(z, z.T)
+    return squared, 2 * norms.detach().sum() / (z.shape[0] - 1)
+
+
+def _naive_bytes(case: Case) -> float:
+    """Each layer's differences, saved for backward, and three more of the widest layer while it is differentiated."""
+    return 4 * case.n**2 * (sum(case.dims) + 3 * max(case.dims))
+
+
+def _gram_bytes(case: Case) -> float:
+    """Each Gaussian, two matrices more a layer (its sum, its distances' gradient), and one in flight."""
+    return 4 * case.n**2 * (sum(len(kernel.multipliers) for kernel in case.kernels) + 2 * len(case.dims) + 1)
+
+
+def _compiled(case: Case) -> Loss:
+    torch._dynamo.reset()  # one case's graphs do not count against the next one's recompile limit
+    return torch.compile(_dense(case, _gram_distances), dynamic=False)
+
+
+def _no_compiler(case: Case, device: torch.device) -> str | None:
+    if device.type == "cpu":
+        compiler = os.environ.get("CXX", "g++")
+        return None if shutil.which(compiler) else f"torch.compile needs a C++ compiler; {compiler} is not found"
+    return None if importlib.util.find_spec("triton") else "torch.compile needs triton"
+
+
+# Peers from PyPI ----------------------------------------------------------------------------------------------------
+
+
+def _no_peer(module: str, case: Case, device: torch.device) -> str | None:
+    if importlib.util.find_spec(module) is None:
+        return "not installed"
+    return None if len(case.dims) == 1 else "has no such loss"
+
+
+def _peer_bytes(case: Case) -> float:
+    return 4 * case.n**2 * 3 * len(case.kernels[0].multipliers)
+
+
+def _pytorch_adapt(case: Case) -> Loss:
+    """Its quadratic MMD at the case's bandwidth. It takes the mean over the Gaussians where we take the sum."""
+    from pytorch_adapt.layers import MMDLoss
+
+    multipliers = case.kernels[0].multipliers
+    scales = torch.tensor([1 / m for m in multipliers])
+
+    def loss(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        with torch.no_grad():
+            bandwidth = mean_distance(sources[0], targets[0])
+        peer = MMDLoss(scales.to(sources[0].device), mmd_type="quadratic", bandwidth=bandwidth)
+        return len(multipliers) * peer(sources[0], targets[0])
+
+    return loss
+
+
+def _geomloss(case: Case) -> Loss:
+    """Its kernel loss, with the case's mixture as the kernel. It computes half of the V-statistic."""
+    from geomloss import SamplesLoss
+
+    def loss(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        with torch.no_grad():
+            bandwidth = mean_distance(sources[0], targets[0])
+        mixture = partial(_geomloss_mixture, case.kernels[0], bandwidth)
+        return 2 * SamplesLoss("gaussian", kernel=mixture, backend="tensorized")(sources[0], targets[0])
+
+    return loss
+
+
+def _geomloss_mixture(kernel: Gaussian, bandwidth: Tensor, x: Tensor, y: Tensor, **_: object) -> Tensor:
+    """``[B, n, d]`` and ``[B, m, d]`` to ``[B, n, m]``."""
+    squared = x.square().sum(2)[:, :, None] + y.square().sum(2)[:, None, :] - 2 * x @ y.transpose(1, 2)
+    return sum(torch.exp(squared * (-1 / (m * bandwidth))) for m in kernel.multipliers)

@@ -1,0 +1,124 @@
+"""Two figures of a report: speedups with the share of torch.mm's rate, and time and memory over N."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.cases import Case
+from bench.competitors import COMPILED, FASTMMD, GRAM, NAIVE, TWO_CALLS
+from bench.report import MIB, Report, Result
+
+# Okabe & Ito's palette, told apart under every common colour blindness; the markers differ as well.
+STYLES = {
+    FASTMMD: ("#0072B2", "o"),
+    NAIVE: ("#D55E00", "s"),
+    GRAM: ("#E69F00", "^"),
+    COMPILED: ("#009E73", "D"),
+    TWO_CALLS: ("#CC79A7", "v"),
+}
+
+
+def draw(report: Report, cases: Mapping[str, Case], out: Path) -> list[Path]:
+    """Writes ``NAME-speedup.png`` and, if a series of sizes was measured, ``NAME-size.png`` beside `out`."""
+    figures = {"speedup": _speedups(report, cases), "size": _sizes(report, cases)}
+    paths = []
+    for kind, figure in figures.items():
+        if figure is not None:
+            figure.text(0.01, 0.006, report.conditions(), fontsize=7, color="#555555")
+            paths.append(out.with_name(f"{out.stem}-{kind}.png"))
+            figure.savefig(paths[-1], dpi=150)
+    return paths
+
+
+def _speedups(report: Report, cases: Mapping[str, Case]) -> Figure | None:
+    results = [r for r in report.results if r.competitor == FASTMMD and r.share is not None]
+    if not results:
+        return None
+    figure = Figure(figsize=(11, 1.9 + 0.46 * len(results)), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    for row, result in enumerate(results):
+        targets = cases[result.case].targets
+        floors = {NAIVE: targets.naive, GRAM: targets.gram}
+        beside = row - 0.3  # spreads overlap, so each competitor has its own height
+        for name, (colour, marker) in STYLES.items():
+            if name in result.speedup:
+                _point(left, result.speedup[name], beside, colour, marker)
+                _floor(left, floors.get(name), beside, colour)
+            beside += 0.15
+        _point(right, result.share, row, *STYLES[FASTMMD])
+        _floor(right, targets.share, row, STYLES[FASTMMD][0])
+    names = [name for name in STYLES if any(name in r.speedup for r in results)]
+    for name in names:
+        left.plot([], [], STYLES[name][1], color=STYLES[name][0], label=f"over {name}")
+    left.plot([], [], "|", color="black", markersize=9, markeredgewidth=2, label="target")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
+    left.set(xscale="log", xlabel="times faster (forward + backward)")
+    left.xaxis.set_major_formatter("{x:g}x")
+    left.set_yticks(range(len(results)), [r.case for r in results])
+    left.set_ylim(len(results) - 0.4, -0.6)
+    right.set(xlabel="share of torch.mm's rate")
+    right.set_xlim(left=0)
+    for axes in (left, right):
+        axes.axvline(1, color="#777777", linewidth=1)
+        axes.grid(axis="x", color="#e4e4e4")
+        for row in range(1, len(results)):
+            axes.axhline(row - 0.5, color="#f0f0f0", linewidth=1)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _point(axes: Axes, spread: tuple[float, float, float], row: float, colour: str, marker: str) -> None:
+    low, middle, high = spread
+    axes.plot([low, high], [row, row], color=colour, linewidth=2, alpha=0.6)
+    axes.plot(middle, row, marker, color=colour, markersize=6)
+
+
+def _floor(axes: Axes, value: float | None, row: float, colour: str) -> None:
+    if value is not None:
+        axes.plot(value, row, "|", color=colour, markersize=9, markeredgewidth=2)
+
+
+def _sizes(report: Report, cases: Mapping[str, Case]) -> Figure | None:
+    """The series with the most sizes; every competitor is a line as long as it fits the memory budget."""
+    series: dict[str, list[Case]] = {}
+    for case in cases.values():
+        if case.series:
+            series.setdefault(case.series, []).append(case)
+    title, members = max(series.items(), key=lambda item: len(item[1]), default=("", []))
+    if len(members) < 2:
+        return None
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))
+    left, right = figure.subplots(1, 2)
+    for name, (colour, marker) in STYLES.items():
+        found = [(case.n, r) for case in members for r in report.of(case.name) if r.competitor == name and r.seconds]
+        if not found:
+            continue
+        sizes, results = zip(*sorted(found, key=lambda item: item[0]), strict=True)
+        _line(left, sizes, results, colour, marker, name)
+        right.plot(sizes, [r.extra_bytes / MIB for r in results], marker + "-", color=colour)
+    ticks = [case.n for case in members]
+    for axes, what in ((left, "milliseconds (forward + backward)"), (right, "extra memory, MiB")):
+        axes.set(xscale="log", yscale="log", xlabel="N = source + target rows", ylabel=what)
+        axes.set_xticks(ticks, [str(n) for n in ticks])
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.grid(color="#e4e4e4")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    figure.legend(loc="outside upper center", ncols=5, frameon=False)
+    return figure
+
+
+def _line(axes: Axes, sizes: tuple[int, ...], results: tuple[Result, ...], colour: str, marker: str, name: str) -> None:
+    spreads = [[1e3 * value for value in r.seconds["both"]] for r in results]
+    lows, middles, highs = zip(*spreads, strict=True)
+    axes.plot(sizes, middles, marker + "-", color=colour, label=name)
+    axes.fill_between(sizes, lows, highs, color=colour, alpha=0.2, linewidth=0)

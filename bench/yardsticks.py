@@ -1,0 +1,48 @@
+"""What a loss is held against besides other losses: the rate of torch.mm, and the cost of autograd itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.measure import Mark, Phases, Step
+
+# Gram matrix and gradient need 3 N^2 d flop a layer if each pair is computed once (1 for the distance, 2 for the
+# gradients of both rows); one [N, d] x [d, N] product has 2 N^2 d.
+PRODUCTS_PER_LAYER = 1.5
+
+
+def matmul(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Step:
+    """One product ``[N, d_l] x [d_l, N]`` a layer. The output is allocated once, so that only the product is timed."""
+    layers = [torch.cat([source, target]).detach() for source, target in zip(sources, targets, strict=True)]
+    n = layers[0].shape[0]
+    out = layers[0].new_empty(n, n)
+
+    def step(mark: Mark) -> Phases:
+        start = mark()
+        for z in layers:
+            torch.mm(z, z.T, out=out)
+        return {"both": (start, mark())}
+
+    return step
+
+
+class _Empty(torch.autograd.Function):
+    """As many inputs as the loss, a 0-d result, and gradients that exist already and are only scaled."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return (None, None, *[grad_loss * gradient for gradient in ctx.saved_tensors])
+
+
+def empty_function(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    inputs = (*sources, *targets)
+    return _Empty.apply(torch.zeros((), device=inputs[0].device), [x.detach() for x in inputs], *inputs)

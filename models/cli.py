@@ -1,0 +1,98 @@
+"""Command line: `python -m fastmmd.models {fit,validate,test,predict} --config digits.yaml --config jan.yaml`.
+
+Later configurations and arguments override earlier ones. A name without a folder that is no file here is looked up
+among the packaged configurations. `fit --ckpt_path last` begins, or resumes where the last checkpoint was.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from fastmmd.models.callbacks import RandomState, ResultFiles
+from fastmmd.models.data import DomainPair
+from fastmmd.models.module import PARTS, TransferTask
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+class TransferCLI(LightningCLI):
+    """Lightning's command line for `TransferTask` on a `DomainPair`; `--output` is the folder for all it writes.
+
+    Args:
+        args: arguments; those of the process if not given.
+        kwargs: more of LightningCLI's options, such as `run=False` to build model, data and trainer only.
+    """
+
+    def __init__(self, args: Sequence[str] | None = None, **kwargs: Any) -> None:
+        super().__init__(
+            TransferTask,
+            DomainPair,
+            args=args,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "python -m fastmmd.models"},
+            **kwargs,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--output", type=str, default="runs/transfer", help="folder for all that the run writes")
+        parser.link_arguments("output", "trainer.default_root_dir")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
+        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+        # Two callbacks, because Lightning's `save_last` follows `monitor`: its "last" is the last improvement.
+        # "best" stands first, where `ckpt_path="best"` looks.
+        for name in ("best", "last"):
+            parser.add_lightning_class_args(ModelCheckpoint, name)
+            parser.link_arguments("output", f"{name}.dirpath", compute_fn=lambda output: f"{output}/checkpoints")
+            parser.set_defaults({f"{name}.filename": name, f"{name}.enable_version_counter": False})
+        parser.set_defaults({"best.monitor": "val/target_accuracy", "best.mode": "max"})
+        parser.add_lightning_class_args(RandomState, "random_state")
+        parser.add_lightning_class_args(ResultFiles, "result_files")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str] | None) -> None:
+        self.config = parser.parse_args(packaged(sys.argv[1:] if args is None else args))
+
+    def after_instantiate_classes(self) -> None:
+        # The parts are modules, which a checkpoint must not hold whole; their configuration it must.
+        self.model.hparams.update({part: self.config_dump["model"][part] for part in PARTS})
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self._get(self.config_init, "trainer")
+        if settings.logger is None:
+            table = CSVLogger(settings.default_root_dir, name="logs")
+            kwargs["logger"] = [
+                table,
+                TensorBoardLogger(settings.default_root_dir, name="logs", version=f"version_{table.version}"),
+            ]
+        return super().instantiate_trainer(**kwargs)
+
+
+def packaged(args: Sequence[str]) -> list[str]:
+    """`args` with the names of packaged configurations replaced by their paths."""
+
+    def found(name: str) -> str:
+        path = CONFIGS / name
+        return str(path) if not Path(name).exists() and path.is_file() else name
+
+    result: list[str] = []
+    for arg in args:
+        option, equals, value = arg.partition("=")
+        if result and result[-1] in ("-c", "--config"):
+            arg = found(arg)
+        elif option in ("-c", "--config") and equals:
+            arg = f"{option}={found(value)}"
+        result.append(arg)
+    return result
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    TransferCLI(args)

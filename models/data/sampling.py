@@ -1,0 +1,100 @@
+"""Endless shuffled batches in which everything random depends on the seed and the position alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class StreamSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of an endless stream that passes over `size` items again and again, newly shuffled each time.
+
+    Batch k is a function of `seed` and k alone. Nothing is dropped and no domain is too small: a batch may span two
+    passes or more. A run that resumes at step k therefore needs no sampler state: it asks for the batches from k on.
+
+    Args:
+        size: number of items.
+        batch_size: items in a batch.
+        steps: batches in one iteration (an epoch of the trainer).
+        seed: integers that name the stream.
+        first: called when an iteration begins; the number of batches taken so far.
+
+    Yields:
+        Lists of (item, seed of the item's random transforms).
+    """
+
+    def __init__(self, size: int, batch_size: int, steps: int, seed: Sequence[int], first: Callable[[], int]) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.steps = steps
+        self.seed = tuple(seed)
+        self.first = first
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        start = self.first() * self.batch_size
+        stream = self._stream(start)
+        for _ in range(self.steps):
+            yield [next(stream) for _ in range(self.batch_size)]
+
+    def _stream(self, start: int) -> Iterator[tuple[int, int]]:
+        number, offset = divmod(start, self.size)
+        while True:
+            generator = np.random.default_rng([*self.seed, number])
+            order = generator.permutation(self.size).tolist()
+            seeds = generator.integers(2**62, size=self.size).tolist()
+            yield from zip(order[offset:], seeds[offset:], strict=True)
+            number, offset = number + 1, 0
+
+
+class StreamLoader(DataLoader):
+    """Loader of a `StreamSampler`'s batches.
+
+    Its state is empty, because the sampler finds its place by itself; that it has a state at all tells Lightning
+    that a run can resume in the middle of an epoch.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class View(Dataset):
+    """Items of `dataset` at `indices`, in that order, through `transform`, which has nothing random."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int], transform: Callable[[Any], Any] | None) -> None:
+        self.dataset = dataset
+        self.indices = indices
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: int) -> tuple[Any, int]:
+        image, label = self.dataset[self.indices[item]]
+        return (image if self.transform is None else self.transform(image)), label
+
+
+class SeededView(View):
+    """The same for training: items are asked for as (item, seed), and `transform` runs under that seed.
+
+    The random state outside is left as it was, in the main process as in workers, so augmentation neither disturbs
+    dropout nor depends on the number of workers.
+    """
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, int]:
+        item, seed = key
+        if self.transform is None:
+            return super().__getitem__(item)
+        with torch.random.fork_rng(devices=()):
+            # Only the CPU's generator: torch.manual_seed would also reset a GPU's, and with it dropout.
+            torch.default_generator.manual_seed(seed)
+            return super().__getitem__(item)

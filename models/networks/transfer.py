@@ -1,0 +1,48 @@
+"""The transfer network: backbone, bottleneck, head."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class TransferNet(nn.Module):
+    """Backbone, one fully-connected layer (the bottleneck), and a linear head.
+
+    He & Ding 2020, section 3, is a pretrained ResNet-50 with one fully-connected layer behind its convolutions and a
+    softmax layer; it gives no width. The defaults (256, ReLU, dropout 0.5, initial values) are those of JAN's released
+    code, which that paper extends; `batch_norm` is the variant of tllib's JAN.
+
+    Args:
+        backbone: maps images to [n, backbone.out_features].
+        num_classes: width of the head.
+        width: width of the bottleneck.
+        dropout: probability of dropping a bottleneck feature.
+        batch_norm: normalise the bottleneck before its ReLU.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        width: int = 256,
+        dropout: float = 0.5,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.bottleneck = nn.Sequential(
+            nn.Linear(backbone.out_features, width),
+            nn.BatchNorm1d(width) if batch_norm else nn.Identity(),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+        )
+        self.head = nn.Linear(width, num_classes)
+        nn.init.normal_(self.bottleneck[0].weight, std=0.005)
+        nn.init.constant_(self.bottleneck[0].bias, 0.1)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [n, c, h, w] to bottleneck features [n, width] and logits (no softmax) [n, num_classes]."""
+        features = self.bottleneck(self.backbone(images))
+        return features, self.head(features)

@@ -1,0 +1,84 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench import measure
+from bench.cases import CASES, JAN, Case
+from bench.competitors import COMPILED, GRAM, NAIVE, line_up
+from bench.gate import Gate, reference
+from fastmmd import discrepancy
+
+CPU = torch.device("cpu")
+SMALL = Case("small", 12, 8, (16, 4), JAN, 0.2, (0.3, 0.1))
+EVERYONE = {c.name: c for c in line_up(("auto", "torch", "reference")) if c.name != COMPILED}
+
+
+def in_fp64(case, sources, targets, estimator="biased"):
+    """The library's own dense reference, by differences."""
+    sources, targets = ([x.detach().double().requires_grad_() for x in side] for side in (sources, targets))
+    options = {"joint": case.joint, "marginal": case.marginals, "estimator": estimator, "backend": "reference"}
+    loss = discrepancy(sources, targets, case.kernels, **options).loss
+    return loss.detach(), torch.autograd.grad(loss, [*sources, *targets])
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_reference_equals_the_librarys(estimator, monkeypatch):
+    monkeypatch.setattr("bench.gate.BLOCK_ELEMENTS", 60)  # blocks of 3 rows
+    sources, targets = SMALL.inputs()
+    loss, gradients = reference(SMALL, sources, targets, torch.float64, estimator)
+    expected, of_inputs = in_fp64(SMALL, sources, targets, estimator)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(gradients, list(of_inputs), rtol=1e-9, atol=1e-13)
+
+
+def test_reference_of_copies_equals_that_of_all_rows():
+    case = replace(SMALL, n_source=24, n_target=16, copies=4)
+    sources, targets = case.inputs()
+    assert len(sources[0].unique(dim=0)) == 6
+    loss, gradients = reference(case, sources, targets, torch.float64)
+    expected, of_inputs = reference(replace(case, copies=1), sources, targets, torch.float64)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(gradients, of_inputs, rtol=1e-9, atol=1e-13)
+    with pytest.raises(ValueError, match="copies"):
+        reference(case, sources, targets, torch.float64, "unbiased")
+
+
+@pytest.mark.parametrize("case", [SMALL, CASES[0], CASES[1]], ids=lambda case: case.name)
+@pytest.mark.parametrize("name", EVERYONE)
+def test_competitors_agree_with_the_reference(name, case):
+    competitor = EVERYONE[name]
+    if competitor.absent(case, CPU, 2**30):
+        pytest.skip(competitor.absent(case, CPU, 2**30))
+    errors, allowed = Gate(case, *case.inputs()).errors(competitor.make(case), competitor.estimator)
+    assert errors.within(allowed)
+
+
+@pytest.mark.parametrize("name", ["pytorch-adapt", "geomloss"])
+def test_peers_agree_with_the_reference(name):
+    case = Case("one layer", 20, 20, (16,), JAN[:1])
+    competitor = EVERYONE[name]
+    if competitor.absent(case, CPU, 2**30):
+        pytest.skip(competitor.absent(case, CPU, 2**30))
+    errors, allowed = Gate(case, *case.inputs()).errors(competitor.make(case), competitor.estimator)
+    assert errors.within(allowed)
+
+
+@pytest.mark.parametrize("wrong", [lambda x: 1.001 * x, lambda x: x + 1e-4, lambda x: x + 1e-3 * (x - x.detach())])
+def test_gate_catches_a_wrong_loss_and_a_wrong_gradient(wrong):
+    right = EVERYONE[GRAM].make(SMALL)
+    gate = Gate(SMALL, *SMALL.inputs())
+    errors, allowed = gate.errors(lambda sources, targets: wrong(right(sources, targets)))
+    assert not errors.within(allowed)
+    errors, allowed = gate.errors(lambda sources, targets: float("nan") * right(sources, targets))
+    assert not errors.within(allowed)
+
+
+@pytest.mark.parametrize("name", [NAIVE, GRAM])
+@pytest.mark.parametrize("case", [Case("one", 256, 256, (8,), JAN[:1]), Case("two", 256, 256, (16, 4), JAN)])
+def test_stated_need_is_the_measured_peak(name, case):
+    competitor = EVERYONE[name]
+    step = measure.gradient_step(competitor.make(case), *case.inputs())
+    peak = measure.peak_bytes(lambda: step(measure.CpuClock.mark), CPU)
+    assert competitor.needs(case) == pytest.approx(peak, rel=0.25)
+    assert competitor.absent(case, CPU, peak / 2).startswith("needs")

@@ -1,0 +1,110 @@
+"""The command line, its packaged configurations, and what it writes."""
+
+import csv
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from fastmmd.models import figures
+from fastmmd.models.cli import CONFIGS, main, packaged
+from fastmmd.models.module import TransferTask
+
+SHORT = ["--data.steps_per_epoch=4", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=2"]
+SILENT = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+def digits(subcommand, method, output, *args):
+    main([subcommand, "--config=digits.yaml", f"--config={method}.yaml", f"--output={output}", *SILENT, *args])
+
+
+def is_picture(path):
+    with Image.open(path) as image:
+        return image.format == "PNG" and len(image.convert("L").getcolors()) > 10
+
+
+@pytest.mark.parametrize("method", ["source_only", "target_only", "dan", "jan", "both"])
+def test_every_method_runs(tmp_path, method):
+    digits("fit", method, tmp_path, "--trainer.fast_dev_run=2")
+
+
+def test_fit_then_test_validate_and_predict(tmp_path, caplog):
+    digits("fit", "both", tmp_path, *SHORT)
+    assert {file.name for file in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 8  # the last step, whatever was best
+    task = TransferTask.load_from_checkpoint(last)
+    assert (task.transfer.joint, list(task.hparams.classes)) == (0.2, list("0123456789"))
+    logs = tmp_path / "logs" / "version_0"
+    assert list(logs.glob("events.out.tfevents.*"))
+    assert (logs / "config.yaml").is_file()
+    with open(logs / "metrics.csv", newline="") as file:
+        columns = next(csv.reader(file))
+    terms = {"loss", "source_loss", "transfer_loss", "jmmd", "mmd_features", "mmd_softmax", "transfer_gradient"}
+    expected = {f"train/{term}" for term in terms | {"bandwidth_features", "bandwidth_softmax"}}
+    expected |= {"val/source_accuracy", "val/target_accuracy", "rate/backbone", "rate/new layers"}
+    assert expected <= set(columns)
+
+    digits("test", "both", tmp_path, "--ckpt_path=last")
+    assert "of 899); target labels ignored in training; checkpoint: last, not selected" in caplog.text
+    assert is_picture(tmp_path / "confusion.png")
+    assert is_picture(tmp_path / "per_class.png")
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 899
+    assert sum(float(rows[0][f"p_{digit}"]) for digit in range(10)) == pytest.approx(1, abs=1e-5)
+
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    (tmp_path / "predictions.csv").unlink()
+    digits("predict", "both", tmp_path, f"--ckpt_path={best}")
+    assert "checkpoint: best by val/target_accuracy" in caplog.text
+    assert (tmp_path / "predictions.csv").is_file()
+    digits("validate", "both", tmp_path, f"--ckpt_path={best}")
+
+
+def test_image_folders(tmp_path):
+    for domain, shade in (("source", 90), ("target", 160)):
+        for number, name in enumerate(("awe", "fear")):
+            folder = tmp_path / domain / name
+            folder.mkdir(parents=True)
+            for k in range(8):
+                mode, size = ("L", (70, 50)) if k == 0 else ("RGB", (50 + k, 60))
+                Image.new(mode, size, shade + 10 * number).save(folder / f"{k}.jpg")
+    own = {
+        "model": {"network": {"init_args": {"backbone": {"init_args": {"weights": None}}}}},
+        "data": {
+            **{domain: {"init_args": {"root": str(tmp_path / domain)}} for domain in ("source", "target")},
+            **{f"{kind}_transform": {"init_args": {"resize": 64, "crop": 64}} for kind in ("train", "eval")},
+            **{"source_batch": 4, "target_batch": 3, "workers": 0},
+            **{"source_validation": 0.2, "target_validation": 0.2, "target_test": 0.2},
+        },
+        "trainer": {"accelerator": "cpu", "fast_dev_run": 1},
+        "output": str(tmp_path / "run"),
+    }
+    (tmp_path / "own.yaml").write_text(json.dumps(own))
+    main(["fit", "--config=folders.yaml", "--config=both.yaml", f"--config={tmp_path / 'own.yaml'}", *SILENT])
+
+
+def test_packaged_configurations_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    jan = str(CONFIGS / "jan.yaml")
+    assert packaged(["fit", "--config", "jan.yaml", "--config=jan.yaml", "-c", "none.yaml"]) == [
+        *("fit", "--config", jan, f"--config={jan}", "-c", "none.yaml")
+    ]
+    (tmp_path / "jan.yaml").write_text("{}")
+    assert packaged(["--config=jan.yaml"]) == ["--config=jan.yaml"]  # a file here goes first
+
+
+def test_figure_of_methods(tmp_path):
+    figures.methods({"task": {"one": [50.0, 60.0], "two": [70.0]}}, "title", tmp_path / "methods.png")
+    assert is_picture(tmp_path / "methods.png")
+
+
+def test_figure_of_long_class_names(tmp_path):
+    classes = ["amusement", "contentment", "sadness"]
+    matrix = torch.tensor([[8, 1, 1], [0, 0, 0], [2, 3, 5]]).numpy()  # a class without images
+    figures.confusions({"a": matrix, "b": matrix, "c": matrix}, classes, tmp_path / "confusions.png", "title")
+    figures.per_class(matrix, classes, "title", tmp_path / "per_class.png")
+    assert is_picture(tmp_path / "confusions.png")
+    assert is_picture(tmp_path / "per_class.png")

@@ -1,0 +1,81 @@
+"""Comparisons: finished runs are kept, interrupted ones resume, changed ones begin anew."""
+
+import json
+from contextlib import suppress
+
+import pytest
+
+from fastmmd.models.digits import compare
+from fastmmd.models.experiment import Run
+from fastmmd.models.files import write_atomically
+from fastmmd.models.module import TransferTask
+
+SHORT = ("--data.steps_per_epoch=5", "--trainer.max_epochs=3")
+
+
+def run(*args):
+    return Run("mnist", "jan", 3, ("--config=digits.yaml", "--config=jan.yaml", *SHORT, *args))
+
+
+def test_interrupted_run_resumes_to_the_same_predictions(tmp_path, monkeypatch):
+    whole = run().execute(tmp_path / "whole")
+    assert run().result(tmp_path / "whole") == whole
+
+    step = TransferTask.training_step
+
+    def failing_step(task, batch, batch_idx):
+        if task.global_step == 12:
+            raise ConnectionError("the power went out")
+        return step(task, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransferTask, "training_step", failing_step)
+        with pytest.raises(ConnectionError):
+            run().execute(tmp_path / "parts")
+    assert run().result(tmp_path / "parts") is None
+    steps = []
+    monkeypatch.setattr(
+        TransferTask, "on_train_batch_start", lambda task, batch, batch_idx: steps.append(task.global_step)
+    )
+    resumed = run().execute(tmp_path / "parts")
+    assert steps == [10, 11, 12, 13, 14]
+    assert resumed["accuracy"] == whole["accuracy"]
+    files = [tmp_path / name / whole["folder"] / "predictions.csv" for name in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_folder_depends_on_all_that_defines_a_run(tmp_path):
+    own = tmp_path / "own.yaml"
+    folders = set()
+    for text in ("{}", "{output: x}"):
+        own.write_text(text)
+        folders.add(run(f"--config={own}").folder(tmp_path))
+    folders |= {run().folder(tmp_path), run("--trainer.max_epochs=2").folder(tmp_path)}
+    assert len(folders) == 4
+    assert run().folder(tmp_path) == run().folder(tmp_path)
+
+
+def test_comparison_writes_table_and_pictures_once(tmp_path, capsys):
+    settings = {"tasks": ["mnist"], "methods": ["source_only", "dan"], "seeds": [0], "overrides": SHORT, "jobs": 1}
+    compare(output=tmp_path, **settings)
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    assert len(first) == 2
+    compare(output=tmp_path, **settings)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == first
+    table = (tmp_path / "results.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "| MNIST-5k to optdigits | DAN |" in table
+    assert "target labels ignored in training. Checkpoint: last, not selected. Steps: 15." in table
+    for name in ("results.csv", "accuracy.png", "confusion_mnist.png"):
+        assert (tmp_path / name).stat().st_size > 100
+
+
+def test_file_is_complete_or_absent(tmp_path):
+    path = tmp_path / "new" / "file.json"
+    with write_atomically(path) as file:
+        json.dump([1], file)
+    with suppress(KeyError), write_atomically(path) as file:
+        file.write("half")
+        raise KeyError
+    assert json.loads(path.read_text()) == [1]
+    assert list(path.parent.iterdir()) == [path]

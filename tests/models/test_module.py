@@ -1,0 +1,140 @@
+"""The objective against closed forms, its switches, and the optimiser."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, softmax
+
+import fastmmd
+from fastmmd.models.module import TransferTask
+from fastmmd.models.schedules import inverse_decay, ramp
+
+from .conftest import CLASSES
+
+
+class Table(nn.Module):
+    """A network that returns its input's first columns as features and the others as logits."""
+
+    calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        return images[:, :4], images[:, 4:]
+
+
+def make_batch(source=5, target=3):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        domain: (
+            torch.randn(n, 7, generator=generator, requires_grad=True),
+            torch.arange(n) % 3,
+        )
+        for domain, n in (("source", source), ("target", target))
+    }
+
+
+def closed_form_mmd(batch, joint):
+    """The biased estimate, written out pair by pair: of the features, or of features and softmax together."""
+    points = [
+        (row[:4], row[4:].softmax(0), weight)
+        for domain, sign in (("source", 1), ("target", -1))
+        for row, weight in ((row, sign / len(batch[domain][0])) for row in batch[domain][0].detach().double())
+    ]
+    n = len(points)
+    mean = sum(float((x - y).square().sum()) for x, *_ in points for y, *_ in points) / (n * n - n)
+    total = 0.0
+    for x, p, a in points:
+        for y, q, b in points:
+            value = sum(math.exp(-float((x - y).square().sum()) / (m * mean)) for m in (0.25, 0.5, 1, 2, 4))
+            total += a * b * value * (math.exp(-float((p - q).square().sum()) / 1.68) if joint else 1)
+    return total
+
+
+@pytest.mark.parametrize("source_labels", ["used", "ignored"])
+@pytest.mark.parametrize("target_labels", ["used", "ignored"])
+@pytest.mark.parametrize(("lam", "eta"), [(0.2, 0.3), (1.0, 0.0), (0.0, 1.0), (None, None)])
+def test_objective_is_the_sum_of_the_terms_that_are_on(source_labels, target_labels, lam, eta):
+    transfer = None if lam is None else fastmmd.TransferLoss(lam, (eta, 0.0))
+    labels = {"source_labels": source_labels, "target_labels": target_labels}
+    if set(labels.values()) == {"ignored"}:
+        with pytest.raises(ValueError, match="nothing would be learned"):
+            TransferTask(Table(), CLASSES, transfer, **labels)
+        return
+    task, batch = TransferTask(Table(), CLASSES, transfer, **labels), make_batch()
+    loss, terms = task.objective(batch, weight=0.5)
+    expected = 0.0
+    for domain in ("source", "target"):
+        images, classes = batch[domain]
+        if labels[f"{domain}_labels"] == "used":
+            log_p = images[:, 4:].detach().double().log_softmax(1)
+            value = -float(sum(row[label] for row, label in zip(log_p, classes, strict=True))) / len(classes)
+            assert float(terms[f"{domain}_loss"]) == pytest.approx(value, rel=1e-5)
+            expected += value
+        else:
+            assert f"{domain}_loss" not in terms
+    if transfer is not None:
+        jmmd, mmd = closed_form_mmd(batch, joint=True), closed_form_mmd(batch, joint=False)
+        assert float(terms["jmmd"]) == pytest.approx(jmmd, rel=1e-4)
+        assert float(terms["mmd_features"]) == pytest.approx(mmd, rel=1e-4)
+        assert float(terms["transfer_loss"]) == pytest.approx(0.5 * (lam * jmmd + eta * mmd), rel=1e-4)
+        expected += 0.5 * (lam * jmmd + eta * mmd)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert task.network.calls == 1  # one forward, whatever is on
+
+
+def test_unequal_batches_are_told_apart():
+    batch = make_batch(source=2, target=6)
+    task = TransferTask(Table(), CLASSES, fastmmd.TransferLoss(), target_labels="used")
+    loss, _ = task.objective(batch)
+    (xs, ys), (xt, yt) = batch["source"], batch["target"]
+    transfer = fastmmd.TransferLoss()((xs[:, :4], softmax(xs[:, 4:], dim=1)), (xt[:, :4], softmax(xt[:, 4:], dim=1)))
+    expected = cross_entropy(xs[:, 4:], ys) + cross_entropy(xt[:, 4:], yt) + transfer
+    torch.testing.assert_close(loss, expected)
+    gradients = torch.autograd.grad(loss, [xs, xt]), torch.autograd.grad(expected, [xs, xt])
+    torch.testing.assert_close(*gradients)
+
+
+def test_domain_that_no_term_needs_is_not_seen():
+    batch = make_batch()
+    for labels, unused in (({}, "target"), ({"source_labels": "ignored", "target_labels": "used"}, "source")):
+        task = TransferTask(Table(), CLASSES, **labels)
+        task.objective({**batch, unused: None})
+
+
+def test_pull_of_the_transfer_term():
+    batch = make_batch()
+    task = TransferTask(Table(), CLASSES, fastmmd.TransferLoss(0.0, (1.0, 0.0)))
+    _, terms = task.objective(batch, trace=True)
+    images = [batch[domain][0] for domain in ("source", "target")]
+    mmd = fastmmd.mmd(images[0][:, :4], images[1][:, :4])
+    expected = torch.cat(torch.autograd.grad(mmd, images)).norm()
+    torch.testing.assert_close(terms["transfer_gradient"], expected)
+    assert not any(value.requires_grad for value in terms.values())
+
+
+def test_rates_of_the_layers_and_schedule(network):
+    task = TransferTask(network, CLASSES, learning_rate=3e-3)
+    made = task.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    assert made["lr_scheduler"]["interval"] == "step"
+    backbone, new = optimizer.param_groups
+    assert {id(p) for p in backbone["params"]} == {id(p) for p in network.backbone.parameters()}
+    assert len(backbone["params"]) + len(new["params"]) == len(list(network.parameters()))
+    for step in range(3):
+        assert new["lr"] == pytest.approx(3e-3 * (1 + 3e-4 * step) ** -0.75, rel=1e-12)
+        assert new["lr"] == pytest.approx(10 * backbone["lr"], rel=1e-12)
+        optimizer.step()
+        schedule.step()
+    for group in optimizer.param_groups:
+        assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 5e-4)
+
+
+def test_schedules():
+    assert inverse_decay(0) == 1
+    assert inverse_decay(10_000) == pytest.approx(4**-0.75)
+    assert ramp(0, 100) == 0
+    assert ramp(50, 100) == pytest.approx(2 / (1 + math.exp(-5)) - 1)
+    assert ramp(100, 100) == ramp(10**6, 100) == pytest.approx(math.tanh(5))
+    assert ramp(0, 0) == ramp(7, 0) == 1
