@@ -27,20 +27,22 @@ FASTMMD, NAIVE, GRAM, COMPILED, TWO_CALLS = "fastmmd", "naive broadcast", "Gram 
 @dataclass(frozen=True)
 class Competitor:
     """make: the loss of a case. refuses: why it can't take part (None: it can). needs: bytes at its peak, estimated.
-    estimator: what it computes, where that is not the V-statistic."""
+    estimator: what it computes, where that is not the V-statistic. leniency: how many times the usual error it may
+    make and still be worth a comparison."""
 
     name: str
     make: Callable[[Case], Loss]
     refuses: Callable[[Case, torch.device], str | None] = lambda case, device: None
     needs: Callable[[Case], float] = lambda case: 0.0
     estimator: str = "biased"
+    leniency: float = 1.0
 
     def absent(self, case: Case, device: torch.device, budget_bytes: float) -> str | None:
         """Why it is not measured on this case; None if it is."""
-        needs = self.needs(case)
-        if needs > budget_bytes:
-            return f"needs {needs / 2**30:.3g} GiB"
-        return self.refuses(case, device)
+        refusal = self.refuses(case, device)
+        if refusal is None and self.needs(case) > budget_bytes:
+            return f"needs {self.needs(case) / 2**30:,.0f} GiB"
+        return refusal
 
 
 def line_up(backends: Sequence[str] = ("auto",)) -> tuple[Competitor, ...]:
@@ -58,7 +60,8 @@ def line_up(backends: Sequence[str] = ("auto",)) -> tuple[Competitor, ...]:
         Competitor(TWO_CALLS, _two_calls, _one_term),
         Competitor(NAIVE, partial(_dense, distances=_broadcast_distances), needs=_naive_bytes),
         Competitor(GRAM, partial(_dense, distances=_gram_distances), needs=_gram_bytes),
-        Competitor(COMPILED, _compiled, _no_compiler, _gram_bytes),
+        # The error of its gradient grows faster with N than the eager version's: 7e-6 against 1e-6 at N = 8192.
+        Competitor(COMPILED, _compiled, _no_compiler, _gram_bytes, leniency=8),
         Competitor("pytorch-adapt", _pytorch_adapt, partial(_no_peer, "pytorch_adapt"), _peer_bytes, "unbiased"),
         Competitor("geomloss", _geomloss, partial(_no_peer, "geomloss"), _peer_bytes),
     )

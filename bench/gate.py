@@ -41,15 +41,15 @@ class Gate:
         self.case, self.sources, self.targets = case, sources, targets
         self._truths: dict[str, tuple[tuple[Tensor, list[Tensor]], Errors]] = {}
 
-    def errors(self, loss: Loss, estimator: str = "biased") -> tuple[Errors, Errors]:
-        """The errors of `loss`, and those allowed."""
+    def errors(self, loss: Loss, estimator: str = "biased", leniency: float = 1.0) -> tuple[Errors, Errors]:
+        """The errors of `loss`, and those allowed: `leniency` times the usual."""
         inputs = [*self.sources, *self.targets]
         value = loss(self.sources, self.targets)
         gradients = torch.autograd.grad(value, inputs)
         if estimator not in self._truths:
             self._truths[estimator] = self._truth(estimator)
         exact, allowed = self._truths[estimator]
-        return _errors((value.detach(), gradients), exact), allowed
+        return _errors((value.detach(), gradients), exact), Errors(leniency * allowed.loss, leniency * allowed.gradient)
 
     def _truth(self, estimator: str) -> tuple[tuple[Tensor, list[Tensor]], Errors]:
         exact = reference(self.case, self.sources, self.targets, torch.float64, estimator)

@@ -107,12 +107,12 @@ def _sizes(report: Report, cases: Mapping[str, Case]) -> Figure | None:
     for axes, what in ((left, "milliseconds (forward + backward)"), (right, "extra memory, MiB")):
         axes.set(xscale="log", yscale="log", xlabel="N = source + target rows", ylabel=what)
         axes.set_xticks(ticks, [str(n) for n in ticks])
+        axes.set_title(title, fontsize=10)
         axes.minorticks_off()
         axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(color="#e4e4e4")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=11)
     figure.legend(loc="outside upper center", ncols=5, frameon=False)
     return figure
 
