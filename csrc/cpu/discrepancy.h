@@ -37,6 +37,7 @@ class Workspace {
   T* norms[kMaxLayers];      // [blocks * 32]
   T* mean[kMaxLayers];       // [d_l]
   T* panel[kMaxLayers][2];   // coefficients for the rows of J and of I: [blocks][rows][32]
+  T* c_sum[kMaxLayers][2];   // their sums over rows: [blocks * 32]
   TileSums* sums;            // one a tile
   int64_t blocks, panel_rows;
 
@@ -49,6 +50,8 @@ class Workspace {
       norms[l] = take<T>(blocks * kBlock);
       mean[l] = take<T>(problem.layer[l].dim);
       panel[l][0] = take<T>(with_gradient ? panel_rows * panel_rows : 0);
+      c_sum[l][0] = take<T>(with_gradient ? panel_rows : 0);
+      c_sum[l][1] = take<T>(with_gradient ? panel_rows : 0);
       panel[l][1] = two_panels ? take<T>(with_gradient ? panel_rows * panel_rows : 0) : panel[l][0];
     }
     sums = take<TileSums>((panel_rows / kBlock) * (panel_rows / kBlock));
@@ -95,6 +98,9 @@ class Discrepancy {
       for (int64_t I = 0; I < panels; ++I)
         for (int64_t J = I; J < panels; ++J) {
           coefficients(I, J);
+          if (with_gradient_) coefficient_sums(I, J);
+#pragma omp single
+          add_totals(I, J);
           if (with_gradient_) gradients(I, J);
         }
     }
@@ -146,7 +152,10 @@ class Discrepancy {
       if (I == J && i > j) continue;              // mirrored from (j, i)
       with_gradient_ ? tile<true>(I, J, i, j, &work_.sums[t]) : tile<false>(I, J, i, j, &work_.sums[t]);
     }
-#pragma omp single
+  }
+
+  void add_totals(int64_t I, int64_t J) {
+    const int64_t rows = blocks_in(I), tiles = rows * blocks_in(J);
     for (int64_t t = 0; t < tiles; ++t)
       if (I != J || t % rows <= t / rows) totals_.add(work_.sums[t], problem_.num_layers + 1);
   }
@@ -176,19 +185,43 @@ class Discrepancy {
           transpose_tile(out[l], work_.panel[l][I != J] + (i * width + j * kBlock) * kBlock);
   }
 
+  // The two directions in which a panel pair acts: on the rows of J by sums over I, and on those of I by sums over J.
+  struct Side {
+    int64_t of, from;
+  };
+  static Side side(int index, int64_t I, int64_t J) { return index == 0 ? Side{J, I} : Side{I, J}; }
+
+  // In double: these sums meet the features themselves, where the products meet differences that average out. In fp32
+  // they were most of the gradient's error.
+  void coefficient_sums(int64_t I, int64_t J) {
+    for (int index = 0; index < (I == J ? 1 : 2); ++index) {
+      const Side s = side(index, I, J);
+      const int64_t height = blocks_in(s.from) * kBlock, terms = rows_in(s.from);
+      for (int l = 0; l < problem_.num_layers; ++l) {
+#pragma omp for schedule(static) nowait
+        for (int64_t b = 0; b < blocks_in(s.of); ++b) {
+          const T* c = work_.panel[l][index] + b * height * kBlock;
+          double total[kBlock] = {};
+          for (int64_t i = 0; i < terms; ++i)
+            for (int v = 0; v < kBlock; ++v) total[v] += static_cast<double>(c[i * kBlock + v]);
+          for (int v = 0; v < kBlock; ++v) work_.c_sum[l][index][b * kBlock + v] = static_cast<T>(total[v]);
+        }
+      }
+    }
+  }
+
   void gradients(int64_t I, int64_t J) {
-    for (int side = 0; side < (I == J ? 1 : 2); ++side) {
-      const int64_t of = side == 0 ? J : I, from = side == 0 ? I : J;   // rows of `of`, sums over `from`
-      const int64_t blocks = blocks_in(of), terms = rows_in(from);
-      const bool accumulate = I > 0 || side == 1;
+    for (int index = 0; index < (I == J ? 1 : 2); ++index) {
+      const Side s = side(index, I, J);
+      const int64_t blocks = blocks_in(s.of);
+      const bool accumulate = I > 0 || index == 1;
       for (int l = 0; l < problem_.num_layers; ++l) {
         const int64_t dim = problem_.layer[l].dim, slices = (dim + kGradientColumns - 1) / kGradientColumns;
 #pragma omp for schedule(dynamic, 1) nowait
         for (int64_t t = 0; t < blocks * slices; ++t) {
-          const int64_t b = t % blocks, k0 = t / blocks * kGradientColumns;
-          const int64_t k1 = k0 + kGradientColumns < dim ? k0 + kGradientColumns : dim;
-          const T* c = work_.panel[l][side] + b * blocks_in(from) * kBlock * kBlock;
-          gradient_slice(l, of * kPanelBlocks + b, from * kPanel, terms, k0, k1, c, accumulate);
+          const int64_t k0 = t / blocks * kGradientColumns;
+          gradient_slice(l, index, s, t % blocks, k0, k0 + kGradientColumns < dim ? k0 + kGradientColumns : dim,
+                         accumulate);
         }
       }
     }
@@ -200,23 +233,13 @@ class Discrepancy {
     return left < kPanel ? left : kPanel;
   }
 
-  // Features [k0, k1) of one block's gradient rows, which may lie in both domains.
-  void gradient_slice(int l, int64_t block, int64_t from_row, int64_t terms, int64_t k0, int64_t k1, const T* c,
-                      bool accumulate) {
-    const int64_t dim = problem_.layer[l].dim, row0 = block * kBlock;
-    alignas(64) T c_sum[kBlock];
-    for (int v = 0; v < kBlock; v += kLanes<T>) {
-      Vec<T> total = {};
-      for (int64_t i0 = 0; i0 < terms; i0 += kChain) {
-        Vec<T> piece = {};
-        const int64_t i1 = i0 + kChain < terms ? i0 + kChain : terms;
-        for (int64_t i = i0; i < i1; ++i) piece += load(c + i * kBlock + v);
-        total += piece;
-      }
-      store(c_sum + v, total);
-    }
-    const T* z = work_.z[l] + from_row * dim;
+  // Features [k0, k1) of the gradient of one block of panel s.of, whose rows may lie in both domains.
+  void gradient_slice(int l, int index, Side s, int64_t b, int64_t k0, int64_t k1, bool accumulate) {
+    const int64_t dim = problem_.layer[l].dim, row0 = s.of * kPanel + b * kBlock, terms = rows_in(s.from);
+    const T* z = work_.z[l] + s.from * kPanel * dim;
     const T* own = work_.z[l] + row0 * dim;
+    const T* c = work_.panel[l][index] + b * blocks_in(s.from) * kBlock * kBlock;
+    const T* c_sum = work_.c_sum[l][index] + b * kBlock;
     for (int col = 0; col < kBlock; col += kRegCols<T>) {
       T* out[kRegCols<T>];
       bool any = false;
