@@ -14,7 +14,7 @@ class ResNet50(ResNet):
     The parameters keep torchvision's names, so any ResNet-50 file of torchvision (or timm, whose names agree) fits.
 
     Args:
-        weights: `None` for a random start, `"imagenet"` for torchvision's ImageNet weights (downloaded once),
+        weights: `"none"` for a random start, `"imagenet"` for torchvision's ImageNet weights (downloaded once),
             or the path of a local file (see `load_weights`). A classifier in the file is left out.
 
     Raises:
@@ -22,14 +22,14 @@ class ResNet50(ResNet):
         RuntimeError: `"imagenet"` could not be downloaded.
     """
 
-    def __init__(self, weights: str | None = None) -> None:
+    def __init__(self, weights: str = "none") -> None:
         super().__init__(resnet.Bottleneck, [3, 4, 6, 3])
         self.out_features = self.fc.in_features
         self.fc = nn.Identity()
         if weights == "imagenet":
             # V1 is what the published transfer results start from; V2 came later and starts higher.
             self.load_state_dict(imagenet_weights(resnet.ResNet50_Weights.IMAGENET1K_V1, without="fc."))
-        elif weights is not None:
+        elif weights != "none":
             load_weights(self, weights, without="fc.")
 
 

@@ -27,7 +27,7 @@ def load_weights(module: nn.Module, path: str, without: str) -> None:
         ValueError: the file cannot be read, or its names or shapes are not the module's.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"weights: no file {path!r}; expected 'imagenet' or the path of a local file")
+        raise FileNotFoundError(f"weights: no file {path!r}; expected 'none', 'imagenet' or the path of a local file")
     state = {name: value for name, value in _read(path).items() if not name.startswith(without)}
     try:
         module.load_state_dict(state)
