@@ -72,7 +72,7 @@ def test_image_folders(tmp_path):
                 mode, size = ("L", (70, 50)) if k == 0 else ("RGB", (50 + k, 60))
                 Image.new(mode, size, shade + 10 * number).save(folder / f"{k}.jpg")
     own = {
-        "model": {"network": {"init_args": {"backbone": {"init_args": {"weights": None}}}}},
+        "model": {"network": {"init_args": {"backbone": {"init_args": {"weights": "none"}}}}},
         "data": {
             **{domain: {"init_args": {"root": str(tmp_path / domain)}} for domain in ("source", "target")},
             **{f"{kind}_transform": {"init_args": {"resize": 64, "crop": 64}} for kind in ("train", "eval")},
