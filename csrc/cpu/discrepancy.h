@@ -19,7 +19,7 @@ namespace fastmmd::FASTMMD_VARIANT {
 // terms before it touches memory.
 constexpr int64_t kPanel = 512;
 constexpr int64_t kPanelBlocks = kPanel / kBlock;
-constexpr int64_t kGradientColumns = 64;   // features of one gradient task: its slice of a panel stays in L2
+constexpr int64_t kGradientColumns = 96;   // features of one gradient task: its slice of a panel stays in L2
 
 // Kernels underflow in bulk far from the diagonal; subnormals would cost a trap each on some CPUs.
 struct FlushSubnormals {

@@ -5,15 +5,17 @@
 // and the gradient broadcasts features against 32 columns of the coefficient matrix.
 #pragma once
 
+#include <numeric>
+
 #include "simd.h"
 
 namespace fastmmd::FASTMMD_VARIANT {
 
 constexpr int kBlock = 32;
 
-// Register tile: kRegRows broadcast operands against two vectors. 8 x 2 of the 32 AVX-512 registers and 4 x 2 of
-// the 16 others hide the FMA latency; larger tiles measured the same (239 GFLOP/s a core on Zen 5).
-constexpr int kRegRows = FASTMMD_VECTOR_BYTES >= 64 ? 8 : 4;
+// Register tile: kRegRows broadcast operands against two vectors. 8 x 2 accumulators of the 32 AVX-512 registers reach
+// 239 GFLOP/s a core on Zen 5, as larger tiles do; 6 x 2 of the 16 AVX2 registers hide the FMA latency, 4 x 2 do not.
+constexpr int kRegRows = FASTMMD_VECTOR_BYTES >= 64 ? 8 : FASTMMD_VECTOR_BYTES >= 32 ? 6 : 4;
 constexpr int kRegVecs = 2;
 template <typename T>
 constexpr int kRegCols = kRegVecs * kLanes<T>;
@@ -39,23 +41,30 @@ FM_INLINE void multiply_add(int64_t terms, const T* a, const T* b, Vec<T> (&acc)
   }
 }
 
+template <typename T, int Rows>
+FM_INLINE void gram_rows(int64_t terms, const T* a, const T* b, T* out, bool accumulate) {
+  Vec<T> acc[Rows][kRegVecs] = {};
+  multiply_add<T, Rows, 1, kBlock>(terms, a, b, acc);
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kRegVecs; ++v) {
+      T* to = out + r * kBlock + v * kLanes<T>;
+      store(to, accumulate ? load(to) + acc[r][v] : acc[r][v]);
+    }
+}
+
 // out[32][32] = a^T b for two blocks a, b [dim][32]: all inner products between their rows.
 template <typename T>
 void gram_tile(int64_t dim, const T* a, const T* b, T* out) {
-  for (int64_t p0 = 0; p0 < dim || p0 == 0; p0 += kDepth) {
-    const int64_t terms = dim - p0 < kDepth ? dim - p0 : kDepth;
+  for (int64_t p = 0; p < dim; p += kDepth) {
+    const int64_t terms = dim - p < kDepth ? dim - p : kDepth;
     for (int c = 0; c < kBlock; c += kRegCols<T>) {
-      for (int r0 = 0; r0 < kBlock; r0 += kRegRows) {
-        Vec<T> acc[kRegRows][kRegVecs] = {};
-        multiply_add<T, kRegRows, 1, kBlock>(terms, a + p0 * kBlock + r0, b + p0 * kBlock + c, acc);
-#pragma GCC unroll 8
-        for (int r = 0; r < kRegRows; ++r)
-#pragma GCC unroll 4
-          for (int v = 0; v < kRegVecs; ++v) {
-            T* to = out + (r0 + r) * kBlock + c + v * kLanes<T>;
-            store(to, p0 == 0 ? acc[r][v] : load(to) + acc[r][v]);
-          }
-      }
+      int r = 0;
+      for (; r + kRegRows <= kBlock; r += kRegRows)
+        gram_rows<T, kRegRows>(terms, a + p * kBlock + r, b + p * kBlock + c, out + r * kBlock + c, p > 0);
+      if constexpr (kBlock % kRegRows != 0)
+        gram_rows<T, kBlock % kRegRows>(terms, a + p * kBlock + r, b + p * kBlock + c, out + r * kBlock + c, p > 0);
     }
   }
 }
@@ -86,7 +95,7 @@ FM_INLINE void gradient_tile(int64_t terms, int64_t dim, const T* z, const T* c,
 }
 
 template <typename T>
-constexpr int64_t kTransposed = kLanes<T> > kRegRows ? kLanes<T> : kRegRows;   // features stored at once
+constexpr int64_t kTransposed = std::lcm(kLanes<T>, kRegRows);   // features stored at once
 
 // Features [k, k + count), count <= kLanes, of kRegCols rows from tile[feature][row] into row-major rows: rows[r] is
 // the start of row r, or null.
