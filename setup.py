@@ -51,7 +51,8 @@ class CMakeBuild(build_ext):
             print(done.stdout, file=sys.stderr)
             raise CompileError(
                 f"fastmmd: {what} the C++ kernels failed (the compiler's words stand above). They need a C++17 "
-                "compiler with OpenMP (gcc >= 11 or clang >= 16; CXX chooses), FASTMMD_CPU=off installs without them."
+                "compiler (tested with gcc 12 and clang 16; CXX chooses) and CMake >= 3.24. "
+                "FASTMMD_CPU=off installs without them."
             )
 
 

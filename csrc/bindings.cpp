@@ -102,9 +102,8 @@ void cpu_run(const Problem& problem, bool f64, const Addresses& sources, const A
 
 PYBIND11_MODULE(_C, m) {
   m.attr("ABI") = kAbi;
-  m.attr("MAX_LAYERS") = kMaxLayers;
-  m.attr("MAX_SCALES") = kMaxScales;
   m.attr("COMPILER") = FASTMMD_COMPILER;
+  m.attr("OPENMP") = FASTMMD_OPENMP != 0;
 
   py::class_<LayerSpec>(m, "LayerSpec")
       .def(py::init([](std::vector<double> scales, std::vector<double> weights, double unit, bool follows_mean) {

@@ -34,7 +34,7 @@ struct Problem {
   double marginal[kMaxLayers];
   double alpha, beta, gamma, diagonal;
   bool clamp;   // a V-statistic is never negative: round-off below zero is cut from the value
-  int64_t n() const { return n_source + n_target; }
+  inline __attribute__((always_inline)) int64_t n() const { return n_source + n_target; }
 };
 
 // What one call reads and writes. Rows are contiguous; *_stride is the distance between rows in elements.

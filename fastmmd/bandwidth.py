@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from fastmmd.gaussian import Gaussian
+from fastmmd.matmul import matmul_precision
 
 # Squared distances held at once by the median (4 MiB of fp32).
 TILE_ELEMENTS = 1 << 20
@@ -20,11 +22,10 @@ def compute_dtype(*layers: Tensor) -> torch.dtype:
 
 def pooled(source: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
     """Source and target rows as one ``[N, d]`` tensor with the pooled mean subtracted. A Gaussian kernel does not see
-    the shift, but ``|x|^2 + |y|^2 - 2 x.y`` loses its digits without it. The first row goes first, so that constant
-    features become exactly 0."""
+    the shift, but ``|x|^2 + |y|^2 - 2 x.y`` loses its digits without it. The mean is taken as the first row plus the
+    mean difference from it, so that constant features become exactly 0."""
     z = torch.cat([source.to(dtype), target.to(dtype)])
-    z = z - z[:1]
-    return z - z.mean(0)
+    return z - (z[:1] + (z - z[:1]).mean(0))
 
 
 def mean_distance(source: Tensor, target: Tensor, over_all_pairs: bool = False) -> Tensor:
@@ -42,13 +43,16 @@ def median_distance(source: Tensor, target: Tensor) -> Tensor:
     digit (radix selection): a non-negative float orders as its bit pattern does, so each pass over the tiles counts one
     digit of the candidates that share the digits found so far. Nothing waits for the device.
     """
-    with torch.no_grad():
+    device = source.device
+    with torch.no_grad(), _full_precision(device), torch.autocast(device.type, enabled=False):
         z = pooled(source.detach(), target.detach(), compute_dtype(source, target))
         n = z.shape[0]
         pairs = n * (n - 1) // 2
         middle = (pairs - 1) // 2
         if n * n <= TILE_ELEMENTS:
-            return next(_tiles(z, n)).flatten().kthvalue(middle + 1).values
+            distances = next(_tiles(z, n)).flatten()
+            # kthvalue is the faster one, but not deterministic on CUDA.
+            return distances.kthvalue(middle + 1).values if device.type == "cpu" else distances.sort().values[middle]
         word = torch.int32 if z.dtype == torch.float32 else torch.int64
         rows = max(1, TILE_ELEMENTS // n)
         prefix = torch.zeros((), dtype=word, device=z.device)
@@ -59,12 +63,17 @@ def median_distance(source: Tensor, target: Tensor) -> Tensor:
                 keys = distances.flatten().view(word)
                 candidate = (keys >> (shift + bits)) == (prefix >> (shift + bits))
                 digit = ((keys >> shift) & ((1 << bits) - 1)).long()
-                counts.scatter_add_(0, digit, candidate.long())
+                counts = counts.scatter_add(0, digit, candidate.long())
             below = counts.cumsum(0)
             digit = (below <= rank).sum()
             rank = rank - (below[digit] - counts[digit])
             prefix = prefix | (digit.to(word) << shift)
         return prefix.view(z.dtype)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[None]:
+    # torch.compile can't look into a lock; what it compiles keeps torch's setting.
+    return nullcontext() if torch.compiler.is_compiling() else matmul_precision(device, "ieee")
 
 
 def _digits(bits: int) -> Iterator[tuple[int, int]]:
@@ -96,7 +105,9 @@ def given_bandwidths(kernels: Sequence[Gaussian], sources: Sequence[Tensor], tar
         if isinstance(rule, Tensor):
             if rule.device.type == "cpu" and not torch.compiler.is_compiling() and not rule.item() > 0:
                 raise ValueError(f"bandwidth: expected a positive value, got {rule.item()}")
-            value = rule.to(source.device)
+            if rule.device != source.device:  # moving it would wait for the device in every call
+                raise ValueError(f"bandwidth: expected a tensor on {source.device}, got one on {rule.device}")
+            value = rule
         elif rule == "median":
             value = median_distance(source, target)
         elif isinstance(rule, str) and not kernel.detach_bandwidth:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +43,8 @@ def _check_layer(name: str, layer: Tensor, first: Tensor) -> None:
         raise TypeError(f"{name}: expected a tensor, got {type(layer).__name__}")
     if layer.dim() != 2:
         raise ValueError(f"{name}: expected shape [n, d], got {tuple(layer.shape)}")
+    if layer.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {layer.layout}")
     if layer.dtype not in DTYPES:
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {layer.dtype}")
     if layer.shape[0] == 0 or layer.shape[1] == 0:
@@ -62,15 +67,25 @@ def check_kernels(kernels: Sequence[Gaussian], num_layers: int) -> tuple[Gaussia
 
 
 def check_weights(joint: float, marginal: float | Sequence[float], num_layers: int) -> tuple[float, tuple[float, ...]]:
-    marginals = (marginal,) * num_layers if isinstance(marginal, (int, float)) else tuple(marginal)
-    if len(marginals) != num_layers:
-        raise ValueError(f"marginal: expected a number or {num_layers} numbers, one a layer, got {len(marginals)}")
-    for name, weight in (("joint", joint), *(("marginal", m) for m in marginals)):
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            raise TypeError(f"{name}: expected a number, got {type(weight).__name__}")
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"{name}: expected a finite number >= 0, got {weight}")
-    return float(joint), tuple(float(m) for m in marginals)
+    given: Sequence[Any]
+    if isinstance(marginal, Real):
+        given = [marginal] * num_layers
+    elif isinstance(marginal, Sequence) and not isinstance(marginal, str):
+        given = marginal
+    else:
+        raise TypeError(f"marginal: expected a number or a sequence of numbers, got {type(marginal).__name__}")
+    if len(given) != num_layers:
+        raise ValueError(f"marginal: expected a number or {num_layers} numbers, one a layer, got {len(given)}")
+    marginals = tuple([_check_weight("marginal", weight) for weight in given])
+    return _check_weight("joint", joint), marginals
+
+
+def _check_weight(name: str, weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, Real):
+        raise TypeError(f"{name}: expected a number, got {type(weight).__name__}")
+    if not 0 <= float(weight) < math.inf:
+        raise ValueError(f"{name}: expected a finite number >= 0, got {weight}")
+    return float(weight)
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

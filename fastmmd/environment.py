@@ -14,10 +14,10 @@ from fastmmd import compiled, dispatch
 def build_info() -> dict[str, Any]:
     """A description of this installation.
 
-    Keys: ``version``; ``python``, ``torch`` (versions); ``compiled`` (None, or the extension's ``compiler``, ``abi``
-    and the instruction-set variants of the CPU kernels that this machine can run, best first); ``compiled_error`` (why
-    there is no extension, else None); ``threads`` (torch's); ``devices``; ``backends``: for each name None if it runs
-    on some device here, else the reason why not.
+    Keys: ``version``; ``python``, ``torch`` (versions); ``compiled`` (None, or the extension's ``compiler``, ``abi``,
+    ``openmp`` (False: it computes on one thread) and the instruction-set variants of the CPU kernels that this machine
+    can run, best first); ``compiled_error`` (why there is no extension, else None); ``threads`` (torch's);
+    ``devices``; ``backends``: for each name None if it runs on some device here, else the reason why not.
     """
     extension = compiled.module
     devices = [torch.device("cpu")]
@@ -33,7 +33,12 @@ def build_info() -> dict[str, Any]:
         "torch": torch.__version__,
         "compiled": None
         if extension is None
-        else {"compiler": extension.COMPILER, "abi": extension.ABI, "cpu_variants": extension.cpu_variants()},
+        else {
+            "compiler": extension.COMPILER,
+            "abi": extension.ABI,
+            "openmp": extension.OPENMP,
+            "cpu_variants": extension.cpu_variants(),
+        },
         "compiled_error": compiled.reason,
         "threads": torch.get_num_threads(),
         "devices": [str(device) for device in devices],

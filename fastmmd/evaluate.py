@@ -1,4 +1,4 @@
-"""From a problem and tensors to a loss with its gradient: the autograd Function in eager mode, the custom op elsewhere.
+"""From a problem and tensors to a loss with its gradient, eagerly: one autograd Function around a backend's one pass.
 
 The loss is a scalar, so its gradient is computed in the forward pass, saved, and scaled out of place in backward: right
 for every ``grad_output``, for ``retain_graph`` and under CUDA graphs.
@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastmmd import dispatch
 from fastmmd.backends import reference
 from fastmmd.bandwidth import compute_dtype, pooled
+from fastmmd.matmul import torch_precision
 from fastmmd.problem import Problem
-
-_PRECISION_OF_TORCH = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
 
 
 def run_backend(
@@ -30,13 +30,13 @@ def run_backend(
     precision: str | None,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Inputs of any supported dtypes; loss, report and gradients in the computing dtype (fp32 or fp64)."""
-    dtype = compute_dtype(*sources, *targets)
+    dtype, device = compute_dtype(*sources, *targets), sources[0].device
     sources = [x if x.dtype == dtype else x.to(dtype) for x in sources]
     targets = [x if x.dtype == dtype else x.to(dtype) for x in targets]
-    if precision is None:
-        precision = _PRECISION_OF_TORCH[torch.get_float32_matmul_precision()]
-    module = dispatch.module(dispatch.select(backend, sources[0].device))
-    return module.run(problem, sources, targets, bandwidths, needs_grad, precision)
+    module = dispatch.module(dispatch.select(backend, device))
+    return module.run(
+        problem, sources, targets, bandwidths, needs_grad, torch_precision(device) if precision is None else precision
+    )
 
 
 class _Fused(torch.autograd.Function):
@@ -45,8 +45,8 @@ class _Fused(torch.autograd.Function):
         ctx: Any, problem: Problem, backend: str, precision: str | None, bandwidths: Tensor | None, *inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
         layers = len(inputs) // 2
-        wants_bandwidths = ctx.needs_input_grad[3]
-        needs = (True,) * (2 * layers) if wants_bandwidths else ctx.needs_input_grad[4:]
+        wants_bandwidths, *wants = ctx.needs_input_grad[3:]
+        needs = (True,) * (2 * layers) if wants_bandwidths else wants
         loss, report, gradients = run_backend(
             problem, inputs[:layers], inputs[layers:], bandwidths, needs, backend, precision
         )
@@ -54,34 +54,80 @@ class _Fused(torch.autograd.Function):
         if wants_bandwidths:
             assert bandwidths is not None
             of_bandwidths = bandwidth_gradient(inputs, gradients, bandwidths)
-        ctx.save_for_backward(of_bandwidths, *gradients)
-        # Only a second derivative reads these, so they are not "saved tensors": a feature that is changed in place
-        # after the loss does no harm to the first.
-        ctx.again = (problem, bandwidths, inputs, [x._version for x in inputs])
+            gradients = [g if want else None for g, want in zip(gradients, wants, strict=True)]
+        ctx.problem = problem
+        # Only a second derivative reads the inputs. (Inference tensors can't be saved, copies of them can.)
+        kept = [x.clone() if x.is_inference() else x for x in inputs]
+        ctx.save_for_backward(of_bandwidths, *gradients, bandwidths, *kept)
         ctx.mark_non_differentiable(report)
         return loss, report
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        problem, bandwidths, inputs, versions = ctx.again
-        if torch.is_grad_enabled():  # create_graph=True
-            if [x._version for x in inputs] != versions:
-                raise RuntimeError("an input of the loss was changed in place: its second derivative can't be taken")
-            return (None, None, None, *_differentiable_gradients(problem, bandwidths, inputs, grad_loss))
-        of_bandwidths, *gradients = ctx.saved_tensors
-        scaled_bandwidths = None if of_bandwidths is None else grad_loss * of_bandwidths
-        return (None, None, None, scaled_bandwidths, *scale(grad_loss, gradients, inputs, ctx.needs_input_grad[4:]))
+        count = len(ctx.needs_input_grad) - 3
+        gradients, variables = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        if torch.is_grad_enabled():  # create_graph=True: the result may be differentiated again
+            return (None, None, None, *_Gradients.apply(ctx.problem, grad_loss, *gradients, *variables))
+        return (None, None, None, *scale(grad_loss, gradients, variables))
 
 
 def scale(
-    grad_loss: Tensor, gradients: Sequence[Tensor | None], inputs: Sequence[Tensor], needs_grad: Sequence[bool]
-) -> list[Tensor | None]:
-    """grad_loss * gradient in the input's dtype. The product comes before the cast: a loss scale must reach fp16
+    grad_loss: Tensor, gradients: Sequence[Tensor | None], variables: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """grad_loss * gradient in the variable's dtype. The product comes before the cast: a loss scale must reach fp16
     gradients before they are rounded."""
-    return [
-        (grad_loss * g).to(x.dtype) if need and g is not None else None
-        for g, x, need in zip(gradients, inputs, needs_grad, strict=True)
-    ]
+    return tuple(
+        None if g is None or x is None else (grad_loss * g).to(x.dtype)
+        for g, x in zip(gradients, variables, strict=True)
+    )
+
+
+class _Gradients(torch.autograd.Function):
+    """The saved gradients, scaled; their own derivatives come from the dense reference, and only if they are asked for.
+
+    Arguments: problem, grad_loss, then gradients and variables (bandwidths first, then the 2 L layers).
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, problem: Problem, grad_loss: Tensor, *tensors: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        half = len(tensors) // 2
+        gradients, variables = tensors[:half], tensors[half:]
+        ctx.problem, ctx.wanted = problem, [g is not None for g in gradients]
+        ctx.save_for_backward(grad_loss, *variables)
+        return scale(grad_loss, gradients, variables)
+
+    @staticmethod
+    def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_loss, *variables = ctx.saved_tensors
+        with torch.enable_grad():
+            # Views of its own for every argument: an input may depend on another one, and only the direct dependence
+            # belongs here.
+            grad_loss = grad_loss.view_as(grad_loss)
+            bandwidths = None if variables[0] is None else variables[0].view_as(variables[0])
+            inputs = [x.view_as(x) for x in variables[1:]]
+            slots = (bandwidths, *inputs)
+            layers, dtype = len(inputs) // 2, compute_dtype(*inputs)
+            wide = [x.to(dtype) for x in inputs]
+            loss, _ = reference.evaluate(ctx.problem, wide[:layers], wide[layers:], bandwidths)
+            wanted = [x for x, want in zip(slots, ctx.wanted, strict=True) if want and x is not None]
+            first = torch.autograd.grad(loss, wanted, grad_loss, create_graph=True)
+            given = [v for v, want in zip(vectors, ctx.wanted, strict=True) if want]
+            pairs = [(f, v) for f, v in zip(first, given, strict=True) if v is not None and f.requires_grad]
+        free = [x for x in (grad_loss, *slots) if x is not None and x.requires_grad]
+        second = torch.autograd.grad(
+            [f for f, _ in pairs],
+            free,
+            [v for _, v in pairs],
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+        found = iter(second)
+        of_grad_loss, *of_slots = (
+            next(found) if x is not None and x.requires_grad else None for x in (grad_loss, *slots)
+        )
+        return None, of_grad_loss, *(None for _ in slots), *of_slots
 
 
 def bandwidth_gradient(inputs: Sequence[Tensor], gradients: Sequence[Tensor | None], bandwidths: Tensor) -> Tensor:
@@ -95,21 +141,8 @@ def bandwidth_gradient(inputs: Sequence[Tensor], gradients: Sequence[Tensor | No
         gradient = torch.cat([gradients[l], gradients[layers + l]])  # type: ignore[list-item]
         z = pooled(inputs[l], inputs[layers + l], gradient.dtype)
         dots.append((z * gradient).sum(dtype=torch.float64))
-    # At bandwidth 0 all features are equal and nothing moves.
+    # At bandwidth 0 the kernel is its limit, and nothing moves.
     return torch.where(bandwidths == 0, 0.0, torch.stack(dots) / (-2 * bandwidths))
-
-
-def _differentiable_gradients(
-    problem: Problem, bandwidths: Tensor | None, inputs: Sequence[Tensor], grad_loss: Tensor
-) -> list[Tensor | None]:
-    """The same gradients as a differentiable function of everything, through the dense reference."""
-    layers = len(inputs) // 2
-    dtype = compute_dtype(*inputs)
-    wide = [x.to(dtype) for x in inputs]
-    loss, _ = reference.evaluate(problem, wide[:layers], wide[layers:], bandwidths)
-    wanted = [x for x in (bandwidths, *inputs) if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(loss, wanted, grad_loss, create_graph=True))
-    return [next(found) if x is not None and x.requires_grad else None for x in (bandwidths, *inputs)]
 
 
 def evaluate(
@@ -120,8 +153,13 @@ def evaluate(
     backend: str,
     precision: str | None,
 ) -> tuple[Tensor, Tensor]:
-    """The loss (0-d, differentiable) and the report ``[1 + 2 L]`` (joint, marginals, bandwidths)."""
+    """The loss (0-d, differentiable) and the report ``[1 + 2 L]`` (joint, marginals, bandwidths).
+
+    Raises:
+        RuntimeError: an input carries a forward-mode tangent.
+    """
     inputs = (*sources, *targets)
+    refuse_tangents(inputs)
     wants_grad = torch.is_grad_enabled() and (
         any(x.requires_grad for x in inputs) or (bandwidths is not None and bandwidths.requires_grad)
     )
@@ -129,3 +167,9 @@ def evaluate(
         return _Fused.apply(problem, backend, precision, bandwidths, *inputs)
     loss, report, _ = run_backend(problem, sources, targets, bandwidths, (False,) * len(inputs), backend, precision)
     return loss, report
+
+
+def refuse_tangents(inputs: Sequence[Tensor]) -> None:
+    """Forward-mode differentiation would be lost without a word in a backend."""
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in inputs):
+        raise RuntimeError("fastmmd: forward-mode differentiation needs backend='reference'")

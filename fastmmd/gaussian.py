@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 from torch import Tensor
 
@@ -47,14 +49,14 @@ class Gaussian:
             raise ValueError(f"weights: expected {len(multipliers)} numbers, one a multiplier, got {len(weights)}")
         if not all(0 <= w < math.inf for w in weights) or not any(weights):
             raise ValueError(f"weights: expected non-negative numbers, not all 0, got {self.weights!r}")
-        _check_bandwidth(self.bandwidth)
+        given = _static_bandwidth(self.bandwidth)
         if not self.detach_bandwidth and self.bandwidth == "median":
             raise ValueError("detach_bandwidth: the median rule has no useful gradient; use 'mean' or 'mean_all'")
         object.__setattr__(self, "multipliers", multipliers)
         object.__setattr__(self, "weights", weights)
         # What a computation depends on besides a bandwidth tensor's value; hashable, so that it can key caches.
-        given = self.bandwidth if isinstance(self.bandwidth, (str, int, float)) else "tensor"
-        object.__setattr__(self, "static", (given, multipliers, weights, bool(self.detach_bandwidth)))
+        scales, ordered = zip(*sorted(zip(multipliers, weights, strict=True)), strict=True)
+        object.__setattr__(self, "static", (given, scales, ordered, bool(self.detach_bandwidth)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Gaussian):
@@ -72,21 +74,22 @@ def _numbers(name: str, values: object) -> tuple[float, ...]:
         raise TypeError(f"{name}: expected a sequence of numbers, got {values!r}") from None
 
 
-def _check_bandwidth(bandwidth: object) -> None:
+def _static_bandwidth(bandwidth: object) -> str | float:
+    """The rule, the number as a float, or "tensor"."""
+    expected = f"one of {RULES}, a positive number or a floating-point 0-d tensor"
     if isinstance(bandwidth, Tensor):
         if bandwidth.dim() != 0 or not bandwidth.is_floating_point():
-            raise ValueError(
-                f"bandwidth: expected a floating-point 0-d tensor, got {bandwidth.dtype} {tuple(bandwidth.shape)}"
-            )
+            raise ValueError(f"bandwidth: expected {expected}, got {bandwidth.dtype} {tuple(bandwidth.shape)}")
         # A tensor on an accelerator is not read: that would wait for the device.
         if bandwidth.device.type == "cpu" and not bandwidth.requires_grad and not bandwidth.item() > 0:
             raise ValueError(f"bandwidth: expected a positive value, got {bandwidth.item()}")
-    elif isinstance(bandwidth, str):
+        return "tensor"
+    if isinstance(bandwidth, str):
         if bandwidth not in RULES:
-            raise ValueError(
-                f"bandwidth: expected one of {RULES}, a positive number or a 0-d tensor, got {bandwidth!r}"
-            )
-    elif isinstance(bandwidth, bool) or not isinstance(bandwidth, (int, float)):
-        raise TypeError(f"bandwidth: expected one of {RULES}, a positive number or a 0-d tensor, got {bandwidth!r}")
-    elif not 0 < bandwidth < math.inf:
+            raise ValueError(f"bandwidth: expected {expected}, got {bandwidth!r}")
+        return bandwidth
+    if isinstance(bandwidth, bool) or not isinstance(bandwidth, Real):
+        raise TypeError(f"bandwidth: expected {expected}, got {bandwidth!r}")
+    if not 0.0 < bandwidth <= sys.float_info.max:  # type: ignore[operator]
         raise ValueError(f"bandwidth: expected a positive number, got {bandwidth}")
+    return float(bandwidth)

@@ -1,4 +1,8 @@
-"""A layer's mixture of Gaussians at given squared distances, in plain torch."""
+"""A layer's mixture of Gaussians at given squared distances, in plain torch.
+
+A bandwidth of 0 (all features equal; a median where most rows coincide) stands for its limit: 1 at distance 0, 0
+beyond. A negative one, which only a learned bandwidth can become, gives NaN.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,25 @@ from torch import Tensor
 
 from fastmmd.problem import LayerKernel
 
-MAX_SQUARINGS = 4
+MAX_SQUARINGS = 4  # each doubles the relative error
 
 
 def mixture(layer: LayerKernel, bandwidth: Tensor, distances: Tensor) -> Tensor:
-    """``sum_q weights[q] exp(-distances / (scales[q] * bandwidth))``, differentiable.
-
-    A zero bandwidth means that all features are equal: every distance is 0, every Gaussian 1.
-    """
-    safe = torch.where(bandwidth == 0, torch.ones_like(bandwidth), bandwidth).to(distances.dtype)
+    """``sum_q weights[q] exp(-distances / (scales[q] * bandwidth))``, differentiable."""
+    zero, safe = _split(bandwidth, distances.dtype)
     value = torch.zeros_like(distances)
     for scale, weight in zip(layer.scales, layer.weights, strict=True):
         value = value + weight * torch.exp(-distances / (scale * safe))
-    return value
+    return torch.where(zero, _limit(layer, distances), value)
 
 
 def mixture_and_slope(layer: LayerKernel, bandwidth: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
     """The mixture and minus its derivative by the squared distance; neither is differentiable.
 
-    One exp serves up to five scales in ratio 2: the next sharper Gaussian is the square of the last. (Every squaring
-    doubles the relative error, so the chain is cut there.)
+    One exp serves up to five scales in ratio 2: the next sharper Gaussian is the square of the last.
     """
-    rate = torch.where(bandwidth == 0, torch.zeros_like(bandwidth), 1 / bandwidth).to(distances.dtype)
+    zero, safe = _split(bandwidth, distances.dtype)
+    rate = 1 / safe
     kernel, slope = torch.zeros_like(distances), torch.zeros_like(distances)
     value, previous, chain = distances, 0.0, 0
     for scale, weight in zip(reversed(layer.scales), reversed(layer.weights), strict=True):  # broadest first
@@ -37,4 +38,15 @@ def mixture_and_slope(layer: LayerKernel, bandwidth: Tensor, distances: Tensor) 
         kernel.add_(value, alpha=weight)
         slope.add_(value * (rate * (weight / scale)))
         previous = scale
-    return kernel, slope
+    return torch.where(zero, _limit(layer, distances), kernel), slope.masked_fill(zero, 0)
+
+
+def _split(bandwidth: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Where the bandwidth is 0, and the bandwidth with 1 there and NaN below 0."""
+    zero = bandwidth == 0
+    safe = torch.where(zero, torch.ones_like(bandwidth), bandwidth)
+    return zero, torch.where(safe < 0, torch.full_like(safe, torch.nan), safe).to(dtype)
+
+
+def _limit(layer: LayerKernel, distances: Tensor) -> Tensor:
+    return (distances == 0).to(distances.dtype) * layer.at_zero

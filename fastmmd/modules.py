@@ -33,6 +33,9 @@ class TransferLoss(nn.Module):
         self.estimator = estimator
         self.backend = backend
         self.precision = precision
+        for index, kernel in enumerate(kernels):  # a learned bandwidth is a parameter of the loss
+            if isinstance(kernel.bandwidth, nn.Parameter):
+                self.register_parameter(f"bandwidth{index}", kernel.bandwidth)
 
     def discrepancy(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Discrepancy:
         """The loss with its parts and bandwidths, for logging."""
@@ -80,6 +83,6 @@ class MMDLoss(JMMDLoss):
     ) -> None:
         super().__init__((kernel,), estimator, backend, precision)
 
-    def forward(self, source: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
-        """``source [n_s, d]``, ``target [n_t, d]`` -> 0-d."""
-        return super().forward((source,), (target,))
+    def discrepancy(self, source: Tensor, target: Tensor) -> Discrepancy:  # type: ignore[override]
+        """The loss with its parts and bandwidth; ``source [n_s, d]``, ``target [n_t, d]``."""
+        return super().discrepancy((source,), (target,))

@@ -20,7 +20,6 @@ import torch
 from fastmmd.gaussian import Gaussian
 
 MAX_LAYERS = 8
-QUADRATIC = ("biased", "unbiased")
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,7 @@ _cached_problem = lru_cache(maxsize=256)(_make_problem)
 
 
 def _layer_kernel(static: tuple, n: int) -> LayerKernel:
-    bandwidth, multipliers, weights, detach = static
-    scales, weights = zip(*sorted(zip(multipliers, weights, strict=True)), strict=True)
+    bandwidth, scales, weights, detach = static
     if bandwidth in ("mean", "mean_all") and detach:
         return LayerKernel(scales, weights, 1.0 if bandwidth == "mean" else (n - 1) / n, follows_mean=True)
     unit = 1.0 if isinstance(bandwidth, str) else bandwidth

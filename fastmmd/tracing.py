@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastmmd.bandwidth import compute_dtype
-from fastmmd.evaluate import bandwidth_gradient, run_backend, scale
+from fastmmd.evaluate import bandwidth_gradient, refuse_tangents, run_backend, scale
 from fastmmd.problem import make_problem
 
 _library = torch.library.Library("fastmmd", "DEF")
@@ -108,21 +108,20 @@ class _Traced(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        _, needs_grad, _, *layers = inputs
+        _, needs_grad, *variables = inputs
         _loss, report, *gradients = output
         ctx.needs_grad = needs_grad
-        ctx.dtypes = [x.dtype for x in layers]
         ctx.mark_non_differentiable(report, *gradients)
-        ctx.save_for_backward(*gradients, *layers)
+        ctx.save_for_backward(*gradients, *variables)
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        count = len(ctx.dtypes)
-        gradients, layers = ctx.saved_tensors[: 1 + count], ctx.saved_tensors[1 + count :]
-        if _functorch_active():
-            gradients = _FirstOnly.apply(len(gradients), *gradients, *layers)
-        of_bandwidths = grad_loss * gradients[0] if ctx.needs_grad[0] else None
-        return None, None, of_bandwidths, *scale(grad_loss, gradients[1:], layers, ctx.needs_grad[1:])
+        count = len(ctx.needs_grad)
+        gradients, variables = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            gradients = _FirstOnly.apply(count, *gradients, *variables)
+        wanted = [g if need else None for g, need in zip(gradients, ctx.needs_grad, strict=True)]
+        return None, None, *scale(grad_loss, wanted, variables)
 
     @staticmethod
     def vmap(
@@ -147,8 +146,8 @@ class _FirstOnly(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return tuple(x.clone() for x in tensors[:count])
+    def forward(count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return tuple(x.clone() for x in tensors[:count] if x is not None)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -157,7 +156,8 @@ class _FirstOnly(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> None:  # type: ignore[override]
         raise RuntimeError(
-            "fastmmd: second derivatives under torch.func need the differentiable form: pass backend='reference'"
+            "fastmmd: second derivatives under torch.func or a tensor mode need the differentiable form: pass "
+            "backend='reference'"
         )
 
 
@@ -186,6 +186,8 @@ def evaluate(
         backend,
         precision or "",
     )
+    if not torch.compiler.is_compiling():
+        refuse_tangents((*sources, *targets))
     grad_enabled = torch.is_grad_enabled()
     needs_grad = tuple(grad_enabled and x is not None and x.requires_grad for x in (bandwidths, *sources, *targets))
     loss, report, *_ = _Traced.apply(static, needs_grad, bandwidths, *sources, *targets)

@@ -5,7 +5,6 @@
 // tile belong to one thread and are summed in a fixed order, so results do not depend on the number of threads.
 #pragma once
 
-#include <omp.h>
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
@@ -36,6 +35,7 @@ class Workspace {
   T* z[kMaxLayers];          // [blocks][d_l][32]
   T* norms[kMaxLayers];      // [blocks * 32]
   T* mean[kMaxLayers];       // [d_l]
+  T* spread[kMaxLayers];     // [d_l / 64, rounded up]: largest difference from the first row
   T* panel[kMaxLayers][2];   // coefficients for the rows of J and of I: [blocks][rows][32]
   T* c_sum[kMaxLayers][2];   // their sums over rows: [blocks * 32]
   TileSums* sums;            // one a tile
@@ -49,6 +49,7 @@ class Workspace {
       z[l] = take<T>(blocks * kBlock * problem.layer[l].dim);
       norms[l] = take<T>(blocks * kBlock);
       mean[l] = take<T>(problem.layer[l].dim);
+      spread[l] = take<T>((problem.layer[l].dim + kMeanColumns - 1) / kMeanColumns);
       panel[l][0] = take<T>(with_gradient ? panel_rows * panel_rows : 0);
       c_sum[l][0] = take<T>(with_gradient ? panel_rows : 0);
       c_sum[l][1] = take<T>(with_gradient ? panel_rows : 0);
@@ -70,7 +71,6 @@ class Workspace {
   int64_t used_ = 0;
 };
 
-template <typename T>
 struct Totals {
   double sum[kTerms][3] = {};
   void add(const TileSums& tile, int terms) {
@@ -93,7 +93,7 @@ class Discrepancy {
     const int64_t panels = (work_.blocks + kPanelBlocks - 1) / kPanelBlocks;
 #pragma omp parallel num_threads(num_threads)
     {
-      FlushSubnormals flush;
+      [[maybe_unused]] const FlushSubnormals flush;
       pack();
       for (int64_t I = 0; I < panels; ++I)
         for (int64_t J = I; J < panels; ++J) {
@@ -113,22 +113,27 @@ class Discrepancy {
       const int64_t dim = problem_.layer[l].dim;
 #pragma omp for schedule(static) nowait
       for (int64_t k = 0; k < dim; k += kMeanColumns)
-        column_means(rows_[l], problem_.n(), k, dim - k < kMeanColumns ? dim - k : kMeanColumns, work_.mean[l]);
+        work_.spread[l][k / kMeanColumns] =
+            column_means(rows_[l], problem_.n(), k, dim - k < kMeanColumns ? dim - k : kMeanColumns, work_.mean[l]);
     }
 #pragma omp barrier
+    double scale[kMaxLayers];
     for (int l = 0; l < problem_.num_layers; ++l) {
       const int64_t dim = problem_.layer[l].dim;
+      scale[l] = feature_scale(work_.spread[l], (dim + kMeanColumns - 1) / kMeanColumns);
 #pragma omp for schedule(static) nowait
       for (int64_t b = 0; b < work_.blocks; ++b)
-        pack_block(rows_[l], problem_.n(), b, dim, work_.mean[l], work_.z[l] + b * kBlock * dim,
-                   work_.norms[l] + b * kBlock);
+        pack_block(rows_[l], problem_.n(), b, dim, work_.mean[l], static_cast<T>(scale[l]),
+                   work_.z[l] + b * kBlock * dim, work_.norms[l] + b * kBlock);
     }
 #pragma omp barrier
 #pragma omp single
     for (int l = 0; l < problem_.num_layers; ++l) {
       const Layer& layer = problem_.layer[l];
-      bandwidth_[l] = layer.unit * (layer.follows_mean ? mean_distance(l) : io_.bandwidth ? io_.bandwidth[l] : 1.0);
-      mixture_[l] = Mixture<T>::make(layer, bandwidth_[l]);
+      const double given = io_.bandwidth ? io_.bandwidth[l] : 1.0, squared = scale[l] * scale[l];
+      bandwidth_[l] = layer.unit * (layer.follows_mean ? mean_distance(l) / squared : given);
+      mixture_[l] = Mixture<T>::make(layer, bandwidth_[l] * squared);
+      factor_[l] = static_cast<T>(4 * scale[l]);
     }
   }
 
@@ -182,8 +187,10 @@ class Discrepancy {
     if constexpr (WithGradient)
       if (row_block != column_block)
         for (int l = 0; l < problem_.num_layers; ++l)
-          transpose_tile(out[l], work_.panel[l][I != J] + (i * width + j * kBlock) * kBlock);
+          if (wants(l)) transpose_tile(out[l], work_.panel[l][I != J] + (i * width + j * kBlock) * kBlock);
   }
+
+  bool wants(int l) const { return io_.grad_source[l] || io_.grad_target[l]; }
 
   // The two directions in which a panel pair acts: on the rows of J by sums over I, and on those of I by sums over J.
   struct Side {
@@ -198,6 +205,7 @@ class Discrepancy {
       const Side s = side(index, I, J);
       const int64_t height = blocks_in(s.from) * kBlock, terms = rows_in(s.from);
       for (int l = 0; l < problem_.num_layers; ++l) {
+        if (!wants(l)) continue;
 #pragma omp for schedule(static) nowait
         for (int64_t b = 0; b < blocks_in(s.of); ++b) {
           const T* c = work_.panel[l][index] + b * height * kBlock;
@@ -216,6 +224,7 @@ class Discrepancy {
       const int64_t blocks = blocks_in(s.of);
       const bool accumulate = I > 0 || index == 1;
       for (int l = 0; l < problem_.num_layers; ++l) {
+        if (!wants(l)) continue;
         const int64_t dim = problem_.layer[l].dim, slices = (dim + kGradientColumns - 1) / kGradientColumns;
 #pragma omp for schedule(dynamic, 1) nowait
         for (int64_t t = 0; t < blocks * slices; ++t) {
@@ -252,7 +261,8 @@ class Discrepancy {
         const int64_t count = k1 - k < kTransposed<T> ? k1 - k : kTransposed<T>;
         alignas(64) T tile[kTransposed<T>][kRegCols<T>] = {};
         for (int64_t f = 0; f < count; f += kRegRows)
-          gradient_tile(terms, dim, z + (k + f) * kBlock, c + col, own + (k + f) * kBlock + col, c_sum + col, tile[f]);
+          gradient_tile(terms, dim, z + (k + f) * kBlock, c + col, own + (k + f) * kBlock + col, c_sum + col,
+                        factor_[l], tile[f]);
         for (int64_t f = 0; f < count; f += kLanes<T>)
           store_transposed(tile[f], k + f, count - f < kLanes<T> ? count - f : kLanes<T>, out, accumulate);
       }
@@ -293,7 +303,8 @@ class Discrepancy {
   Rows<T> rows_[kMaxLayers];
   double bandwidth_[kMaxLayers];
   Mixture<T> mixture_[kMaxLayers];
-  Totals<T> totals_;
+  T factor_[kMaxLayers];   // of the gradient: 4, and the scale of the packed features
+  Totals totals_;
 };
 
 }   // namespace fastmmd::FASTMMD_VARIANT

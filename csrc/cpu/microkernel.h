@@ -70,12 +70,13 @@ void gram_tile(int64_t dim, const T* a, const T* b, T* out) {
 }
 
 // kRegRows features of kRegCols rows of one block's gradient, features outermost:
-//     out[f][row] = 4 * (sum_i c[i][row] * z_i[f] - c_sum[row] * own[f][row]),
+//     out[f][row] = factor * (sum_i c[i][row] * z_i[f] - c_sum[row] * own[f][row]),
 // the sum over `terms` rows z_i in consecutive blocks of `dim` features. z and own point at the first feature, c, own
 // and c_sum at the first row. Features beyond the layer's last one come out as garbage: what is read there is the
 // workspace.
 template <typename T>
-FM_INLINE void gradient_tile(int64_t terms, int64_t dim, const T* z, const T* c, const T* own, const T* c_sum, T* out) {
+FM_INLINE void gradient_tile(int64_t terms, int64_t dim, const T* z, const T* c, const T* own, const T* c_sum, T factor,
+                             T* out) {
   // Within-domain coefficients are positive, cross-domain ones negative: the running sum is far larger than the result.
   // So the sum is taken in pieces of kChain terms.
   Vec<T> acc[kRegRows][kRegVecs] = {};
@@ -90,7 +91,7 @@ FM_INLINE void gradient_tile(int64_t terms, int64_t dim, const T* z, const T* c,
   for (int f = 0; f < kRegRows; ++f)
     for (int v = 0; v < kRegVecs; ++v) {
       const Vec<T> pull = load(c_sum + v * kLanes<T>) * load(own + f * kBlock + v * kLanes<T>);
-      store(out + f * kRegCols<T> + v * kLanes<T>, static_cast<T>(4) * (acc[f][v] - pull));
+      store(out + f * kRegCols<T> + v * kLanes<T>, factor * (acc[f][v] - pull));
     }
 }
 

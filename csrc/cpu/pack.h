@@ -1,6 +1,8 @@
 // From row-major features to centred blocks [d][32] with their squared norms.
 #pragma once
 
+#include <cmath>
+
 #include "../problem.h"
 #include "microkernel.h"
 
@@ -17,12 +19,24 @@ struct Rows {   // the pooled batch: source rows, then target rows
 
 constexpr int64_t kMeanColumns = 64;
 
+// sum += row - first, and its range; Count is `count` where that is known at compile time, else 0.
+template <int64_t Count, typename T>
+FM_INLINE void add_row(const T* row, const T* first, int64_t count, T* sum, T* low, T* high) {
+  for (int64_t k = 0; k < (Count ? Count : count); ++k) {
+    const T difference = row[k] - first[k];
+    sum[k] += difference;
+    low[k] = difference < low[k] ? difference : low[k];
+    high[k] = difference > high[k] ? difference : high[k];
+  }
+}
+
 // mean[k0 .. k0 + count) over all rows, as the first row plus the mean difference from it: constant features then
 // centre to exactly 0. Any shift leaves a Gaussian kernel unchanged; the closed form of the mean bandwidth needs one
-// near the mean, hence sums in pieces of 64 rows.
+// near the mean, hence sums in pieces of 64 rows. Returns the largest difference from the first row.
 template <typename T>
-void column_means(const Rows<T>& rows, int64_t n, int64_t k0, int64_t count, T* mean) {
+T column_means(const Rows<T>& rows, int64_t n, int64_t k0, int64_t count, T* mean) {
   double total[kMeanColumns] = {};
+  T low[kMeanColumns] = {}, high[kMeanColumns] = {};
   const T* first = rows[0] + k0;
   for (int64_t i0 = 0; i0 < n; i0 += 64) {
     T piece[kMeanColumns] = {};
@@ -30,20 +44,39 @@ void column_means(const Rows<T>& rows, int64_t n, int64_t k0, int64_t count, T* 
     for (int64_t i = i0; i < i1; ++i) {
       const T* row = rows[i] + k0;
       if (count == kMeanColumns)
-        for (int64_t k = 0; k < kMeanColumns; ++k) piece[k] += row[k] - first[k];
+        add_row<kMeanColumns>(row, first, kMeanColumns, piece, low, high);
       else
-        for (int64_t k = 0; k < count; ++k) piece[k] += row[k] - first[k];
+        add_row<0>(row, first, count, piece, low, high);
     }
     for (int64_t k = 0; k < count; ++k) total[k] += static_cast<double>(piece[k]);
   }
   for (int64_t k = 0; k < count; ++k)
     mean[k0 + k] = static_cast<T>(static_cast<double>(first[k]) + total[k] / static_cast<double>(n));
+  T largest = 0;
+  for (int64_t k = 0; k < count; ++k) {
+    largest = high[k] > largest ? high[k] : largest;
+    largest = -low[k] > largest ? -low[k] : largest;
+  }
+  return largest;
 }
 
-// One block: out [dim][32] = (z - mean) transposed, zero beyond the batch; norms [32], summed in the order in which
-// gram_tile sums, so that equal rows are at distance 0 exactly.
+// A power of two that brings features of extreme size (squares overflow, or fall below the normal numbers) near 1.
 template <typename T>
-void pack_block(const Rows<T>& rows, int64_t n, int64_t block, int64_t dim, const T* mean, T* out, T* norms) {
+double feature_scale(const T* spread, int64_t count) {
+  constexpr int range = sizeof(T) == 4 ? 40 : 400;
+  T largest = 0;
+  for (int64_t i = 0; i < count; ++i) largest = spread[i] > largest ? spread[i] : largest;
+  int exponent = 0;
+  std::frexp(static_cast<double>(largest), &exponent);
+  const bool ordinary =
+      largest == 0 || !std::isfinite(static_cast<double>(largest)) || (-range < exponent && exponent < range);
+  return ordinary ? 1.0 : std::ldexp(1.0, -exponent);
+}
+
+// One block: out [dim][32] = scale * (z - mean) transposed, zero beyond the batch; norms [32], summed in the order in
+// which gram_tile sums, so that equal rows are at distance 0 exactly.
+template <typename T>
+void pack_block(const Rows<T>& rows, int64_t n, int64_t block, int64_t dim, const T* mean, T scale, T* out, T* norms) {
   constexpr int n_lanes = kLanes<T>;
   for (int64_t k = 0; k < dim; k += n_lanes) {
     const int64_t count = dim - k < n_lanes ? dim - k : n_lanes;
@@ -55,7 +88,7 @@ void pack_block(const Rows<T>& rows, int64_t n, int64_t block, int64_t dim, cons
         if (row >= n)
           r[i] = Vec<T>{};
         else
-          r[i] = (count == n_lanes ? load(rows[row] + k) : load_first(rows[row] + k, count)) - shift;
+          r[i] = ((count == n_lanes ? load(rows[row] + k) : load_first(rows[row] + k, count)) - shift) * scale;
       }
       transpose<T>(r);
 #pragma GCC unroll 16

@@ -7,7 +7,6 @@
 namespace fastmmd::FASTMMD_VARIANT {
 
 constexpr int kTerms = kMaxLayers + 1;   // the product, then each layer
-constexpr int kTileVecs(int lanes) { return kBlock / lanes; }
 
 // S_ss, S_tt, S_st of every term over one tile; a tile off the diagonal stands for its mirror image too.
 struct TileSums {

@@ -12,9 +12,9 @@ from torch import Tensor
 from fastmmd import compiled
 from fastmmd.problem import Problem
 
-# Below this many floating-point operations (3 N^2 sum d) one thread is as fast as two: waking them costs more.
-# Measured on 2 cores: 0.2 MFLOP 9 us and 9 us, 0.9 MFLOP 17 and 13, 4.5 MFLOP 55 and 34.
-SINGLE_THREAD_FLOP = 1_000_000
+# Work (3 N^2 sum d flop) that a further thread must find, or waking it costs more than it brings.
+# Measured on 2 cores, one thread and two: 0.2 MFLOP 9 us and 9 us, 0.9 MFLOP 17 and 13, 4.5 MFLOP 55 and 34.
+FLOP_PER_THREAD = 450_000
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -35,21 +35,22 @@ def run(
     variant: int = 0,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     layers = len(sources)
-    dtype = sources[0].dtype
+    dtype, device = sources[0].dtype, sources[0].device  # never torch's default device
     f64 = dtype == torch.float64
     inputs = [_row_major(x) for x in (*sources, *targets)]
     gradients = [
-        torch.empty(x.shape, dtype=dtype) if need else None for x, need in zip(inputs, needs_grad, strict=True)
+        torch.empty(x.shape, dtype=dtype, device=device) if need else None
+        for x, need in zip(inputs, needs_grad, strict=True)
     ]
     addresses = [x.data_ptr() for x in inputs]
     strides = [x.stride(0) for x in inputs]
     out = [0 if g is None else g.data_ptr() for g in gradients]
-    loss = torch.empty((), dtype=dtype)
-    report = torch.empty(1 + 2 * layers, dtype=dtype)
+    loss = torch.empty((), dtype=dtype, device=device)
+    report = torch.empty(1 + 2 * layers, dtype=dtype, device=device)
     dims = tuple([x.shape[1] for x in sources])
     spec, flop, workspace_bytes = _compiled_problem(problem, dims, f64, any(needs_grad), variant)
-    workspace = torch.empty(workspace_bytes, dtype=torch.uint8)
-    threads = 1 if flop < SINGLE_THREAD_FLOP else torch.get_num_threads()
+    workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=device)
+    threads = min(torch.get_num_threads(), max(1, flop // FLOP_PER_THREAD))
     compiled.module.cpu_run(  # type: ignore[union-attr]
         spec,
         f64,
@@ -70,6 +71,7 @@ def run(
 
 
 def _row_major(x: Tensor) -> Tensor:
+    x = x.resolve_neg()
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 
 

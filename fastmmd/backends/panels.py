@@ -7,13 +7,13 @@ tile is computed once. No step waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fastmmd.bandwidth import pooled
+from fastmmd.matmul import matmul_precision
 from fastmmd.mixture import mixture_and_slope
 from fastmmd.problem import Problem
 
@@ -33,7 +33,8 @@ def run(
     needs_grad: Sequence[bool],
     precision: str,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    with torch.no_grad(), _matmul_precision(precision), torch.autocast(sources[0].device.type, enabled=False):
+    device = sources[0].device
+    with torch.no_grad(), matmul_precision(device, precision), torch.autocast(device.type, enabled=False):
         return _Tiles(problem, sources, targets, bandwidths, needs_grad, precision).run()
 
 
@@ -152,19 +153,3 @@ class _Tiles:
 def round_to_tf32(x: Tensor) -> Tensor:
     """fp32 with the mantissa rounded to TF32's 10 bits (to nearest, ties away)."""
     return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
-
-
-@contextmanager
-def _matmul_precision(precision: str) -> Iterator[None]:
-    """torch's own fp32 matmul setting, for the time of one computation: it is what keeps a global TF32 or bf16 setting
-    out of an "ieee" result."""
-    wanted = "high" if precision in ("tf32", "bf16") else "highest"
-    before = torch.get_float32_matmul_precision()
-    if before == wanted:
-        yield
-        return
-    torch.set_float32_matmul_precision(wanted)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
