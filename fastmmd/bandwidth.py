@@ -90,9 +90,12 @@ def _tiles(z: Tensor, rows: int) -> Iterator[Tensor]:
     n = z.shape[0]
     norms = z.square().sum(1)
     index = torch.arange(n, device=z.device)
+    noise = 8 * torch.finfo(z.dtype).eps
     for i0 in range(0, n, rows):
         i1 = min(n, i0 + rows)
-        distances = torch.addmm(norms[i0:i1, None] + norms[None, i0:], z[i0:i1], z[i0:].T, alpha=-2).clamp(min=0)
+        distances = torch.addmm(norms[i0:i1, None] + norms[None, i0:], z[i0:i1], z[i0:].T, alpha=-2)
+        # Equal rows come out within round-off of 0, and a median among them must be 0.
+        distances = distances.where(distances > noise * (norms[i0:i1, None] + norms[None, i0:]), 0)
         yield distances.masked_fill(index[i0:i1, None] >= index[None, i0:], torch.inf)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -90,6 +89,10 @@ def _static_bandwidth(bandwidth: object) -> str | float:
         return bandwidth
     if isinstance(bandwidth, bool) or not isinstance(bandwidth, Real):
         raise TypeError(f"bandwidth: expected {expected}, got {bandwidth!r}")
-    if not 0.0 < bandwidth <= sys.float_info.max:  # type: ignore[operator]
-        raise ValueError(f"bandwidth: expected a positive number, got {bandwidth}")
-    return float(bandwidth)
+    try:
+        value = float(bandwidth)
+    except OverflowError:  # an integer beyond the largest float
+        value = math.inf
+    if not 0 < value < math.inf:
+        raise ValueError(f"bandwidth: expected a positive number, got {value}")
+    return value

@@ -145,18 +145,43 @@ def test_strided_inputs(backend):
     inputs = {
         "column slice": wide[:, 3:20],
         "row step": wide[::3, :17],
-        "transposed": wide.T[:, :17].contiguous().T.T,
         "column-major": torch.randn(17, 30, dtype=torch.float64).T,
+        "column step": wide[:, 2:19:2].repeat(1, 2)[:, :17],
         "expanded": wide[:1, :17].expand(9, 17),
+        "expanded features": wide[:, :1].expand(40, 17),
+        "negated": torch.randn(9, 17, dtype=torch.complex128).conj().imag,
+        "negated column": torch.randn(9, 1, dtype=torch.complex128).conj().imag,
     }
-    target = torch.randn(11, 17, dtype=torch.float64) + 1
-    for name, source in inputs.items():
-        exact = evaluate([source.clone()], [target], (Gaussian(),), backend="reference")
-        source = source.detach().requires_grad_()
-        loss = mmd(source, target, backend=backend)
-        torch.testing.assert_close(loss, exact.loss, rtol=1e-12, atol=1e-12, msg=name)
-        (gradient,) = torch.autograd.grad(loss, source)
-        torch.testing.assert_close(gradient, exact.gradients[0], rtol=1e-10, atol=1e-12, msg=name)
+    for name, view in inputs.items():
+        other = torch.randn(11, view.shape[1], dtype=torch.float64) + 1
+        for source, target in ((view, other), (other, view)):
+            exact = evaluate([source.clone()], [target.clone()], (Gaussian(),), backend="reference")
+            source, target = source.detach().requires_grad_(), target.detach().requires_grad_()
+            loss = mmd(source, target, backend=backend)
+            torch.testing.assert_close(loss, exact.loss, rtol=1e-12, atol=1e-12, msg=name)
+            found = torch.autograd.grad(loss, (source, target))
+            torch.testing.assert_close(found, tuple(exact.gradients), rtol=1e-10, atol=1e-12, msg=name)
+
+
+def test_the_default_device_is_not_asked():
+    """Under `torch.set_default_device` the kernels must still write to memory of the inputs' device."""
+    source, target = torch.randn(9, 3, requires_grad=True), torch.randn(8, 3)
+    for backend in ("auto", "torch"):
+        expected = torch.autograd.grad(mmd(source, target, backend=backend), source)
+        with torch.device("meta"):
+            loss = mmd(source, target, backend=backend)
+        torch.testing.assert_close(torch.autograd.grad(loss, source), expected)
+
+
+@pytest.mark.parametrize("size", [1e-19, 1e-10, 1e10, 1e18])
+def test_cpu_features_of_extreme_size(size):
+    """Squares overflow or vanish in fp32; the mean rule makes the loss scale-free, so nothing may change."""
+    pytest.importorskip("fastmmd._C")
+    source, target = layers(40, (9,), 0, dtype=torch.float32)[0], layers(30, (9,), 1, 0.5, torch.float32)[0]
+    usual = evaluate([source], [target], (Gaussian(),), backend="cpu")
+    found = evaluate([source * size], [target * size], (Gaussian(),), backend="cpu")
+    assert found.loss.item() == pytest.approx(usual.loss.item(), rel=1e-4)
+    assert relative(found.gradients[0].double() * size, usual.gradients[0]) < 1e-4
 
 
 def test_cpu_variants_agree():

@@ -1,5 +1,6 @@
 """Bad input: the right exception, with the argument's name, what was expected and what came."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +40,18 @@ BAD_CALLS = {
         lambda: fastmmd.discrepancy([X], [X], [Gaussian()], marginal=float("nan")),
         ValueError,
         "marginal.*finite",
+    ),
+    "marginal none": (
+        lambda: fastmmd.discrepancy([X], [X], [Gaussian()], marginal=None),
+        TypeError,
+        "marginal.*sequence.*NoneType",
+    ),
+    "sparse": (lambda: fastmmd.mmd(X.to_sparse(), X), TypeError, r"sources\[0\].*dense.*sparse"),
+    "huge bandwidth": (lambda: Gaussian(10**400), ValueError, "bandwidth.*positive"),
+    "bandwidth device": (
+        lambda: fastmmd.mmd(X, X, Gaussian(torch.ones((), device="meta"))),
+        ValueError,
+        "bandwidth.*cpu.*meta",
     ),
     "marginals": (
         lambda: fastmmd.discrepancy([X], [X], [Gaussian()], marginal=(1, 2)),
@@ -101,3 +114,9 @@ def test_without_the_extension(monkeypatch):
     assert fastmmd.mmd(X, X + 1).item() == pytest.approx(expected.item(), rel=1e-5)
     with pytest.raises(RuntimeError, match=r"backend 'cpu' can't run here: not built.*\['torch', 'reference'\]"):
         fastmmd.mmd(X, X, backend="cpu")
+
+
+def test_numpy_numbers_are_numbers():
+    kernel = Gaussian(np.float32(2.0), np.array([1.0, 2.0]))
+    found = fastmmd.discrepancy([X], [X + 1], [kernel], joint=np.float32(0.5), marginal=(np.float64(0.5),))
+    assert found.loss.item() == pytest.approx(fastmmd.mmd(X, X + 1, Gaussian(2.0, (1, 2))).item(), rel=1e-6)

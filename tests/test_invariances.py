@@ -1,5 +1,7 @@
 """What must hold of any discrepancy between distributions, whatever computes it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -173,3 +175,50 @@ def test_long_chains_of_ratio_two_stay_exact(backend, count):
     exact = evaluate(sources, targets, (kernel,), torch.float64, backend="reference")
     found = evaluate(sources, targets, (kernel,), backend=backend)
     assert found.loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_median_of_zero_stands_for_its_limit(backend, dtype):
+    """Most rows coincide but the domains differ: k is 1 at distance 0 and 0 beyond."""
+    source = torch.zeros(10, 2, dtype=dtype, requires_grad=True)
+    target = torch.tensor([[1.0, 1.0]] * 3 + [[0.0, 0.0]] * 7, dtype=dtype, requires_grad=True)
+    loss = fastmmd.mmd(source, target, Gaussian("median", (1,)), backend=backend)
+    assert loss.item() == pytest.approx(1 + (0.3**2 + 0.7**2) - 2 * 0.7, rel=1e-5)
+    for gradient in torch.autograd.grad(loss, (source, target)):
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_threads_that_call_at_once(backend):
+    """The interpreter lock is released while a backend computes; precisions of other threads do not leak."""
+    sources, targets = layers(200, (33, 4), 0, dtype=torch.float32), layers(150, (33, 4), 1, dtype=torch.float32)
+    expected = evaluate(sources, targets, backend=backend, precision="ieee")
+    before = torch.get_float32_matmul_precision()
+    with ThreadPoolExecutor(4) as pool:
+        calls = [
+            pool.submit(evaluate, sources, targets, backend=backend, precision=precision)
+            for precision in ("ieee", "tf32") * 8
+        ]
+        results = [call.result() for call in calls[::2]]
+    assert torch.get_float32_matmul_precision() == before
+    for result in results:
+        torch.testing.assert_close(result.loss, expected.loss, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_torchs_precision_settings_do_not_reach_an_ieee_result(backend):
+    sources, targets = layers(64, (256, 4), 0, dtype=torch.float32), layers(64, (256, 4), 1, dtype=torch.float32)
+    expected = evaluate(sources, targets, backend=backend, precision="ieee")
+    setting = torch.backends.mkldnn.matmul if hasattr(torch.backends.mkldnn, "matmul") else None
+    if setting is None:
+        pytest.skip("this torch has one setting for all backends")
+    before = setting.fp32_precision
+    try:
+        setting.fp32_precision = "bf16"
+        found = evaluate(sources, targets, backend=backend, precision="ieee")
+        evaluate(sources, targets, backend=backend)
+        assert setting.fp32_precision == "bf16"
+    finally:
+        setting.fp32_precision = before
+    assert torch.equal(found.loss, expected.loss)

@@ -46,3 +46,22 @@ def test_equal_kernels_are_equal():
     assert len({Gaussian(), Gaussian(), Gaussian(2.0)}) == 2
     assert Gaussian(torch.tensor(2.0)) != Gaussian(torch.tensor(2.0))
     assert "static" not in repr(Gaussian())
+
+
+def test_a_learned_bandwidth_is_a_parameter_of_the_loss():
+    module = fastmmd.JMMDLoss((Gaussian(), Gaussian(torch.nn.Parameter(torch.tensor(2.0)), (1,))))
+    assert set(module.state_dict()) == {"bandwidth1"}
+    sources, targets = layers(12, (8, 4), 0, dtype=torch.float32), layers(10, (8, 4), 1, 0.5, torch.float32)
+    before = module(sources, targets)
+    before.backward()
+    torch.optim.SGD(module.parameters(), 0.5).step()
+    assert module(sources, targets) < before
+    twin = copy.deepcopy(module)
+    twin.bandwidth1.data.fill_(1.0)
+    assert twin(sources, targets) != module(sources, targets)
+
+
+def test_the_parts_of_an_mmd_loss():
+    source, target = layers(12, (8,), 0)[0], layers(12, (8,), 1)[0]
+    found = fastmmd.MMDLoss().discrepancy(source, target)
+    torch.testing.assert_close(found.marginals[0], found.loss)

@@ -18,6 +18,8 @@ struct Case {
   std::vector<int64_t> dims;
   bool gradient;
   int threads;
+  bool one_sided = false;   // no gradient of the target
+  int64_t gap = 0;          // elements between rows
 };
 
 struct Dense {   // the same quantities by definition
@@ -45,7 +47,7 @@ Problem make_problem(const Case& c) {
       layer.scale[q] = l % 2 ? 1.0 + q : std::ldexp(0.25, q);
       layer.weight[q] = 1.0 + 0.1 * q;
     }
-    layer.unit = l % 2 ? 2.5 * static_cast<double>(layer.dim) : 1.0;
+    layer.unit = 1.0;
     layer.follows_mean = l % 2 == 0;
     p.marginal[l] = 0.1 * l;
   }
@@ -70,7 +72,7 @@ Dense dense(const Problem& p, const std::vector<std::vector<double>>& z) {
         total += sum;
       }
     const double mean = total / static_cast<double>(n * n - n);
-    const double bandwidth = p.layer[l].unit * (p.layer[l].follows_mean ? mean : 1.0);
+    const double bandwidth = p.layer[l].unit * (p.layer[l].follows_mean ? mean : 2.5 * static_cast<double>(d));
     auto& k = value[static_cast<size_t>(l)];
     auto& e = slope[static_cast<size_t>(l)];
     k.assign(D.size(), 0);
@@ -118,25 +120,32 @@ bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
   std::normal_distribution<double> normal;
   std::vector<std::vector<double>> z(L);
   std::vector<std::vector<T>> source(L), target(L), grad_source(L), grad_target(L);
+  std::vector<double> bandwidth;
+  const T nan = std::numeric_limits<T>::quiet_NaN();
   Buffers io{};
   for (size_t l = 0; l < L; ++l) {
     const int64_t d = c.dims[l];
-    for (int64_t i = 0; i < p.n() * d; ++i) {
-      const T x = static_cast<T>(normal(random) + (i < c.n_source * d ? 0 : 0.5));
-      z[l].push_back(x);
-      (i < c.n_source * d ? source : target)[l].push_back(x);
+    for (int64_t row = 0; row < p.n(); ++row) {
+      std::vector<T>& side = row < c.n_source ? source[l] : target[l];
+      if (!side.empty()) side.insert(side.end(), static_cast<size_t>(c.gap), nan);   // never to be read
+      for (int64_t k = 0; k < d; ++k) {
+        const T x = static_cast<T>(normal(random) + (row < c.n_source ? 0 : 0.5));
+        z[l].push_back(x);
+        side.push_back(x);
+      }
     }
-    const T nan = std::numeric_limits<T>::quiet_NaN();
-    grad_source[l].assign(source[l].size(), nan);
-    grad_target[l].assign(target[l].size(), nan);
+    grad_source[l].assign(static_cast<size_t>(c.n_source * d), nan);
+    grad_target[l].assign(static_cast<size_t>(c.n_target * d), nan);
     source[l].shrink_to_fit();
     target[l].shrink_to_fit();
     io.source[l] = source[l].data();
     io.target[l] = target[l].data();
-    io.source_stride[l] = io.target_stride[l] = d;
+    io.source_stride[l] = io.target_stride[l] = d + c.gap;
     io.grad_source[l] = c.gradient ? grad_source[l].data() : nullptr;
-    io.grad_target[l] = c.gradient ? grad_target[l].data() : nullptr;
+    io.grad_target[l] = c.gradient && !c.one_sided ? grad_target[l].data() : nullptr;
+    bandwidth.push_back(2.5 * static_cast<double>(d));
   }
+  io.bandwidth = bandwidth.data();
   T loss;
   std::vector<T> report(1 + 2 * L);
   io.loss = &loss;
@@ -153,7 +162,9 @@ bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
   for (size_t l = 0; l < L && c.gradient; ++l) {
     double wrong = 0, norm = 0;
     for (size_t i = 0; i < exact.gradient[l].size(); ++i) {
-      const T found = i < source[l].size() ? grad_source[l][i] : grad_target[l][i - source[l].size()];
+      const bool of_source = i < grad_source[l].size();
+      if (!of_source && c.one_sided) break;
+      const T found = of_source ? grad_source[l][i] : grad_target[l][i - grad_source[l].size()];
       wrong += std::pow(static_cast<double>(found) - exact.gradient[l][i], 2);
       norm += std::pow(exact.gradient[l][i], 2);
     }
@@ -170,11 +181,18 @@ bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
 
 int main() {
   const std::vector<Case> cases = {
-      {1, 1, {1}, true, 1},         {2, 1, {3, 1}, true, 2},
-      {31, 33, {17, 5}, true, 2},   {33, 31, {65}, true, 1},
-      {32, 32, {8, 8, 8}, true, 2}, {5, 60, {300, 2}, true, 2},
-      {40, 7, {257, 31}, false, 2}, {270, 280, {9, 3}, true, 2},
-      {530, 20, {5}, false, 1},     {9, 9, {1, 2, 3, 4, 5, 6, 7, 8}, true, 2},
+      {1, 1, {1}, true, 1},
+      {2, 1, {3, 1}, true, 2},
+      {31, 33, {17, 5}, true, 2},
+      {33, 31, {65}, true, 1},
+      {32, 32, {8, 8, 8}, true, 2},
+      {5, 60, {300, 2}, true, 2},
+      {40, 7, {257, 31}, false, 2},
+      {270, 280, {9, 3}, true, 2},
+      {530, 20, {5}, false, 1},
+      {9, 9, {1, 2, 3, 4, 5, 6, 7, 8}, true, 2},
+      {20, 30, {7, 33}, true, 2, true, 3},
+      {700, 500, {3}, true, 2, false, 1},
   };
   bool good = true;
   for (const CpuVariant* const* v = cpu_variants(); *v; ++v)
