@@ -1,7 +1,7 @@
 """No speed without correctness: each loss and gradient is compared with the loss of the case in fp64.
 
-The reference runs over blocks of rows, so it takes any N. Run in fp32 it is a good Gram-matrix version in eager torch;
-the error that one makes, times `SLACK`, is the error that a competitor may make.
+The reference runs over blocks of rows, so it takes any N. The error it makes in fp32, times `SLACK`, is the error that
+a competitor may make.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bench import blocked
 from bench.cases import Case
 from bench.competitors import Loss
 
 SLACK = 4.0
-BLOCK_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _errors(found: tuple[Tensor, Sequence[Tensor]], exact: tuple[Tensor, Sequenc
 def reference(
     case: Case, sources: Sequence[Tensor], targets: Sequence[Tensor], dtype: torch.dtype, estimator: str = "biased"
 ) -> tuple[Tensor, list[Tensor]]:
-    """The loss and its gradients (sources first) in `dtype`, by autograd over blocks of rows of the Gram matrices.
+    """The loss and its gradients (sources first) in `dtype`; centred and with bandwidths in fp64.
 
     Only distinct rows are visited; each copy of a row has its share of the gradient.
     """
@@ -75,21 +75,14 @@ def reference(
         raise ValueError("copies of a row change every statistic but the biased one")
     order_s, order_t = (case.order(n).to(sources[0].device) for n in (case.n_source, case.n_target))
     distinct = replace(case, n_source=case.n_source // case.copies, n_target=case.n_target // case.copies, copies=1)
-    layers, bandwidths = [], []
-    for source, target, kernel in zip(sources, targets, case.kernels, strict=True):
-        z = torch.cat([source[_one_of_each(order_s)], target[_one_of_each(order_t)]]).detach().double()
-        z = z - z.mean(0)
-        mean = 2 * case.copies * z.square().sum() / (case.n - 1)
-        bandwidths.append(mean.to(dtype) if kernel.bandwidth == "mean" else kernel.bandwidth)
-        layers.append(z.to(dtype).requires_grad_())
-    total = torch.zeros((), dtype=torch.float64, device=layers[0].device)
-    height = max(1, BLOCK_ELEMENTS // distinct.n)
-    for first in range(0, distinct.n, height):
-        part = _rows(distinct, layers, bandwidths, slice(first, min(distinct.n, first + height)), estimator)
-        part.backward()  # frees the block, adds to the gradients
-        total += part.detach()
-    gradients = [z.grad / case.copies for z in layers]
+    layers = blocked.centred(
+        [source[_one_of_each(order_s)].double() for source in sources],
+        [target[_one_of_each(order_t)].double() for target in targets],
+    )
+    bandwidths = blocked.resolve_bandwidths(case, layers)
+    total, gradients = blocked.discrepancy(distinct, [z.to(dtype) for z in layers], bandwidths, estimator)
     n = distinct.n_source
+    gradients = [g / case.copies for g in gradients]
     return total, [g[:n][order_s] for g in gradients] + [g[n:][order_t] for g in gradients]
 
 
@@ -97,31 +90,3 @@ def _one_of_each(order: Tensor) -> Tensor:
     """Where some copy of each distinct row stands."""
     places = torch.arange(len(order), device=order.device)
     return torch.empty_like(places[: int(order.max()) + 1]).scatter_(0, order, places)
-
-
-def _rows(
-    case: Case, layers: Sequence[Tensor], bandwidths: Sequence[Tensor | float], rows: slice, estimator: str
-) -> Tensor:
-    """What the pairs of `rows` with themselves and with all later rows add to the loss."""
-    weights = _pair_weights(case, rows, estimator, layers[0])
-    product, total = torch.ones_like(weights), 0.0
-    for z, kernel, bandwidth, marginal in zip(layers, case.kernels, bandwidths, case.marginals, strict=True):
-        norms = z.square().sum(1)
-        squared = norms[rows, None] + norms[None, rows.start :] - 2 * z[rows] @ z[rows.start :].T
-        matrix = sum(torch.exp(squared * (-1 / (m * bandwidth))) for m in kernel.multipliers)
-        product = product * matrix
-        if marginal:
-            total = total + marginal * (weights * matrix).sum(dtype=torch.float64)
-    return total + case.joint * (weights * product).sum(dtype=torch.float64)
-
-
-def _pair_weights(case: Case, rows: slice, estimator: str, like: Tensor) -> Tensor:
-    """``[rows, N - rows.start]``. Later rows stand for their mirror images too; "unbiased" drops the diagonal."""
-    n, m = case.n_source, case.n_target
-    same = (1 / n**2, 1 / m**2) if estimator == "biased" else (1 / (n * (n - 1)), 1 / (m * (m - 1)))
-    source = torch.arange(case.n, device=like.device) < n
-    row, column = source[rows, None], source[None, rows.start :]
-    weights = like.new_full((row.shape[0], column.shape[1]), -1 / (n * m))
-    weights.masked_fill_(row & column, same[0]).masked_fill_(~row & ~column, same[1])
-    weights[:, row.shape[0] :] *= 2
-    return weights if estimator == "biased" else weights.fill_diagonal_(0)

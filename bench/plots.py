@@ -9,14 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.cases import Case
-from bench.competitors import COMPILED, FASTMMD, GRAM, NAIVE, TWO_CALLS
+from bench.competitors import BLOCKED, COMPILED, DENSE, FASTMMD, NAIVE, TWO_CALLS
 from bench.report import MIB, Report, Result
+from fastmmd.models.files import write_atomically
 
 # Okabe & Ito's palette, told apart under every common colour blindness; the markers differ as well.
 STYLES = {
     FASTMMD: ("#0072B2", "o"),
     NAIVE: ("#D55E00", "s"),
-    GRAM: ("#E69F00", "^"),
+    DENSE: ("#E69F00", "^"),
+    BLOCKED: ("#000000", "X"),
     COMPILED: ("#009E73", "D"),
     TWO_CALLS: ("#CC79A7", "v"),
 }
@@ -30,7 +32,8 @@ def draw(report: Report, cases: Mapping[str, Case], out: Path) -> list[Path]:
         if figure is not None:
             figure.text(0.01, 0.006, report.conditions(), fontsize=7, color="#555555")
             paths.append(out.with_name(f"{out.stem}-{kind}.png"))
-            figure.savefig(paths[-1], dpi=150)
+            with write_atomically(paths[-1], "wb") as file:
+                figure.savefig(file, dpi=150, format="png")
     return paths
 
 
@@ -38,13 +41,13 @@ def _speedups(report: Report, cases: Mapping[str, Case]) -> Figure | None:
     results = [r for r in report.results if r.competitor == FASTMMD and r.share is not None]
     if not results:
         return None
-    figure = Figure(figsize=(11, 1.9 + 0.46 * len(results)), layout="constrained")
+    figure = Figure(figsize=(11, 1.9 + 0.52 * len(results)), layout="constrained")
     figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for row, result in enumerate(results):
         targets = cases[result.case].targets
-        floors = {NAIVE: targets.naive, GRAM: targets.gram}
-        beside = row - 0.3  # spreads overlap, so each competitor has its own height
+        floors = {NAIVE: targets.naive, DENSE: targets.dense}
+        beside = row - 0.375  # spreads overlap, so each competitor has its own height
         for name, (colour, marker) in STYLES.items():
             if name in result.speedup:
                 _point(left, result.speedup[name], beside, colour, marker)
@@ -56,7 +59,7 @@ def _speedups(report: Report, cases: Mapping[str, Case]) -> Figure | None:
     for name in names:
         left.plot([], [], STYLES[name][1], color=STYLES[name][0], label=f"over {name}")
     left.plot([], [], "|", color="black", markersize=9, markeredgewidth=2, label="target")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False)
     left.set(xscale="log", xlabel="times faster (forward + backward)")
     left.xaxis.set_major_formatter("{x:g}x")
     left.set_yticks(range(len(results)), [r.case for r in results])
@@ -113,7 +116,7 @@ def _sizes(report: Report, cases: Mapping[str, Case]) -> Figure | None:
         axes.grid(color="#e4e4e4")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=5, frameon=False)
+    figure.legend(loc="outside upper center", ncols=6, frameon=False)
     return figure
 
 

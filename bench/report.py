@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.cases import Case
-from bench.competitors import COMPILED, GRAM, NAIVE, TWO_CALLS
+from bench.competitors import BLOCKED, COMPILED, DENSE, NAIVE, NEEDS, TWO_CALLS
 from bench.gate import Errors
 from bench.measure import PHASES, Spread
+from fastmmd.models.files import write_atomically
 
-BASELINES = (NAIVE, GRAM, COMPILED, TWO_CALLS)
+BASELINES = (NAIVE, DENSE, BLOCKED, COMPILED, TWO_CALLS)
 MIB = 2**20
 
 
@@ -61,8 +62,8 @@ class Report:
     results: list[Result]
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        with write_atomically(path) as file:
+            file.write(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Report:
@@ -116,7 +117,7 @@ def _summary(report: Report, cases: dict[str, Case]) -> Iterator[str]:
         if not result.speedup and result.share is None:
             continue
         targets = cases[result.case].targets
-        floors = {NAIVE: targets.naive, GRAM: targets.gram}
+        floors = {NAIVE: targets.naive, DENSE: targets.dense}
         others = {other.competitor: other for other in report.of(result.case)}
         yield _row(
             result.case,
@@ -132,7 +133,7 @@ def _summary(report: Report, cases: dict[str, Case]) -> Iterator[str]:
 def _speedup(result: Result, other: Result | None, floor: float | None) -> str:
     if result.speedup.get(other.competitor if other else ""):
         return _spread(result.speedup[other.competitor], "{:.3g}") + _target(">=", floor)
-    return other.skipped if other and other.skipped and other.skipped.startswith("needs") else "-"
+    return other.skipped if other and other.skipped and other.skipped.startswith(NEEDS) else "-"
 
 
 def _everyone(report: Report) -> Iterator[str]:

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from bench.cases import CASES, Case
-from bench.competitors import FASTMMD, GRAM, NAIVE, Competitor, line_up
+from bench.competitors import BLOCKED, DENSE, FASTMMD, NAIVE, Competitor, line_up
 from bench.gate import Gate
 
 pytest.importorskip("pytest_benchmark")
 
-MEASURED = [competitor for competitor in line_up() if competitor.name in (FASTMMD, NAIVE, GRAM)]
+MEASURED = [competitor for competitor in line_up() if competitor.name in (FASTMMD, NAIVE, DENSE, BLOCKED)]
 
 
 @pytest.mark.parametrize("competitor", MEASURED, ids=lambda competitor: competitor.name)

@@ -1,11 +1,12 @@
-"""Measures fastmmd beside naive, good and compiled PyTorch and the peers that are installed.
+"""Measures fastmmd beside naive, dense, blocked and compiled PyTorch and the peers that are installed.
 
-    python bench/throughput.py                  all cases, about ten minutes on two cores
+    python bench/throughput.py                  all cases, about fifteen minutes on two cores
     python bench/throughput.py --quick          a few small ones, under a minute
     python bench/throughput.py --device cuda
+    python bench/throughput.py --out bench/results/cpu.json     the published results
 
-Writes a JSON record, a Markdown table and plots. Each loss is first checked against fp64; the exit status is 1 if one
-is wrong, and no time of that one is shown.
+Writes a JSON record, a Markdown table and plots, under runs/bench unless told otherwise. Each loss is first checked
+against fp64; the exit status is 1 if one is wrong, and no time of that one is shown.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from bench.competitors import FASTMMD, Competitor, Loss, line_up
 from bench.gate import Gate
 from bench.report import Report, Result, markdown
 from fastmmd.dispatch import BACKENDS
+from fastmmd.models.files import write_atomically
 
+ROOT = Path(__file__).resolve().parents[1]
 MATMUL, EMPTY = "torch.mm", "empty Function"
 
 
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     competitors = line_up(options.backends)
     if options.quick:
         options.rounds, options.seconds = min(options.rounds, 7), min(options.seconds, 1.0)
-    out = options.out or Path(__file__).parent / "results" / f"{device.type}.json"
+    out = options.out or ROOT / "runs" / "bench" / f"{device.type}.json"
 
     settings = {name: value for name, value in vars(options).items() if name != "out"}
     report = Report(environment.describe(device), settings, [])
@@ -54,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.results += run(case, competitors, device, options)
         report.save(out)  # what is measured is not lost if a later case fails
     table = markdown(report, {case.name: case for case in cases})
-    out.with_suffix(".md").write_text(table)
+    with write_atomically(out.with_suffix(".md")) as file:
+        file.write(table)
     plots.draw(report, {case.name: case for case in cases}, out)
     print(table)
     return 1 if any(result.red for result in report.results) else 0
@@ -121,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory-budget-gib", type=float, default=8.0, help="who needs more is skipped (default: 8)", metavar="GIB"
     )
-    parser.add_argument("--out", type=Path, help="JSON; the others go beside it (default: bench/results/DEVICE.json)")
+    parser.add_argument("--out", type=Path, help="JSON; the others go beside it (default: runs/bench/DEVICE.json)")
     return parser
 
 

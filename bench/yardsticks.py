@@ -30,8 +30,8 @@ def matmul(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Step:
     return step
 
 
-class _Empty(torch.autograd.Function):
-    """As many inputs as the loss, a 0-d result, and gradients that exist already and are only scaled."""
+class ReadyGradients(torch.autograd.Function):
+    """A 0-d loss of any inputs, whose gradients exist already and are only scaled."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: Sequence[Tensor], *inputs: Tensor) -> Tensor:
@@ -44,5 +44,6 @@ class _Empty(torch.autograd.Function):
 
 
 def empty_function(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """What autograd alone costs: as many inputs as the loss, and nothing computed."""
     inputs = (*sources, *targets)
-    return _Empty.apply(torch.zeros((), device=inputs[0].device), [x.detach() for x in inputs], *inputs)
+    return ReadyGradients.apply(torch.zeros((), device=inputs[0].device), [x.detach() for x in inputs], *inputs)

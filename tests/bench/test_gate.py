@@ -5,7 +5,7 @@ import torch
 
 from bench import measure
 from bench.cases import CASES, JAN, Case
-from bench.competitors import COMPILED, GRAM, NAIVE, line_up
+from bench.competitors import BLOCKED, COMPILED, DENSE, NAIVE, NEEDS, line_up
 from bench.gate import Gate, reference
 from fastmmd import discrepancy
 
@@ -25,7 +25,7 @@ def in_fp64(case, sources, targets, estimator="biased"):
 
 @pytest.mark.parametrize("estimator", ["biased", "unbiased"])
 def test_reference_equals_the_librarys(estimator, monkeypatch):
-    monkeypatch.setattr("bench.gate.BLOCK_ELEMENTS", 60)  # blocks of 3 rows
+    monkeypatch.setattr("bench.blocked.BLOCK_ELEMENTS", 60)  # blocks of 3 rows
     sources, targets = SMALL.inputs()
     loss, gradients = reference(SMALL, sources, targets, torch.float64, estimator)
     expected, of_inputs = in_fp64(SMALL, sources, targets, estimator)
@@ -67,7 +67,7 @@ def test_peers_agree_with_the_reference(name):
 
 @pytest.mark.parametrize("wrong", [lambda x: 1.001 * x, lambda x: x + 1e-4, lambda x: x + 1e-3 * (x - x.detach())])
 def test_gate_catches_a_wrong_loss_and_a_wrong_gradient(wrong):
-    right = EVERYONE[GRAM].make(SMALL)
+    right = EVERYONE[DENSE].make(SMALL)
     gate = Gate(SMALL, *SMALL.inputs())
     errors, allowed = gate.errors(lambda sources, targets: wrong(right(sources, targets)))
     assert not errors.within(allowed)
@@ -75,11 +75,32 @@ def test_gate_catches_a_wrong_loss_and_a_wrong_gradient(wrong):
     assert not errors.within(allowed)
 
 
-@pytest.mark.parametrize("name", [NAIVE, GRAM])
+@pytest.mark.parametrize("name", [NAIVE, DENSE])
 @pytest.mark.parametrize("case", [Case("one", 256, 256, (8,), JAN[:1]), Case("two", 256, 256, (16, 4), JAN)])
 def test_stated_need_is_the_measured_peak(name, case):
     competitor = EVERYONE[name]
     step = measure.gradient_step(competitor.make(case), *case.inputs())
     peak = measure.peak_bytes(lambda: step(measure.CpuClock.mark), CPU)
     assert competitor.needs(case) == pytest.approx(peak, rel=0.25)
-    assert competitor.absent(case, CPU, peak / 2).startswith("needs")
+    assert competitor.absent(case, CPU, peak / 2).startswith(NEEDS)
+
+
+@pytest.mark.slow
+def test_compiled_agrees_with_the_reference():
+    (competitor,) = [c for c in line_up() if c.name == COMPILED]
+    if competitor.absent(SMALL, CPU, 2**30):
+        pytest.skip(competitor.absent(SMALL, CPU, 2**30))
+    errors, allowed = Gate(SMALL, *SMALL.inputs()).errors(competitor.make(SMALL))  # small enough for no leniency
+    assert errors.within(allowed)
+
+
+def test_blocked_computes_all_copies_in_blocks(monkeypatch):
+    monkeypatch.setattr("bench.blocked.BLOCK_ELEMENTS", 60)
+    case = replace(SMALL, n_source=24, n_target=16, copies=4)
+    sources, targets = case.inputs()
+    loss = EVERYONE[BLOCKED].make(case)
+    errors, allowed = Gate(case, sources, targets).errors(loss)
+    assert errors.within(allowed)
+    value = loss(sources, targets)
+    with torch.no_grad():
+        assert torch.equal(loss(sources, targets), value)

@@ -4,7 +4,7 @@ import pytest
 
 from bench import throughput
 from bench.cases import Case, Targets
-from bench.competitors import COMPILED, FASTMMD, GRAM, NAIVE, Competitor, line_up
+from bench.competitors import BLOCKED, COMPILED, DENSE, FASTMMD, NAIVE, Competitor, line_up
 from bench.gate import Errors
 from bench.measure import PHASES, Spread
 from bench.report import Report, Result, markdown
@@ -30,7 +30,7 @@ def report():
     wrong = Result("tiny", NAIVE, errors=Errors(0.5, 0.1), allowed=Errors(1e-6, 2e-6))
     environment = {"gpu": None, "cpu": "a CPU", "threads": 2, "cpu_variant": "avx2", "revision": "0123456789abcdef"}
     environment |= {"dirty": True, "torch": "2.6", "fastmmd": "0.1", "date": "2026-01-01T00:00:00"}
-    return Report(environment, {"rounds": 5}, [ours, wrong, Result("tiny", GRAM, "needs 44 GiB")])
+    return Report(environment, {"rounds": 5}, [ours, wrong, Result("tiny", DENSE, "dense form needs 44 GiB")])
 
 
 def test_round_trip(report, tmp_path):
@@ -44,7 +44,7 @@ def test_table_states_targets_reasons_and_no_time_of_a_wrong_loss(report):
     assert "0.70 [0.60 - 0.80] (>= 0.5)" in table
     assert "1.00 MiB (< 4)" in table
     assert "0123456789 + changes" in table
-    assert "* Gram eager: needs 44 GiB" in table
+    assert "* Gram dense: dense form needs 44 GiB" in table
     (wrong,) = [line for line in table.splitlines() if line.startswith("| tiny | naive broadcast")]
     assert "**wrong" in wrong
     assert " ms" not in wrong
@@ -59,11 +59,19 @@ def test_quick_run_writes_all_files(tmp_path, monkeypatch, capsys):
     assert out.with_suffix(".md").read_text() in capsys.readouterr().out
     by_name = {result.competitor: result for result in Report.load(out).results}
     assert set(by_name[FASTMMD].seconds) == set(PHASES)
-    assert {NAIVE, GRAM} <= set(by_name[FASTMMD].speedup)
+    assert {NAIVE, DENSE, BLOCKED} <= set(by_name[FASTMMD].speedup)
     environment = json.loads(out.read_text())["environment"]
     assert {"torch", "python", "fastmmd", "cpu", "threads", "cpu_variant", "revision", "dirty", "date"} <= set(
         environment
     )
+
+
+def test_published_results_are_only_written_when_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(throughput, "ROOT", tmp_path)
+    monkeypatch.setattr(throughput, "line_up", lambda backends: line_up()[:1])
+    assert throughput.main(["--quick", "--cases", "36+36", "--rounds", "3", "--seconds", "0.1"]) == 0
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"runs/bench/cpu.json", "runs/bench/cpu.md", "runs/bench/cpu-speedup.png"}
 
 
 def test_a_wrong_competitor_fails_the_run_and_is_not_timed(tmp_path, monkeypatch, capsys):
