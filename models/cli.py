@@ -1,7 +1,8 @@
 """Command line: `python -m fastmmd.models {fit,validate,test,predict} --config digits.yaml --config jan.yaml`.
 
 Later configurations and arguments override earlier ones. A name without a folder that is no file here is looked up
-among the packaged configurations. `fit --ckpt_path last` begins, or resumes where the last checkpoint was.
+among the packaged configurations. `fit --ckpt_path last` begins, or resumes where the last checkpoint was; the other
+subcommands load the output's last checkpoint, or what `--ckpt_path {last,best,PATH}` says.
 """
 
 from __future__ import annotations
@@ -55,15 +56,27 @@ class TransferCLI(LightningCLI):
             parser.link_arguments("output", f"{name}.dirpath", compute_fn=lambda output: f"{output}/checkpoints")
             parser.set_defaults({f"{name}.filename": name, f"{name}.enable_version_counter": False})
         parser.set_defaults({"best.monitor": "val/target_accuracy", "best.mode": "max"})
+        # Without validation items of the target nothing can be best.
+        parser.link_arguments("data.target_validation", "best.save_top_k", compute_fn=lambda part: int(part > 0))
         parser.add_lightning_class_args(RandomState, "random_state")
         parser.add_lightning_class_args(ResultFiles, "result_files")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str] | None) -> None:
         self.config = parser.parse_args(packaged(sys.argv[1:] if args is None else args))
+        subcommand = self.config.get("subcommand")
+        if subcommand is not None:
+            settings = self.config[subcommand]
+            settings.ckpt_path = checkpoint_path(settings.ckpt_path, settings.output, subcommand)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would train with the model settings of the checkpoint in place of those asked for.
+        if self.config.get("subcommand") != "fit":
+            super()._parse_ckpt_path()
 
     def after_instantiate_classes(self) -> None:
         # The parts are modules, which a checkpoint must not hold whole; their configuration it must.
         self.model.hparams.update({part: self.config_dump["model"][part] for part in PARTS})
+        self.datamodule.hparams.update(self.config_dump["data"])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
@@ -74,6 +87,25 @@ class TransferCLI(LightningCLI):
                 TensorBoardLogger(settings.default_root_dir, name="logs", version=f"version_{table.version}"),
             ]
         return super().instantiate_trainer(**kwargs)
+
+
+def checkpoint_path(wanted: str | None, output: str, subcommand: str) -> str | None:
+    """The checkpoint that a subcommand loads: "last" and "best" are files of the output folder, "last" the default.
+
+    `fit` needs none: its default is a new run, and its "last", which Lightning looks up, may be absent.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if subcommand == "fit" and wanted in (None, "last"):
+        return wanted
+    named = wanted in (None, "last", "best")
+    path = Path(output) / "checkpoints" / f"{wanted or 'last'}.ckpt" if named else Path(wanted)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{subcommand}: no checkpoint {path}; run fit with the same --output first, or give --ckpt_path PATH"
+        )
+    return str(path)
 
 
 def packaged(args: Sequence[str]) -> list[str]:

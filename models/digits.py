@@ -1,7 +1,8 @@
-"""`python -m fastmmd.models.digits`: source only, DAN, JAN and He & Ding's loss compared on real digits.
+"""`python -m fastmmd.models.digits`: source only, its control, DAN, JAN and He & Ding's loss compared on real digits.
 
 Unsupervised transfer: networks learn from labelled digits of one style and unlabelled ones of another, and are tested
-on the other style's unseen half. The data come with installed packages; the default takes two minutes on two cores.
+on the other style's unseen half. The data come with installed packages; the default, 30 runs, takes two minutes
+on two cores.
 """
 
 from __future__ import annotations
@@ -23,12 +24,21 @@ from fastmmd.models.files import write_atomically
 
 TASKS = {"mnist": "MNIST-5k to optdigits", "fonts": "fonts to optdigits"}
 SOURCES = {"mnist": "fastmmd.models.data.Mnist5k", "fonts": "fastmmd.models.data.FontDigits"}
-METHODS = {"source_only": "source only", "dan": "DAN", "jan": "JAN", "both": "He & Ding"}
+METHODS = {
+    "source_only": "source only",
+    "statistics": "batch statistics only",
+    "dan": "DAN",
+    "jan": "JAN",
+    "both": "He & Ding",
+}
+
+
+Method = Literal["source_only", "statistics", "dan", "jan", "both"]
 
 
 def compare(
     tasks: Sequence[Literal["mnist", "fonts"]] = ("mnist", "fonts"),
-    methods: Sequence[Literal["source_only", "dan", "jan", "both"]] = ("source_only", "dan", "jan", "both"),
+    methods: Sequence[Method] = tuple(METHODS),
     seeds: Sequence[int] = (0, 1, 2),
     output: Path = Path("runs/digits"),
     checkpoint: Checkpoint = "last",

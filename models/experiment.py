@@ -5,24 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import signal
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import cache
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
+import fastmmd
 from fastmmd.models.callbacks import chosen_by
 from fastmmd.models.cli import TransferCLI, packaged
 from fastmmd.models.files import write_atomically
 
 Checkpoint = Literal["last", "best"]
 Result = dict[str, Any]
+VERSIONS = {"fastmmd": fastmmd.__version__, "torch": torch.__version__}
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Run:
     checkpoint: Checkpoint = "last"
 
     def folder(self, root: Path) -> Path:
-        """Where the run writes. The name ends in a hash of arguments and configurations: a changed run begins anew."""
-        digest = hashlib.sha256(repr(self).encode())
+        """Where the run writes. The name ends in a hash of arguments, configurations and code: a change begins anew."""
+        digest = hashlib.sha256(f"{self} {VERSIONS} {code_digest()}".encode())
         for arg in packaged(self.args):
             path = Path(arg.removeprefix("--config="))
             if path.is_file():
@@ -78,10 +82,22 @@ class Run:
             "steps": cli.trainer.global_step,
             "seconds": round(time.monotonic() - begin, 1),
             "folder": str(folder.relative_to(root)),
+            **VERSIONS,
         }
         with write_atomically(folder / "result.json") as file:
             json.dump(result, file, indent=2)
         return result
+
+
+@cache
+def code_digest() -> str:
+    """Digest of fastmmd's Python files and of its compiled extension."""
+    roots = {Path(folder).resolve() for package in (fastmmd, fastmmd.models) for folder in package.__path__}
+    files = {file for root in roots for pattern in ("*.py", "*.so", "*.pyd") for file in root.rglob(pattern)}
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
@@ -89,27 +105,37 @@ def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
 
     Finished runs are read back; the others go to `jobs` processes of one thread each, which makes a run's result
     independent of `jobs`. An interruption loses at most an epoch of each run in progress.
+
+    Raises:
+        SystemExit: runs failed, after all others finished and with a line for each; or there was an interruption.
     """
     results = {run: result for run in runs if (result := run.result(root))}
-    with tqdm(total=len(runs), initial=len(results), desc="runs", unit="run") as bar:
-        for run, result in _executed([run for run in runs if run not in results], root, jobs):
-            results[run] = result
-            bar.write(f"{run.task}, {run.method}, seed {run.seed}: {result['accuracy']:.1f} % in {result['seconds']} s")
-            bar.update()
+    with (
+        ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_quiet_single_thread) as pool,
+        tqdm(total=len(runs), initial=len(results), desc="runs", unit="run") as bar,
+    ):
+        try:
+            futures = {pool.submit(run.execute, root): run for run in runs if run not in results}
+            for future in as_completed(futures):
+                run, error = futures[future], future.exception()
+                if error is None:
+                    results[run] = result = future.result()
+                    outcome = f"{result['accuracy']:.1f} % in {result['seconds']} s"
+                else:
+                    outcome = f"failed: {type(error).__name__}: {error}"
+                bar.write(f"{run.task}, {run.method}, seed {run.seed}: {outcome}")
+                bar.update()
+        except KeyboardInterrupt:
+            for worker in active_children():
+                worker.terminate()
+            raise SystemExit("interrupted; the same command continues") from None
+    if len(results) < len(runs):
+        raise SystemExit(f"{len(runs) - len(results)} of {len(runs)} runs failed; the same command repeats only those")
     return [results[run] for run in runs]
 
 
-def _executed(runs: Sequence[Run], root: Path, jobs: int) -> Iterator[tuple[Run, Result]]:
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_quiet_single_thread)
-    try:
-        futures = {pool.submit(run.execute, root): run for run in runs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _quiet_single_thread() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     torch.set_num_threads(1)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from fastmmd import TransferLoss
 from fastmmd.models.networks import TransferNet
 from fastmmd.models.schedules import inverse_decay, ramp
+from fastmmd.models.settings import refuse_other_settings
 
 DOMAINS = ("source", "target")
 LAYERS = ("features", "softmax")
@@ -32,6 +34,7 @@ class TransferTask(LightningModule):
     | method                     | source_labels | target_labels | transfer                   |
     |----------------------------|---------------|---------------|----------------------------|
     | source only                | used          | ignored       | none                       |
+    | batch statistics only      | used          | ignored       | none, see "both"           |
     | CTD, target only           | ignored       | used          | none                       |
     | CBD, both without transfer | used          | used          | none                       |
     | DAN                        | used          | either        | joint 0, marginal (1, 0)   |
@@ -41,8 +44,8 @@ class TransferTask(LightningModule):
     With `target_labels="used"` the transfer is supervised, as in He & Ding's experiments; with "ignored" unsupervised,
     as in DAN's and JAN's papers.
 
-    All domains that a term needs go through the network in one forward pass, so they share batch statistics; a domain
-    that no term needs is not seen at all.
+    All domains that are seen go through the network in one forward pass, so they share batch statistics. With batch
+    norm that alone adapts a network to the target, which `see="both"` without a transfer term measures.
 
     Training is SGD with Nesterov momentum under the "inv" schedule, stepped every batch. He & Ding give neither; the
     defaults are JAN's published recipe.
@@ -52,7 +55,8 @@ class TransferTask(LightningModule):
         classes: class names in label order.
         transfer: the transfer term, or `None` for none.
         source_labels, target_labels: whether L_s and L_t are part of the loss.
-        ramp_steps: length of the transfer term's ramp (see `schedules.ramp`); 0 for none, as in the paper.
+        see: the domains that go through the network in training: those that a term needs, or both.
+        ramp: raise the transfer term's weight over the whole training (see `schedules.ramp`); the paper does not.
         learning_rate: of the new layers, at step 0.
         backbone_rate: the backbone's learning rate as a factor on `learning_rate`.
         momentum, weight_decay: of SGD.
@@ -69,7 +73,8 @@ class TransferTask(LightningModule):
         transfer: TransferLoss | None = None,
         source_labels: Labels = "used",
         target_labels: Labels = "ignored",
-        ramp_steps: int = 0,
+        see: Literal["needed", "both"] = "needed",
+        ramp: bool = False,
         learning_rate: float = 3e-3,
         backbone_rate: float = 0.1,
         momentum: float = 0.9,
@@ -86,7 +91,8 @@ class TransferTask(LightningModule):
         self.labelled = [domain for domain in DOMAINS if labels[domain] == "used"]
         if not self.labelled:
             raise ValueError("source_labels and target_labels are both 'ignored': nothing would be learned")
-        self.needed = list(DOMAINS) if transfer is not None else self.labelled
+        self.seen = self.labelled if transfer is None and see == "needed" else list(DOMAINS)
+        self.ramp_steps = 0  # see `on_train_start`
         self.val_accuracy = nn.ModuleDict({d: MulticlassAccuracy(len(classes), average="micro") for d in DOMAINS})
         self.test_accuracy = MulticlassAccuracy(len(classes), average="micro")
 
@@ -100,16 +106,16 @@ class TransferTask(LightningModule):
         Args:
             batch: domain -> (images [n, c, h, w], labels [n] int64); n may differ between domains.
             weight: factor on the transfer term.
-            trace: also measure the transfer term's pull, the norm of its gradient with respect to the features. Its
-                value hardly moves while it works; the pull shows that it does.
+            trace: also measure the transfer term's pull, the norm of its gradient with respect to the features,
+                through the softmax layer too. Its value hardly moves while it works; the pull shows that it does.
 
         Returns:
             The loss (0-d, with gradient), and the detached terms by name.
         """
-        images = [batch[domain][0] for domain in self.needed]
+        images = [batch[domain][0] for domain in self.seen]
+        outputs = self(torch.cat(images))
         features, logits = (
-            dict(zip(self.needed, output.split([len(part) for part in images]), strict=True))
-            for output in self(torch.cat(images))
+            dict(zip(self.seen, output.split([len(part) for part in images]), strict=True)) for output in outputs
         )
         terms = {f"{d}_loss": cross_entropy(logits[d], batch[d][1]) for d in self.labelled}
         loss = torch.stack(list(terms.values())).sum()
@@ -122,15 +128,30 @@ class TransferTask(LightningModule):
             for layer, mmd, bandwidth in zip(LAYERS, found.marginals, found.bandwidths, strict=True):
                 terms |= {f"mmd_{layer}": mmd, f"bandwidth_{layer}": bandwidth}
             if trace:
-                pull = torch.autograd.grad(transfer, list(features.values()), retain_graph=True)
-                terms["transfer_gradient"] = torch.cat(pull).norm()
+                (pull,) = torch.autograd.grad(transfer, outputs[0], retain_graph=True)
+                terms["transfer_gradient"] = pull.norm()
         return loss, {"loss": loss.detach()} | {name: value.detach() for name, value in terms.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is not None and self.trainer.training:
+            refuse_other_settings(checkpoint, self, self.trainer.datamodule)
+
+    def on_train_start(self) -> None:
+        if self.hparams.ramp:
+            self.ramp_steps = self.trainer.estimated_stepping_batches
+            if math.isinf(self.ramp_steps):
+                raise ValueError("ramp: the training has no end; set trainer.max_epochs or trainer.max_steps")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Values are handed over only in the steps in which the trainer writes its logs: handing them over in every
         # step took 40 % of the time of a run on digits.
-        logs = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
-        loss, terms = self.objective(batch, ramp(self.global_step, self.hparams.ramp_steps), trace=logs)
+        every = self.trainer.log_every_n_steps
+        logs = every > 0 and (self.global_step + 1) % every == 0
+        loss, terms = self.objective(batch, ramp(self.global_step, self.ramp_steps), trace=logs)
+        # The last batch of an epoch is looked at too, so that no checkpoint follows a loss that is not finite.
+        if (logs or self.trainer.is_last_batch) and not loss.isfinite():
+            values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
+            raise FloatingPointError(f"the loss is not finite at step {self.global_step}: {values}")
         if logs:
             self.log("loss", terms["loss"], prog_bar=True, logger=False)
             self.log_dict({f"train/{name}": value for name, value in terms.items()})

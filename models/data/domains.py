@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class DomainPair(LightningDataModule):
         workers: loader processes of each domain. Batches do not depend on it.
 
     Raises:
-        ValueError: the domains' classes differ.
+        ValueError: the domains' classes differ, or a class has too few items to be split.
     """
 
     def __init__(
@@ -70,11 +71,18 @@ class DomainPair(LightningDataModule):
         self.seed = seed
         self.workers = workers
 
-        rest, self.test_items = _split(target, list(range(len(target))), target_test, split_seed)
+        rest, self.test_items = self._split("target", range(len(target)), target_test, split_seed)
         self.items = {
-            "source": _split(source, list(range(len(source))), source_validation, split_seed),
-            "target": _split(target, rest, target_validation / (1 - target_test), split_seed),
+            "source": self._split("source", range(len(source)), source_validation, split_seed),
+            "target": self._split("target", rest, target_validation / (1 - target_test), split_seed),
         }
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.world_size > 1:
+            raise NotImplementedError(
+                f"{self.trainer.world_size} processes are not supported yet: every rank would see the same batches; "
+                "set trainer.devices and trainer.num_nodes to 1"
+            )
 
     def train_dataloader(self) -> CombinedLoader:
         return CombinedLoader({name: self._train_loader(name) for name in self.domains}, "max_size_cycle")
@@ -115,11 +123,18 @@ class DomainPair(LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
         }
 
-
-def _split(domain: Dataset, items: list[int], part: float, seed: int) -> tuple[list[int], list[int]]:
-    """Stratified split of `items` into (the rest, `part` of them), each in ascending order."""
-    if part == 0:
-        return items, []
-    labels = [int(domain.targets[item]) for item in items]
-    rest, held_out = train_test_split(items, test_size=part, stratify=labels, random_state=seed)
-    return sorted(rest), sorted(held_out)
+    def _split(self, name: str, items: Sequence[int], part: float, seed: int) -> tuple[list[int], list[int]]:
+        """Stratified split of a domain's `items` into (the rest, `part` of them), each in ascending order."""
+        if part == 0:
+            return list(items), []
+        domain = self.domains[name]
+        labels = [int(domain.targets[item]) for item in items]
+        try:
+            rest, held_out = train_test_split(items, test_size=part, stratify=labels, random_state=seed)
+        except ValueError as error:
+            label, count = min(Counter(labels).items(), key=lambda pair: pair[1])
+            raise ValueError(
+                f"{name}: cannot hold out {part:.0%} of {len(labels)} items from every class; the smallest is "
+                f"{self.classes[label]!r} with {count}: {error}"
+            ) from error
+        return sorted(rest), sorted(held_out)

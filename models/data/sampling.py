@@ -67,8 +67,17 @@ class StreamLoader(DataLoader):
         pass
 
 
+def item_name(dataset: Dataset, item: int) -> str:
+    """The path of an item where the data set has torchvision's `samples`, else its index."""
+    return str(dataset.samples[item][0]) if hasattr(dataset, "samples") else str(item)
+
+
 class View(Dataset):
-    """Items of `dataset` at `indices`, in that order, through `transform`, which has nothing random."""
+    """Items of `dataset` at `indices`, in that order, through `transform`, which has nothing random.
+
+    Raises (on access):
+        RuntimeError: the data set could not read an item; the error names it.
+    """
 
     def __init__(self, dataset: Dataset, indices: Sequence[int], transform: Callable[[Any], Any] | None) -> None:
         self.dataset = dataset
@@ -79,7 +88,12 @@ class View(Dataset):
         return len(self.indices)
 
     def __getitem__(self, item: int) -> tuple[Any, int]:
-        image, label = self.dataset[self.indices[item]]
+        index = self.indices[item]
+        try:
+            image, label = self.dataset[index]
+        except Exception as error:
+            name = item_name(self.dataset, index)
+            raise RuntimeError(f"cannot read item {name}: {type(error).__name__}: {error}") from error
         return (image if self.transform is None else self.transform(image)), label
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import time
 
 import pytest
 import torch
@@ -24,12 +26,12 @@ def is_picture(path):
         return image.format == "PNG" and len(image.convert("L").getcolors()) > 10
 
 
-@pytest.mark.parametrize("method", ["source_only", "target_only", "dan", "jan", "both"])
+@pytest.mark.parametrize("method", ["source_only", "statistics", "target_only", "dan", "jan", "both"])
 def test_every_method_runs(tmp_path, method):
     digits("fit", method, tmp_path, "--trainer.fast_dev_run=2")
 
 
-def test_fit_then_test_validate_and_predict(tmp_path, caplog):
+def test_fit_then_test_validate_and_predict(tmp_path, caplog, monkeypatch):
     digits("fit", "both", tmp_path, *SHORT)
     assert {file.name for file in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -46,7 +48,7 @@ def test_fit_then_test_validate_and_predict(tmp_path, caplog):
     expected |= {"val/source_accuracy", "val/target_accuracy", "rate/backbone", "rate/new layers"}
     assert expected <= set(columns)
 
-    digits("test", "both", tmp_path, "--ckpt_path=last")
+    digits("test", "both", tmp_path)
     assert "of 899); target labels ignored in training; checkpoint: last, not selected" in caplog.text
     assert is_picture(tmp_path / "confusion.png")
     assert is_picture(tmp_path / "per_class.png")
@@ -57,10 +59,45 @@ def test_fit_then_test_validate_and_predict(tmp_path, caplog):
 
     best = tmp_path / "checkpoints" / "best.ckpt"
     (tmp_path / "predictions.csv").unlink()
-    digits("predict", "both", tmp_path, f"--ckpt_path={best}")
+    monkeypatch.chdir(tmp_path.parent)
+    digits("predict", "both", tmp_path.name, "--ckpt_path=best")
     assert "checkpoint: best by val/target_accuracy" in caplog.text
     assert (tmp_path / "predictions.csv").is_file()
     digits("validate", "both", tmp_path, f"--ckpt_path={best}")
+
+    # Another method or other data may not go on from these weights, whichever way they are named; more epochs may.
+    both = (
+        "model.transfer.init_args.joint (0.2, now 1.0); model.transfer.init_args.marginal ([0.3, 0.0], now [0.0, 0.0])"
+    )
+    for path in ("last", str(last)):
+        with pytest.raises(ValueError, match=re.escape(f"choose another --output, or these settings: {both}") + "$"):
+            digits("fit", "jan", tmp_path, *SHORT, f"--ckpt_path={path}")
+    with pytest.raises(ValueError, match=re.escape("data.source_batch (36, now 35)") + "$"):
+        digits("fit", "both", tmp_path, *SHORT, "--ckpt_path=last", "--data.source_batch=35")
+    digits("fit", "both", tmp_path, *SHORT, "--ckpt_path=last", "--trainer.max_epochs=3", "--data.workers=1")
+    assert torch.load(last, weights_only=True)["global_step"] == 12
+
+
+@pytest.mark.parametrize(
+    ("subcommand", "path"),
+    [("test", None), ("validate", None), ("predict", None), ("test", "last"), ("test", "best"), ("fit", "other.ckpt")],
+)
+def test_untrained_weights_are_not_evaluated(tmp_path, subcommand, path):
+    name = "other.ckpt" if path == "other.ckpt" else str(tmp_path / "checkpoints" / f"{path or 'last'}.ckpt")
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{subcommand}: no checkpoint {name}")):
+        digits(subcommand, "jan", tmp_path, *([] if path is None else [f"--ckpt_path={path}"]))
+
+
+def test_without_validation_items_nothing_is_best(tmp_path):
+    digits("fit", "source_only", tmp_path, *SHORT, "--data.target_validation=0", "--trainer.log_every_n_steps=0")
+    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_methods_have_outputs_of_their_own():
+    methods = [file for file in CONFIGS.glob("*.yaml") if file.stem not in ("digits", "folders")]
+    assert len(methods) == 6
+    for file in CONFIGS.glob("*.yaml"):
+        assert f"output: runs/{file.stem}" in file.read_text()
 
 
 def test_image_folders(tmp_path):
@@ -76,14 +113,20 @@ def test_image_folders(tmp_path):
         "data": {
             **{domain: {"init_args": {"root": str(tmp_path / domain)}} for domain in ("source", "target")},
             **{f"{kind}_transform": {"init_args": {"resize": 64, "crop": 64}} for kind in ("train", "eval")},
-            **{"source_batch": 4, "target_batch": 3, "workers": 0},
+            **{"source_batch": 4, "target_batch": 3, "workers": 0, "steps_per_epoch": 1},
             **{"source_validation": 0.2, "target_validation": 0.2, "target_test": 0.2},
         },
-        "trainer": {"accelerator": "cpu", "fast_dev_run": 1},
+        "trainer": {"accelerator": "cpu", "max_epochs": 1},
         "output": str(tmp_path / "run"),
     }
     (tmp_path / "own.yaml").write_text(json.dumps(own))
-    main(["fit", "--config=folders.yaml", "--config=both.yaml", f"--config={tmp_path / 'own.yaml'}", *SILENT])
+    args = ["--config=folders.yaml", "--config=both.yaml", f"--config={tmp_path / 'own.yaml'}", *SILENT]
+    main(["fit", *args])
+    main(["predict", *args])
+    with open(tmp_path / "run" / "predictions.csv", newline="") as file:
+        items = [row["item"] for row in csv.DictReader(file)]
+    assert len(items) == 4
+    assert all(item.startswith(str(tmp_path / "target")) and item.endswith(".jpg") for item in items)
 
 
 def test_packaged_configurations_are_found_by_name(tmp_path, monkeypatch):
@@ -108,3 +151,27 @@ def test_figure_of_long_class_names(tmp_path):
     figures.per_class(matrix, classes, "title", tmp_path / "per_class.png")
     assert is_picture(tmp_path / "confusions.png")
     assert is_picture(tmp_path / "per_class.png")
+
+
+def test_figures_of_many_classes_are_small_and_quick(tmp_path):
+    classes = [f"class number {k}" for k in range(65)]
+    matrix = torch.eye(65, dtype=torch.int64).numpy()
+    for draw in (figures.confusions, figures.per_class):
+        begin = time.process_time()
+        if draw is figures.confusions:
+            draw({"a": matrix}, classes, tmp_path / "picture.png")
+        else:
+            draw(matrix, classes, "title", tmp_path / "picture.png")
+        assert time.process_time() - begin < 3
+        with Image.open(tmp_path / "picture.png") as image:
+            assert max(image.size) <= 2000
+
+
+def test_long_class_names_have_room(tmp_path):
+    matrix = torch.eye(2, dtype=torch.int64).numpy()
+    widths = []
+    for length in (5, 60):
+        figures.per_class(matrix, ["a" * length, "b"], "title", tmp_path / "picture.png")
+        with Image.open(tmp_path / "picture.png") as image:
+            widths.append(image.width)
+    assert widths[1] > widths[0] + 500

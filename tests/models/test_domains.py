@@ -72,6 +72,27 @@ def test_different_classes_are_refused_by_name():
         DomainPair(Blobs(), Blobs(classes=["a", "c", "b"]))
 
 
+def test_class_that_is_too_small_to_split_is_named():
+    target = Blobs()
+    target.targets = [0] * 30 + [1] * 29 + [2]
+    with pytest.raises(ValueError, match=r"target: cannot hold out 50% of 60 items .* is 'c' with 1"):
+        DomainPair(Blobs(), target)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_item_that_cannot_be_read_is_named(known):
+    class Broken(Blobs):
+        def __getitem__(self, item):
+            raise OSError("image file is truncated")
+
+    data = Broken()
+    if known:
+        data.samples = [(f"folder/{k}.jpg", 0) for k in range(60)]
+    name = "folder/17.jpg" if known else "17"
+    with pytest.raises(RuntimeError, match=f"cannot read item {name}: OSError: image file is truncated"):
+        SeededView(data, range(10, 20), None)[7, 0]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_do_not_depend_on_workers(blobs, workers):
     data = blobs(train_transform=v2.GaussianNoise(), workers=workers)

@@ -1,12 +1,18 @@
 """Comparisons: finished runs are kept, interrupted ones resume, changed ones begin anew."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from multiprocessing import active_children
 
 import pytest
+import torch
 
+import fastmmd
+from fastmmd.models import experiment
+from fastmmd.models.cli import TransferCLI
 from fastmmd.models.digits import compare
-from fastmmd.models.experiment import Run
+from fastmmd.models.experiment import Run, execute_all
 from fastmmd.models.files import write_atomically
 from fastmmd.models.module import TransferTask
 
@@ -55,8 +61,70 @@ def test_folder_depends_on_all_that_defines_a_run(tmp_path):
     assert run().folder(tmp_path) == run().folder(tmp_path)
 
 
+def test_folder_depends_on_versions_and_code(tmp_path, monkeypatch):
+    before = run().folder(tmp_path)
+    monkeypatch.setattr(experiment, "code_digest", lambda: "other")
+    other_code = run().folder(tmp_path)
+    monkeypatch.setitem(experiment.VERSIONS, "torch", "0.1")
+    assert len({before, other_code, run().folder(tmp_path)}) == 3
+
+
+def test_code_digest_sees_every_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(fastmmd, "__path__", [str(tmp_path)])
+    found = set()
+    for name, content in (("a.py", "1"), ("a.py", "2"), ("_C.so", "1"), ("_C.so", "2"), ("notes.txt", "1")):
+        (tmp_path / name).write_text(content)
+        found.add(experiment.code_digest.__wrapped__())
+    assert len(found) == 4
+
+
+def test_weights_that_are_not_finite_make_no_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        TransferTask, "on_train_end", lambda task: torch.nn.init.constant_(task.network.head.bias, float("nan"))
+    )
+    monkeypatch.setattr(experiment, "TransferCLI", Untested)
+    with pytest.raises(FloatingPointError, match="outputs are not finite"):
+        run().execute(tmp_path)
+    assert run().result(tmp_path) is None
+
+
+class Untested(TransferCLI):
+    """Tests the weights at hand, not those of a checkpoint."""
+
+    def after_instantiate_classes(self):
+        super().after_instantiate_classes()
+        test = self.trainer.test
+        self.trainer.test = lambda model, data, ckpt_path, verbose: test(model, data, verbose=verbose)
+
+
+def test_failing_run_is_reported_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    def execute(run, root):
+        if run.seed == 1:
+            raise ValueError("no such data")
+        return {"accuracy": 50.0, "seconds": 0.1}
+
+    monkeypatch.setattr(Run, "execute", execute)
+    monkeypatch.setattr(experiment, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    with pytest.raises(SystemExit, match="1 of 3 runs failed") as failure:
+        execute_all([Run("mnist", "jan", seed, ()) for seed in (0, 1, 2)], tmp_path, jobs=1)
+    assert failure.value.code not in (None, 0)
+    out = capsys.readouterr().out
+    assert "mnist, jan, seed 1: failed: ValueError: no such data" in out
+    assert "mnist, jan, seed 2: 50.0 %" in out
+
+
+def test_interruption_is_one_line(tmp_path, monkeypatch):
+    def interrupted(futures):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "as_completed", interrupted)
+    with pytest.raises(SystemExit, match="the same command continues"):
+        execute_all([run()], tmp_path, jobs=1)
+    assert not active_children()
+
+
 def test_comparison_writes_table_and_pictures_once(tmp_path, capsys):
-    settings = {"tasks": ["mnist"], "methods": ["source_only", "dan"], "seeds": [0], "overrides": SHORT, "jobs": 1}
+    settings = {"tasks": ["mnist"], "methods": ["statistics", "dan"], "seeds": [0], "overrides": SHORT, "jobs": 1}
     compare(output=tmp_path, **settings)
     first = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     assert len(first) == 2
@@ -64,6 +132,7 @@ def test_comparison_writes_table_and_pictures_once(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")} == first
     table = (tmp_path / "results.md").read_text()
     assert table in capsys.readouterr().out
+    assert "| MNIST-5k to optdigits | batch statistics only |" in table
     assert "| MNIST-5k to optdigits | DAN |" in table
     assert "target labels ignored in training. Checkpoint: last, not selected. Steps: 15." in table
     for name in ("results.csv", "accuracy.png", "confusion_mnist.png"):

@@ -9,9 +9,10 @@ from torch.nn.functional import cross_entropy, softmax
 
 import fastmmd
 from fastmmd.models.module import TransferTask
+from fastmmd.models.networks import TransferNet
 from fastmmd.models.schedules import inverse_decay, ramp
 
-from .conftest import CLASSES
+from .conftest import CLASSES, Trunk
 
 
 class Table(nn.Module):
@@ -101,6 +102,34 @@ def test_domain_that_no_term_needs_is_not_seen():
     for labels, unused in (({}, "target"), ({"source_labels": "ignored", "target_labels": "used"}, "source")):
         task = TransferTask(Table(), CLASSES, **labels)
         task.objective({**batch, unused: None})
+
+
+def test_both_domains_can_be_seen_without_a_transfer_term():
+    """What is seen shapes batch norm's running statistics; the loss is the source's alone."""
+    means = {}
+    for see in ("needed", "both"):
+        torch.manual_seed(0)
+        network = TransferNet(Trunk(), 3, width=6, batch_norm=True)
+        batch = {"source": (torch.zeros(9, 4), torch.arange(9) % 3), "target": (torch.ones(6, 4), None)}
+        _, terms = TransferTask(network, CLASSES, see=see).objective(batch)
+        assert set(terms) == {"loss", "source_loss"}
+        inputs = network.bottleneck[0](network.backbone(torch.cat([batch["source"][0], batch["target"][0]])))
+        seen = inputs if see == "both" else inputs[:9]
+        means[see] = network.bottleneck[1].running_mean
+        torch.testing.assert_close(means[see], 0.1 * seen.mean(dim=0))
+    assert not torch.allclose(means["needed"], means["both"])
+
+
+def test_pull_of_the_transfer_term_goes_through_the_softmax_layer():
+    torch.manual_seed(0)
+    network = TransferNet(Trunk(), 3, width=6, dropout=0.0)
+    batch = {d: (torch.randn(n, 4), torch.arange(n) % 3) for d, n in (("source", 9), ("target", 6))}
+    _, terms = TransferTask(network, CLASSES, fastmmd.TransferLoss(0.0, (0.0, 1.0))).objective(batch, trace=True)
+    features = [network(images)[0].detach().requires_grad_() for images, _ in batch.values()]
+    mmd = fastmmd.TransferLoss(0.0, (0.0, 1.0))(*((x, softmax(network.head(x), dim=1)) for x in features))
+    expected = torch.cat(torch.autograd.grad(mmd, features)).norm()
+    assert expected > 0
+    torch.testing.assert_close(terms["transfer_gradient"], expected)
 
 
 def test_pull_of_the_transfer_term():

@@ -1,6 +1,7 @@
 """Training as a whole: it learns, and an interrupted run ends where an uninterrupted one does."""
 
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from torchvision.transforms import v2
 import fastmmd
 from fastmmd.models.callbacks import RandomState
 from fastmmd.models.data import DomainPair, OptDigits
+from fastmmd.models.digits import SOURCES
 from fastmmd.models.experiment import Run
 from fastmmd.models.module import TransferTask
 from fastmmd.models.networks import DigitCNN, ResNet50, TransferNet
+from fastmmd.models.schedules import ramp
 
 from .conftest import CLASSES, Trunk
 
@@ -40,7 +43,7 @@ class Recorder(Callback):
 def train(folder, blobs, stop=None, dropout_seed=1, workers=0):
     """20 steps in 4 epochs, with dropout and random augmentation; a checkpoint every 3 steps."""
     torch.manual_seed(0)
-    task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, fastmmd.TransferLoss(), ramp_steps=20)
+    task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, fastmmd.TransferLoss(), ramp=True)
     data = blobs(train_transform=v2.GaussianNoise(), workers=workers)
     recorder = Recorder(stop)
     checkpoint = ModelCheckpoint(folder, every_n_train_steps=3, save_last=True)
@@ -110,12 +113,59 @@ def test_resnet50_takes_one_step():
     assert moved == set(before)
 
 
-def test_jan_beats_source_only_on_digits(tmp_path):
-    """MNIST-5k to optdigits, target labels ignored. Ten of ten seeds had a gain of at least 7 points."""
+def test_ramp_spans_the_training(blobs, monkeypatch):
+    weights = []
+    objective = TransferTask.objective
+    monkeypatch.setattr(
+        TransferTask, "objective", lambda self, batch, weight, trace: weights.append(weight) or objective(self, batch)
+    )
+    for ramped in (True, False):
+        weights.clear()
+        task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, fastmmd.TransferLoss(), ramp=ramped)
+        trainer(max_epochs=2, log_every_n_steps=0).fit(task, blobs())  # 0: never logs
+        assert weights == ([ramp(step, 10) for step in range(10)] if ramped else [1] * 10)
+    task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, fastmmd.TransferLoss(), ramp=True)
+    with pytest.raises(ValueError, match="the training has no end"):
+        trainer(max_epochs=-1).fit(task, blobs())
+
+
+@pytest.mark.parametrize(("every", "step"), [(2, 7), (0, 9)])  # without logs at the epoch's last step
+def test_loss_that_is_not_finite_is_refused(blobs, monkeypatch, every, step):
+    task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, fastmmd.TransferLoss())
+    objective = task.objective
+
+    def poisoned(batch, weight, trace):
+        factor = float("nan") if task.global_step >= 6 else 1.0
+        loss, terms = objective(batch)
+        return loss * factor, terms | {"jmmd": terms["jmmd"] * factor}
+
+    monkeypatch.setattr(task, "objective", poisoned)
+    with pytest.raises(FloatingPointError, match=rf"not finite at step {step}: loss nan, .*jmmd nan"):
+        trainer(max_epochs=3, log_every_n_steps=every).fit(task, blobs())
+
+
+def test_several_processes_are_refused(blobs):
+    data = blobs()
+    data.trainer = SimpleNamespace(world_size=2)
+    with pytest.raises(NotImplementedError, match="every rank would see the same batches"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_random_state_of_a_gpu_only_where_one_is_used(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: "state")
+    callback = RandomState()
+    callback.setup(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device))), None, "fit")
+    assert set(callback.state_dict()) == {"cpu", device}
+
+
+def test_jan_beats_source_only_and_batch_statistics_on_fonts(tmp_path):
+    """Fonts to optdigits, target labels ignored: 43, 53 and 82 %. With a dead MMD JAN is the control."""
     accuracy = {}
-    for method in ("source_only", "jan"):
-        run = Run("mnist", method, 0, ("--config=digits.yaml", f"--config={method}.yaml"))
-        result = run.execute(tmp_path)
+    for method in ("source_only", "statistics", "jan"):
+        source = f"--data.source={SOURCES['fonts']}"
+        result = Run("fonts", method, 0, ("--config=digits.yaml", f"--config={method}.yaml", source)).execute(tmp_path)
         assert (result["target_labels"], result["checkpoint"]) == ("ignored", "last, not selected")
         accuracy[method] = result["accuracy"]
-    assert accuracy["jan"] >= accuracy["source_only"] + 5
+    assert accuracy["jan"] >= accuracy["source_only"] + 10
+    assert accuracy["jan"] >= accuracy["statistics"] + 10
