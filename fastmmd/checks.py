@@ -68,7 +68,7 @@ def check_kernels(kernels: Sequence[Gaussian], num_layers: int) -> tuple[Gaussia
 
 def check_weights(joint: float, marginal: float | Sequence[float], num_layers: int) -> tuple[float, tuple[float, ...]]:
     given: Sequence[Any]
-    if isinstance(marginal, Real):
+    if isinstance(marginal, (float, Real)):
         given = [marginal] * num_layers
     elif isinstance(marginal, Sequence) and not isinstance(marginal, str):
         given = marginal
@@ -81,11 +81,13 @@ def check_weights(joint: float, marginal: float | Sequence[float], num_layers: i
 
 
 def _check_weight(name: str, weight: Any) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, Real):
-        raise TypeError(f"{name}: expected a number, got {type(weight).__name__}")
-    if not 0 <= float(weight) < math.inf:
+    if type(weight) is not float:  # the usual case first: asking an abstract class takes a microsecond
+        if isinstance(weight, bool) or not isinstance(weight, Real):
+            raise TypeError(f"{name}: expected a number, got {type(weight).__name__}")
+        weight = float(weight)
+    if not 0 <= weight < math.inf:
         raise ValueError(f"{name}: expected a finite number >= 0, got {weight}")
-    return float(weight)
+    return weight
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

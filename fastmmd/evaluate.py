@@ -16,7 +16,6 @@ from torch.autograd import forward_ad
 from fastmmd import dispatch
 from fastmmd.backends import reference
 from fastmmd.bandwidth import compute_dtype, pooled
-from fastmmd.matmul import torch_precision
 from fastmmd.problem import Problem
 
 
@@ -34,9 +33,7 @@ def run_backend(
     sources = [x if x.dtype == dtype else x.to(dtype) for x in sources]
     targets = [x if x.dtype == dtype else x.to(dtype) for x in targets]
     module = dispatch.module(dispatch.select(backend, device))
-    return module.run(
-        problem, sources, targets, bandwidths, needs_grad, torch_precision(device) if precision is None else precision
-    )
+    return module.run(problem, sources, targets, bandwidths, needs_grad, precision)
 
 
 class _Fused(torch.autograd.Function):

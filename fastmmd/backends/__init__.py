@@ -7,7 +7,8 @@ run(problem, sources, targets, bandwidths, needs_grad, precision) -> (loss, repo
     targets:      the same for the target
     bandwidths:   [L] fp64 on the same device, or None (ones)
     needs_grad:   2 L flags, sources first
-    precision:    the least precise format that fp32 matrix products may use: "ieee" | "tf32x3" | "tf32" | "bf16"
+    precision:    the least precise format that fp32 matrix products may use: "ieee" | "tf32x3" | "tf32" | "bf16";
+                  None: what torch's own setting allows
     loss:         0-d, in the layers' dtype
     report:       [1 + 2 L], same dtype: value of the product, of each layer, bandwidth of each layer
     gradients:    2 L tensors shaped like their inputs, None where not needed

@@ -31,7 +31,7 @@ def run(
     targets: Sequence[Tensor],
     bandwidths: Tensor | None,
     needs_grad: Sequence[bool],
-    precision: str,  # the products are always IEEE fp32 or fp64, at least as precise as asked
+    precision: str | None,  # the products are always IEEE fp32 or fp64, at least as precise as asked
     variant: int = 0,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     layers = len(sources)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastmmd.bandwidth import pooled
-from fastmmd.matmul import matmul_precision
+from fastmmd.matmul import matmul_precision, torch_precision
 from fastmmd.mixture import mixture_and_slope
 from fastmmd.problem import Problem
 
@@ -31,9 +31,10 @@ def run(
     targets: Sequence[Tensor],
     bandwidths: Tensor | None,
     needs_grad: Sequence[bool],
-    precision: str,
+    precision: str | None,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     device = sources[0].device
+    precision = torch_precision(device) if precision is None else precision
     with torch.no_grad(), matmul_precision(device, precision), torch.autocast(device.type, enabled=False):
         return _Tiles(problem, sources, targets, bandwidths, needs_grad, precision).run()
 
