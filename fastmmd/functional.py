@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fastmmd import checks, dispatch, paired, tracing
@@ -12,7 +13,7 @@ from fastmmd.backends import reference
 from fastmmd.bandwidth import compute_dtype, given_bandwidths
 from fastmmd.evaluate import evaluate
 from fastmmd.gaussian import Gaussian
-from fastmmd.problem import make_problem, needs_bandwidth
+from fastmmd.problem import cached_problem, make_problem, needs_bandwidth
 
 # JAN's layers: a feature layer and the softmax output (Long et al. 2017 and its released code).
 JAN_KERNELS = (Gaussian(), Gaussian(1.68, (1,)))
@@ -80,12 +81,13 @@ def discrepancy(
 
     bandwidths = given_bandwidths(kernels, sources, targets) if needs_bandwidth(kernels) else None
     static = tuple([kernel.static for kernel in kernels])
+    make = make_problem if torch.compiler.is_compiling() else cached_problem  # a compiler would look inside the cache
     if estimator in ("linear", "circular"):
-        problem = make_problem(n_source, n_target, static, joint, marginals, "unbiased")
+        problem = make(n_source, n_target, static, joint, marginals, "unbiased")
         loss, report = paired.discrepancy(problem, estimator, sources, targets, bandwidths)
     elif name == "reference":
         dtype = compute_dtype(*sources, *targets)
-        problem = make_problem(n_source, n_target, static, joint, marginals, estimator)
+        problem = make(n_source, n_target, static, joint, marginals, estimator)
         sources, targets = [x.to(dtype) for x in sources], [x.to(dtype) for x in targets]
         loss, report = reference.evaluate(problem, sources, targets, bandwidths)
     elif tracing.active(*sources, *targets):
@@ -93,7 +95,7 @@ def discrepancy(
             static, joint, marginals, estimator, sources, targets, bandwidths, name, precision
         )
     else:
-        problem = make_problem(n_source, n_target, static, joint, marginals, estimator)
+        problem = make(n_source, n_target, static, joint, marginals, estimator)
         loss, report = evaluate(problem, sources, targets, bandwidths, name, precision)
     layers = len(sources)
     return Discrepancy(loss, report[0], report[1 : 1 + layers], report[1 + layers :])

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-
 from fastmmd.gaussian import Gaussian
 
 MAX_LAYERS = 8
@@ -74,25 +72,13 @@ def make_problem(
     marginal: tuple[float, ...],
     estimator: str,
 ) -> Problem:
-    """``kernels``: the ``static`` part of each layer's Gaussian. Cached, but not while torch.compile looks inside."""
-    make = _make_problem if torch.compiler.is_compiling() else _cached_problem
-    return make(n_source, n_target, kernels, joint, marginal, estimator)
-
-
-def _make_problem(
-    n_source: int,
-    n_target: int,
-    kernels: tuple[tuple, ...],
-    joint: float,
-    marginal: tuple[float, ...],
-    estimator: str,
-) -> Problem:
+    """``kernels``: the ``static`` part of each layer's Gaussian."""
     layers = tuple(_layer_kernel(static, n_source + n_target) for static in kernels)
     weights = pair_weights(estimator, n_source, n_target)
     return Problem(n_source, n_target, layers, joint, marginal, weights, clamp=estimator == "biased")
 
 
-_cached_problem = lru_cache(maxsize=256)(_make_problem)
+cached_problem = lru_cache(maxsize=256)(make_problem)
 
 
 def _layer_kernel(static: tuple, n: int) -> LayerKernel:

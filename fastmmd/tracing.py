@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastmmd.bandwidth import compute_dtype
 from fastmmd.evaluate import bandwidth_gradient, refuse_tangents, run_backend, scale
-from fastmmd.problem import make_problem
+from fastmmd.problem import cached_problem
 
 _library = torch.library.Library("fastmmd", "DEF")
 _library.define(
@@ -61,7 +61,9 @@ def _discrepancy_op(
         part = slice(start, start + count)
         kernels.append((rule or number, tuple(multipliers[part]), tuple(weights[part]), constant))
         start += count
-    problem = make_problem(sources[0].shape[0], targets[0].shape[0], tuple(kernels), joint, tuple(marginal), estimator)
+    problem = cached_problem(
+        sources[0].shape[0], targets[0].shape[0], tuple(kernels), joint, tuple(marginal), estimator
+    )
     loss, report, gradients = run_backend(problem, sources, targets, bandwidths, needs_grad, backend, precision or None)
     # An op's outputs must not share memory, and a backend may return parts of one buffer.
     owned = [
