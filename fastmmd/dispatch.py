@@ -6,13 +6,12 @@ from types import ModuleType
 
 import torch
 
-from fastmmd.backends import cpu, panels, reference
+from fastmmd.backends import cpu, panels, reference, triton
 
-_MODULES: dict[str, ModuleType] = {"cpu": cpu, "torch": panels, "reference": reference}
-_ABSENT = {
-    "cuda": "this version has no CUDA kernels; backend 'torch' computes on CUDA devices",
-    "triton": "this version has no Triton kernels; backend 'torch' computes on CUDA devices",
-}
+_MODULES: dict[str, ModuleType] = {"cpu": cpu, "triton": triton, "torch": panels, "reference": reference}
+_ABSENT = {"cuda": "this version has no CUDA kernels; backend 'triton' computes on CUDA devices"}
+# Fastest first; "torch" can always run.
+_AUTOMATIC = {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")}
 BACKENDS = ("auto", "cpu", "cuda", "triton", "torch", "reference")
 
 
@@ -31,7 +30,8 @@ def select(name: str, device: torch.device) -> str:
     if name not in BACKENDS:
         raise ValueError(f"backend: expected one of {BACKENDS}, got {name!r}")
     if name == "auto":
-        return "cpu" if cpu.unavailable(device) is None else "torch"
+        names = _AUTOMATIC.get(device.type, ("torch",))
+        return next(name for name in names if unavailable(name, device) is None)
     reason = unavailable(name, device)
     if reason is not None:
         able = [other for other in BACKENDS[1:] if unavailable(other, device) is None]

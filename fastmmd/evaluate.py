@@ -28,11 +28,8 @@ def run_backend(
     backend: str,
     precision: str | None,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """Inputs of any supported dtypes; loss, report and gradients in the computing dtype (fp32 or fp64)."""
-    dtype, device = compute_dtype(*sources, *targets), sources[0].device
-    sources = [x if x.dtype == dtype else x.to(dtype) for x in sources]
-    targets = [x if x.dtype == dtype else x.to(dtype) for x in targets]
-    module = dispatch.module(dispatch.select(backend, device))
+    """fastmmd.backends' `run` of the named backend."""
+    module = dispatch.module(dispatch.select(backend, sources[0].device))
     return module.run(problem, sources, targets, bandwidths, needs_grad, precision)
 
 

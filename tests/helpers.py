@@ -11,13 +11,16 @@ from torch import Tensor
 
 import fastmmd
 from fastmmd import Gaussian
+from fastmmd.backends import triton
 
-# The fast backends of CPU tensors; one that this installation lacks is skipped with its reason.
+# The fast backends of CPU tensors; one that this installation lacks is skipped with its reason. Where Triton interprets
+# its kernels, they are what is tested.
 _absent = fastmmd.build_info()["backends"]["cpu"]
-FAST = [
-    pytest.param("cpu", marks=pytest.mark.skipif(_absent is not None, reason=f"backend cpu: {_absent}")),
-    "torch",
-]
+FAST = (
+    ["triton"]
+    if triton.interpreted()
+    else [pytest.param("cpu", marks=pytest.mark.skipif(_absent is not None, reason=f"backend cpu: {_absent}")), "torch"]
+)
 JAN = (Gaussian(), Gaussian(1.68, (1,)))
 
 

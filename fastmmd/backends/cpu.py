@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastmmd import compiled
+from fastmmd.bandwidth import compute_dtype
 from fastmmd.problem import Problem
 
 # Work (3 N^2 sum d flop) that a further thread must find, or waking it costs more than it brings.
@@ -35,9 +36,9 @@ def run(
     variant: int = 0,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     layers = len(sources)
-    dtype, device = sources[0].dtype, sources[0].device  # never torch's default device
+    dtype, device = compute_dtype(*sources, *targets), sources[0].device  # never torch's default device
     f64 = dtype == torch.float64
-    inputs = [_row_major(x) for x in (*sources, *targets)]
+    inputs = [_row_major(x, dtype) for x in (*sources, *targets)]
     gradients = [
         torch.empty(x.shape, dtype=dtype, device=device) if need else None
         for x, need in zip(inputs, needs_grad, strict=True)
@@ -70,7 +71,8 @@ def run(
     return loss, report, gradients
 
 
-def _row_major(x: Tensor) -> Tensor:
+def _row_major(x: Tensor, dtype: torch.dtype) -> Tensor:
+    x = x if x.dtype == dtype else x.to(dtype)
     x = x.resolve_neg()
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 

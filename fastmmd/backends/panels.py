@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastmmd.bandwidth import pooled
+from fastmmd.bandwidth import compute_dtype, pooled
 from fastmmd.matmul import matmul_precision, torch_precision
 from fastmmd.mixture import mixture_and_slope
 from fastmmd.problem import Problem
@@ -51,7 +51,7 @@ class _Tiles:
     ) -> None:
         layers = len(problem.layers)
         self.problem, self.needs_grad = problem, needs_grad
-        self.dtype, self.device = sources[0].dtype, sources[0].device
+        self.dtype, self.device = compute_dtype(*sources, *targets), sources[0].device
         self.z = [pooled(s, t, self.dtype) for s, t in zip(sources, targets, strict=True)]
         if self.dtype == torch.float32 and self.device.type == "cuda" and precision in ("tf32", "bf16"):
             self.z = [round_to_tf32(z) for z in self.z]  # norms must come from what the product sees
@@ -152,5 +152,6 @@ class _Tiles:
 
 
 def round_to_tf32(x: Tensor) -> Tensor:
-    """fp32 with the mantissa rounded to TF32's 10 bits (to nearest, ties away)."""
-    return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+    """fp32 with the mantissa rounded to TF32's 10 bits (to nearest, ties away). A GPU's NaN, all bits but the sign set,
+    would round to -0."""
+    return torch.where(x.isnan(), x, ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32))

@@ -1,0 +1,78 @@
+"""The last step of every route: from partial sums to the loss and the report."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastmmd.kernels.arithmetic import at_zero, count, exact
+from fastmmd.kernels.launch import launch
+from fastmmd.kernels.plan import Plan
+
+
+@triton.jit
+def finish(partials, rows, bandwidths, numbers, loss, report, CLAMP: tl.constexpr, LAYERS: tl.constexpr):
+    """Adds up `partials` ([rows, 3, 1 + L] fp64: sums over ss, tt, st of the product and of each layer's kernel) in
+    fixed order; writes the loss and the report (fastmmd.backends)."""
+    layers: tl.constexpr = count(LAYERS)
+    total = tl.zeros((), tl.float64)
+    for term in tl.static_range(1 + layers):
+        value = exact(numbers, 3) * _at_zero(term, LAYERS)
+        for region in tl.static_range(3):
+            part = tl.zeros((128,), tl.float64)
+            for start in range(0, rows, 128):
+                row = start + tl.arange(0, 128)
+                place = (row * 3 + region) * (1 + layers) + term
+                part += tl.load(partials + place, mask=row < rows, other=0.0)
+            value += exact(numbers, region) * tl.sum(part)
+        total += exact(numbers, 4 + term) * value  # joint, then the marginals
+        tl.store(report + term, _cut(value, CLAMP).to(report.dtype.element_ty))
+    tl.store(loss, _cut(total, CLAMP).to(loss.dtype.element_ty))
+    for l in tl.static_range(layers):
+        tl.store(report + 1 + layers + l, bandwidths[l].to(report.dtype.element_ty))
+
+
+@triton.jit
+def _at_zero(term: tl.constexpr, LAYERS: tl.constexpr):
+    """The value at distance 0 of the product (term 0) or of layer term - 1."""
+    value = tl.full((), 1.0, tl.float64)
+    for l in tl.static_range(count(LAYERS)):
+        if term == 0 or term == l + 1:
+            value *= at_zero(LAYERS, l)
+    return value
+
+
+@triton.jit
+def _cut(value, CLAMP: tl.constexpr):
+    """A V-statistic is never negative; NaN stays NaN."""
+    if CLAMP:
+        return tl.where(value < 0, 0.0, value)
+    else:
+        return value
+
+
+@triton.jit(do_not_specialize=["rows"])
+def finish_partials(partials, rows, bandwidths, numbers, loss, report, CLAMP: tl.constexpr, LAYERS: tl.constexpr):
+    used = ()
+    for l in tl.static_range(count(LAYERS)):
+        used = used + (tl.load(bandwidths + l),)
+    finish(partials, rows, used, numbers, loss, report, CLAMP, LAYERS)
+
+
+def finished(
+    plan: Plan, partials: Tensor, bandwidths: Tensor, clamp: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The loss and the report from partial sums [rows, 3, 1 + L], in one more launch."""
+    device = partials.device
+    loss = torch.empty((), dtype=dtype, device=device)
+    report = torch.empty(1 + 2 * len(plan.layers.mixtures), dtype=dtype, device=device)
+    launch(
+        finish_partials,
+        (1,),
+        *(partials, partials.shape[0], bandwidths, plan.numbers, loss, report),
+        CLAMP=clamp,
+        LAYERS=plan.layers,
+    )
+    return loss, report

@@ -1,0 +1,35 @@
+"""The Triton kernels' values: pytest again, in a process whose Triton interprets its kernels on the CPU."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+ROOT = Path(__file__).parents[2]
+# Through the public interface: what a Python function around the kernels could get wrong.
+PUBLIC_FILES = ("tests/test_backends.py", "tests/test_invariances.py")
+PUBLIC = (
+    "half_inputs or different_dtypes or strided or constant_features or negative or terms or never_written "
+    "or median_of_zero"
+)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("tests/kernels/interpreted",), id="routes"),
+        pytest.param(
+            ("tests/test_backends.py", "tests/test_invariances.py", "-k", f"triton and ({PUBLIC})"), id="public"
+        ),
+    ],
+)
+def test_in_the_interpreter(arguments):
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=5", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-20000:]}\n{done.stderr[-4000:]}"
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 20

@@ -1,0 +1,78 @@
+"""Every kernel that the launch table can send to a GPU, as recorded launches on made-up inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from fastmmd import Gaussian
+from fastmmd.kernels import plan, table
+from fastmmd.kernels.launch import Launch, recording
+from fastmmd.problem import make_problem
+
+FEATURES, SOFTMAX = Gaussian(), Gaussian(1.68, (1,))
+
+
+class Variant(NamedTuple):
+    name: str
+    dims: tuple[int, ...]
+    n: int = 64  # of each domain
+    precision: str = "ieee"
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,)  # a layer; the last counts for the rest
+    gradient: bool = True
+
+    def launches(self, vendor: str) -> list[Launch]:
+        dtypes = [self.dtypes[min(l, len(self.dtypes) - 1)] for l in range(len(self.dims))]
+        dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+        kernels = tuple((SOFTMAX if d < 64 else FEATURES).static for d in self.dims)
+        count = len(self.dims)
+        problem = make_problem(self.n, self.n, kernels, 1.0, (0.3,) * count, "biased")
+        format = table.product_format(vendor, self.precision, dtype)
+        line = table.line(vendor, 2 * self.n, self.dims, format)
+        layers = [torch.zeros((self.n, d), dtype=t) for d, t in zip(self.dims, dtypes, strict=True)]
+        with recording() as launches:
+            table.ROUTES[type(line.config)](
+                plan.make_plan(problem, dtype),
+                *(layers, layers, None, [self.gradient] * 2 * count, problem.clamp, dtype, format, line.config),
+            )
+        return launches
+
+
+# Shapes that people train with (bench/cases.py), and the edges of each line of the table.
+VARIANTS = (
+    Variant("JMMD (256, 31)", (256, 31)),
+    Variant("JMMD (2048, 8), fp16 features", (2048, 8), dtypes=(torch.float16, torch.float32)),
+    Variant("JMMD (2048, 8), bf16 features, bf16", (2048, 8), dtypes=(torch.bfloat16, torch.float32), precision="bf16"),
+    Variant("JMMD (2048, 8), tf32", (2048, 8), precision="tf32"),
+    Variant("JMMD (2048, 8), tf32x3", (2048, 8), precision="tf32x3"),
+    Variant("JMMD (256, 8), fp64", (256, 8), dtypes=(torch.float64,)),
+    Variant("MMD 2048", (2048,)),
+    Variant("JMMD (256, 31), loss only", (256, 31), gradient=False),
+    Variant("JMMD of 8 layers", (256,) * 7 + (31,)),
+    Variant("MMD 256, many rows, bf16", (256,), n=2048, precision="bf16"),
+    Variant("JMMD (256, 8), many rows, bf16", (256, 8), n=2048, precision="bf16"),
+    Variant("JMMD (256, 8), many rows, bf16, loss only", (256, 8), n=2048, precision="bf16", gradient=False),
+    Variant("JMMD (256, 8), many rows", (256, 8), n=256),
+    Variant("JMMD (256, 8), many rows, tf32", (256, 8), n=256, precision="tf32"),
+    Variant("JMMD (256, 8), many rows, fp64", (256, 8), n=256, dtypes=(torch.float64,)),
+    Variant("JMMD of 8 layers, many rows", (64,) * 8, n=256),
+)
+
+
+def unique_launches(vendor: str) -> Iterator[tuple[str, Launch]]:
+    """(variant and kernel, launch), each kernel once a set of compile-time arguments and types."""
+    seen = set()
+    for variant in VARIANTS:
+        for launch in variant.launches(vendor):
+            key = (launch.kernel.__name__, repr([_kind(a) for a in launch.args]), repr(launch.options))
+            if key not in seen:
+                seen.add(key)
+                yield f"{variant.name}: {launch.kernel.__name__}", launch
+
+
+def _kind(arg: object) -> object:
+    if isinstance(arg, tuple):
+        return tuple(_kind(a) for a in arg)
+    return arg.dtype if isinstance(arg, torch.Tensor) else type(arg)
