@@ -9,12 +9,14 @@ import torch
 
 import fastmmd
 from fastmmd import compiled, dispatch
+from fastmmd.backends import triton
 
 
 def build_info() -> dict[str, Any]:
     """A description of this installation.
 
-    Keys: ``version``; ``python``, ``torch`` (versions); ``compiled`` (None, or the extension's ``compiler``, ``abi``,
+    Keys: ``version``; ``python``, ``torch``, ``triton`` (versions; None: not installed);
+    ``compiled`` (None, or the extension's ``compiler``, ``abi``,
     ``openmp`` (False: it computes on one thread) and the instruction-set variants of the CPU kernels that this machine
     can run, best first); ``compiled_error`` (why there is no extension, else None); ``threads`` (torch's);
     ``devices``; ``backends``: for each name None if it runs on some device here, else the reason why not.
@@ -31,6 +33,7 @@ def build_info() -> dict[str, Any]:
         "version": fastmmd.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "triton": triton.version(),
         "compiled": None
         if extension is None
         else {

@@ -135,7 +135,7 @@ def run(
     n_source, n_target = sources[0].shape[0], targets[0].shape[0]
     dims = tuple(x.shape[1] for x in sources)
     widths = tuple(triton.cdiv(d + 1, 16) * 16 for d in dims)
-    packed = pack(plan, sources, targets, bandwidths, dtype, format, widths, ones=True)
+    packed = pack(plan, sources, targets, bandwidths, dtype, format, widths, config.tile, ones=True)
     wanted = tuple(a or b for a, b in zip(needs_grad[:layers], needs_grad[layers:], strict=True))
 
     total = packed.rows[0].shape[0]
@@ -144,7 +144,7 @@ def run(
     workspace = torch.empty((layers, side * side), dtype=dtype, device=device)
     weighted = [torch.zeros_like(z) if want else None for z, want in zip(packed.rows, wanted, strict=True)]
     partials = torch.zeros(((side // config.tile) ** 2, 3, 1 + layers), dtype=torch.float64, device=device)
-    with matmul_precision(device, format):
+    with matmul_precision(device, format), torch.autocast(device.type, enabled=False):
         for i0 in range(0, total, side):
             for j0 in range(i0, total, side):
                 i1, j1 = min(total, i0 + side), min(total, j0 + side)

@@ -20,7 +20,7 @@ from fastmmd.kernels.launch import launch
 from fastmmd.kernels.plan import TRITON_DTYPE, Plan
 
 MAX_GROUPS = 32  # of rows, each summed by one program
-ROWS = 64  # of a domain, padding included, are a multiple of this
+ROWS = 64  # a program copies; a power of 2, as tiles are
 COLUMNS = 64
 
 
@@ -148,12 +148,14 @@ def pack(
     dtype: torch.dtype,
     format: str,
     widths: tuple[int, ...],
+    tile: int,
     ones: bool = False,
 ) -> Packed:
-    """`widths`: columns of each layer's copy, at least d, and one more for `ones`."""
+    """`widths`: columns of each layer's copy, at least d, and one more for `ones`; `tile`: rows of a tile."""
     device, layers = sources[0].device, len(sources)
     n_source, n_target = sources[0].shape[0], targets[0].shape[0]
-    source_rows, target_rows = triton.cdiv(n_source, ROWS) * ROWS, triton.cdiv(n_target, ROWS) * ROWS
+    multiple = max(ROWS, tile)
+    source_rows, target_rows = (triton.cdiv(n, multiple) * multiple for n in (n_source, n_target))
     tiles = (source_rows + target_rows) // ROWS
     dims = tuple(x.shape[1] for x in sources)
     first_chunks = (0, *accumulate(triton.cdiv(d, COLUMNS) for d in dims))

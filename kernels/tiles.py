@@ -193,7 +193,7 @@ def run(
     layers, dims = len(sources), tuple(x.shape[1] for x in sources)
     counts, widths = chunks(dims)
     columns = tuple(count * width for count, width in zip(counts, widths, strict=True))
-    packed = pack(plan, sources, targets, bandwidths, dtype, format, columns)
+    packed = pack(plan, sources, targets, bandwidths, dtype, format, columns, config.tile)
     gradients = [
         torch.empty(x.shape, dtype=dtype, device=x.device) if need else None
         for x, need in zip((*sources, *targets), needs_grad, strict=True)

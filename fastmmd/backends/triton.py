@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
-from importlib.util import find_spec
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from fastmmd.bandwidth import compute_dtype
 from fastmmd.matmul import torch_precision
 from fastmmd.problem import Problem
 
-OLDEST = (3, 4)  # Triton; it has tuples of pointers and compile-time functions
+OLDEST = (3, 5)  # Triton; kernels use its compile-time functions
 CAPABILITY = (8, 0)
 
 
@@ -34,14 +34,21 @@ def interpreted() -> bool:
 
 
 @cache
-def _missing() -> str | None:
-    if find_spec("triton") is None:
-        return "Triton is not installed (PyTorch for CUDA or ROCm on Linux brings it)"
-    import triton
+def version() -> str | None:
+    """Triton's version; None if it is not installed."""
+    try:
+        return import_module("triton").__version__
+    except ImportError:
+        return None
 
-    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
-    if version < OLDEST:
-        return f"it needs Triton >= {'.'.join(map(str, OLDEST))}, found {triton.__version__}"
+
+@cache
+def _missing() -> str | None:
+    found = version()
+    if found is None:
+        return "Triton is not installed (PyTorch for CUDA or ROCm on Linux brings it)"
+    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
+        return f"it needs Triton >= {'.'.join(map(str, OLDEST))}, found {found}"
     return None
 
 
@@ -69,7 +76,7 @@ def run(
     format = table.product_format(vendor, precision, dtype)
     line = table.line(vendor, problem.n, tuple([x.shape[1] for x in sources]), format)
     layers = [_alike(s, t, dtype) for s, t in zip(sources, targets, strict=True)]
-    with _current(device), torch.autocast(device.type, enabled=False):
+    with _current(device):
         return table.ROUTES[type(line.config)](
             plan.make_plan(problem, dtype),
             [source for source, _ in layers],

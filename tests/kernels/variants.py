@@ -21,7 +21,7 @@ class Variant(NamedTuple):
     n: int = 64  # of each domain
     precision: str = "ieee"
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)  # a layer; the last counts for the rest
-    gradient: bool = True
+    needs_grad: tuple[bool, bool] = (True, True)  # source, target
 
     def launches(self, vendor: str) -> list[Launch]:
         dtypes = [self.dtypes[min(l, len(self.dtypes) - 1)] for l in range(len(self.dims))]
@@ -29,13 +29,14 @@ class Variant(NamedTuple):
         kernels = tuple((SOFTMAX if d < 64 else FEATURES).static for d in self.dims)
         count = len(self.dims)
         problem = make_problem(self.n, self.n, kernels, 1.0, (0.3,) * count, "biased")
+        needs_grad = [need for need in self.needs_grad for _ in self.dims]
         format = table.product_format(vendor, self.precision, dtype)
         line = table.line(vendor, 2 * self.n, self.dims, format)
         layers = [torch.zeros((self.n, d), dtype=t) for d, t in zip(self.dims, dtypes, strict=True)]
         with recording() as launches:
             table.ROUTES[type(line.config)](
                 plan.make_plan(problem, dtype),
-                *(layers, layers, None, [self.gradient] * 2 * count, problem.clamp, dtype, format, line.config),
+                *(layers, layers, None, needs_grad, problem.clamp, dtype, format, line.config),
             )
         return launches
 
@@ -49,12 +50,17 @@ VARIANTS = (
     Variant("JMMD (2048, 8), tf32x3", (2048, 8), precision="tf32x3"),
     Variant("JMMD (256, 8), fp64", (256, 8), dtypes=(torch.float64,)),
     Variant("MMD 2048", (2048,)),
-    Variant("JMMD (256, 31), loss only", (256, 31), gradient=False),
+    Variant("JMMD (256, 31), loss only", (256, 31), needs_grad=(False, False)),
+    Variant("JMMD (256, 31), target only", (256, 31), needs_grad=(False, True)),
     Variant("JMMD of 8 layers", (256,) * 7 + (31,)),
     Variant("MMD 256, many rows, bf16", (256,), n=2048, precision="bf16"),
     Variant("JMMD (256, 8), many rows, bf16", (256, 8), n=2048, precision="bf16"),
-    Variant("JMMD (256, 8), many rows, bf16, loss only", (256, 8), n=2048, precision="bf16", gradient=False),
+    Variant("JMMD (256, 8), many rows, bf16, loss only", (256, 8), n=2048, precision="bf16", needs_grad=(False, False)),
+    Variant(
+        "JMMD (256, 8), many rows, bf16, source only", (256, 8), n=2048, precision="bf16", needs_grad=(True, False)
+    ),
     Variant("JMMD (256, 8), many rows", (256, 8), n=256),
+    Variant("JMMD (256, 8), many rows, source only", (256, 8), n=256, needs_grad=(True, False)),
     Variant("JMMD (256, 8), many rows, tf32", (256, 8), n=256, precision="tf32"),
     Variant("JMMD (256, 8), many rows, fp64", (256, 8), n=256, dtypes=(torch.float64,)),
     Variant("JMMD of 8 layers, many rows", (64,) * 8, n=256),
