@@ -22,11 +22,14 @@ from tests.kernels import aot  # noqa: E402
 ROOT = Path(__file__).parents[2]
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}  # bytes a block can have
 
-# A few spills are the assembler's choice: it stops at 64 or 80 registers so that more warps fit. More need a reason.
-A_FEW = 16
+# A few spills are the assembler's choice: it stops at 64, 80 or 128 registers so that more warps fit. More: a reason.
+A_FEW = 32
 SPILLS = {
     # mma.sync takes its operands from registers, unlike wgmma; smaller tiles would read the columns more often.
     "sm_80 JMMD (256, 8), many rows, bf16: fused_tiles",
+    "sm_80 JMMD (256, 8), many rows, bf16, source only: fused_tiles",
+    # Sixteen values a pair are held at once; nobody is known to train with more than three layers.
+    "sm_80 JMMD of 8 layers: loss_and_gradients",
 }
 
 
