@@ -1,7 +1,18 @@
 """Data: labelled domains, their splits, and endless, reproducible batches of two of them."""
 
 from fastmmd.models.data.digits import FontDigits, Mnist5k, OptDigits
+from fastmmd.models.data.domain import ImageDomain
 from fastmmd.models.data.domains import DomainPair
+from fastmmd.models.data.emoji import Emoji
 from fastmmd.models.data.images import EvalTransform, TrainTransform
 
-__all__ = ["DomainPair", "EvalTransform", "FontDigits", "Mnist5k", "OptDigits", "TrainTransform"]
+__all__ = [
+    "DomainPair",
+    "Emoji",
+    "EvalTransform",
+    "FontDigits",
+    "ImageDomain",
+    "Mnist5k",
+    "OptDigits",
+    "TrainTransform",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader, Dataset
 
-from fastmmd.models.data.sampling import SeededView, StreamLoader, StreamSampler, View
+from fastmmd.models.data.folds import Fold, Split, floor_split
+from fastmmd.models.data.sampling import SeededView, StreamLoader, StreamSampler, View, item_names
 
 
 class DomainPair(LightningDataModule):
@@ -22,22 +24,39 @@ class DomainPair(LightningDataModule):
     `classes`, the class names in label order, and `targets`, every item's label. `ImageFolder` itself is one.
 
     A training batch is `{"source": (images, labels), "target": (images, labels)}`; the two sizes may differ. Whether
-    the target's training labels are used is the model's choice. The splits are stratified.
+    the target's training labels are used is the model's choice. All splits are stratified.
+
+    With several processes each has batches of its own, of the sizes given; what is evaluated is shared out among them.
 
     Args:
         source, target: the domains. Their classes must be equal, in the same order.
         source_batch, target_batch: items of each domain in a training batch. 36 + 36 is JAN's.
         steps_per_epoch: training batches in an epoch; both domains are sampled endlessly.
-        source_validation, target_validation: parts of the domains that are kept for validation.
-        target_test: part of the target that is kept for the test.
+        source_validation: part of the source that is kept for validation.
+        target_validation, target_test: likewise parts of the target, drawn at random; not used if there is a `fold`.
+        fold: which fold of the target's split, from 0. Given without `split`, it is one of the five of He & Ding's
+            protocol, `floor_split`.
+        split: file that `Split.write` has written, such as the `split.json` of another run.
+        exclude_held_out: whether to leave out of the source the items that are called like an item of the target's
+            validation or test part. For domains that show the same things, such as `Emoji`.
+        exclude_from_eval: classes that are left out of validation, test and prediction, but not of training. He &
+            Ding leave out anger on IAPS-Subset, which has eight images of it.
+        balanced: whether training batches have as many items of each class in the mean.
         train_transform: image -> tensor for training; may be random (torch's generator), see `SeededView`.
-        eval_transform: image -> tensor for validation, test and prediction.
+        eval_transform: image -> tensor for validation, test and prediction. A transform with a method `match` is told
+            what the network's backbone expects, see `EvalTransform.match`.
         seed: seed of the batches and of random transforms.
         split_seed: seed of the splits, so that runs with different `seed` are tested on the same items.
         workers: loader processes of each domain. Batches do not depend on it.
 
+    Attributes:
+        split: all folds of the target, by item name.
+        items: domain -> (training items, validation items), by number.
+        test_items: the target's, by number.
+
     Raises:
-        ValueError: the domains' classes differ, or a class has too few items to be split.
+        ValueError: the domains' classes differ; a class has too few items to be split; there is no such fold or class;
+            `split` is that of another data set; (when loading) fewer items are evaluated than there are processes.
     """
 
     def __init__(
@@ -50,6 +69,11 @@ class DomainPair(LightningDataModule):
         source_validation: float = 0.1,
         target_validation: float = 0.1,
         target_test: float = 0.5,
+        fold: int | None = None,
+        split: str | None = None,
+        exclude_held_out: bool = False,
+        exclude_from_eval: Sequence[str] = (),
+        balanced: bool = False,
         train_transform: Callable[[Any], Any] | None = None,
         eval_transform: Callable[[Any], Any] | None = None,
         seed: int = 0,
@@ -67,22 +91,47 @@ class DomainPair(LightningDataModule):
         self.domains = {"source": source, "target": target}
         self.batch_sizes = {"source": source_batch, "target": target_batch}
         self.steps_per_epoch = steps_per_epoch
+        self.balanced = balanced
         self.transforms = {"train": train_transform, "eval": eval_transform}
         self.seed = seed
         self.workers = workers
 
-        rest, self.test_items = self._split("target", range(len(target)), target_test, split_seed)
+        self.names = {name: item_names(domain) for name, domain in self.domains.items()}
+        absent = [name for name in exclude_from_eval if name not in self.classes]
+        if absent:
+            raise ValueError(f"exclude_from_eval: expected some of the classes {self.classes}, got {absent}")
+
+        if fold is None and split is None:
+            self.split, fold = self._random_split(target_validation, target_test, split_seed), 0
+        else:
+            self.split = self._folds(split, split_seed)
+        if fold is None or not 0 <= fold < len(self.split.folds):
+            raise ValueError(f"fold: expected one of 0..{len(self.split.folds) - 1}, got {fold}")
+        # In the order of the data set, which is the same whether the split is new or read.
+        train, validation, test = (sorted(part) for part in self.split.folds[fold].places(self.names["target"]))
+        held_out = {self.names["target"][item] for item in (*validation, *test)} if exclude_held_out else ()
+        rest = [item for item, name in enumerate(self.names["source"]) if name not in held_out]
+        source_train, source_validation_items = self._cut("source", rest, source_validation, split_seed)
+
+        def evaluated(name: str, items: list[int]) -> list[int]:
+            return [item for item in items if self._label(name, item) not in exclude_from_eval]
+
         self.items = {
-            "source": self._split("source", range(len(source)), source_validation, split_seed),
-            "target": self._split("target", rest, target_validation / (1 - target_test), split_seed),
+            "source": (source_train, evaluated("source", source_validation_items)),
+            "target": (train, evaluated("target", validation)),
         }
+        self.test_items = evaluated("target", test)
+
+    @property
+    def validated(self) -> bool:
+        """Whether the target has validation items, without which no checkpoint can be best."""
+        return bool(self.items["target"][1])
 
     def setup(self, stage: str) -> None:
-        if self.trainer.world_size > 1:
-            raise NotImplementedError(
-                f"{self.trainer.world_size} processes are not supported yet: every rank would see the same batches; "
-                "set trainer.devices and trainer.num_nodes to 1"
-            )
+        expected = getattr(self.trainer.lightning_module.network.backbone, "preprocessing", None)
+        for transform in self.transforms.values():
+            if expected is not None and hasattr(transform, "match"):
+                transform.match(expected)
 
     def train_dataloader(self) -> CombinedLoader:
         return CombinedLoader({name: self._train_loader(name) for name in self.domains}, "max_size_cycle")
@@ -97,6 +146,17 @@ class DomainPair(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()
 
+    def samples(self) -> dict[str, DataLoader]:
+        """For a comparison of the domains, the target's test items and as many of the source's, evenly spaced.
+
+        The source's are validation items if there are any, training items if not. Not shared out among processes.
+        """
+        train, held_out = self.items["source"]
+        items = held_out or train
+        count = min(len(items), len(self.test_items))
+        chosen = {"source": [items[k * len(items) // count] for k in range(count)], "target": self.test_items}
+        return {name: self._loader(name, items, self.batch_sizes[name]) for name, items in chosen.items()}
+
     def _train_loader(self, name: str) -> DataLoader:
         domain, (items, _) = self.domains[name], self.items[name]
         sampler = StreamSampler(
@@ -105,13 +165,28 @@ class DomainPair(LightningDataModule):
             self.steps_per_epoch,
             seed=(self.seed, list(self.domains).index(name)),
             first=lambda: self.trainer.fit_loop.epoch_loop.total_batch_idx + 1,
+            labels=[int(domain.targets[item]) for item in items] if self.balanced else None,
+            rank=self.trainer.global_rank,
+            ranks=self.trainer.world_size,
         )
         view = SeededView(domain, items, self.transforms["train"])
         return StreamLoader(view, batch_sampler=sampler, **self._loading())
 
     def _eval_loader(self, name: str, items: list[int]) -> DataLoader:
+        """This process's share of the items: every `ranks`-th."""
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        if 0 < len(items) < ranks:
+            raise ValueError(f"{name}: {len(items)} items to evaluate are too few for {ranks} processes")
+        size = 4 * self.batch_sizes[name]
+        # Shares differ by one item, but not in their number of batches: processes wait for each other at each.
+        least, more = divmod(len(items), ranks)
+        while more and least % size == 0:
+            size += 1
+        return self._loader(name, items[rank::ranks], size)
+
+    def _loader(self, name: str, items: list[int], size: int) -> DataLoader:
         view = View(self.domains[name], items, self.transforms["eval"])
-        return DataLoader(view, batch_size=4 * self.batch_sizes[name], **self._loading())
+        return DataLoader(view, batch_size=size, **self._loading())
 
     def _loading(self) -> dict[str, Any]:
         # A loader without a generator of its own draws from the global one whenever an iteration begins, and a resumed
@@ -123,18 +198,40 @@ class DomainPair(LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
         }
 
-    def _split(self, name: str, items: Sequence[int], part: float, seed: int) -> tuple[list[int], list[int]]:
+    def _label(self, name: str, item: int) -> str:
+        return self.classes[int(self.domains[name].targets[item])]
+
+    def _folds(self, file: str | None, seed: int) -> Split:
+        """The target's split: that of a file, or He & Ding's."""
+        names = self.names["target"]
+        labels = [self._label("target", item) for item in range(len(names))]
+        if file is None:
+            return floor_split(names, labels, self.classes, seed)
+        split = Split.read(Path(file))
+        split.verify(names, labels, getattr(self.domains["target"], "root", None))
+        return split
+
+    def _random_split(self, validation: float, test: float, seed: int) -> Split:
+        """One fold of the target, drawn at random."""
+        rest, tested = self._cut("target", range(len(self.names["target"])), test, seed)
+        train, validated = self._cut("target", rest, validation / (1 - test), seed)
+        name = self.names["target"].__getitem__
+        fold = Fold(*(tuple(sorted(map(name, part))) for part in (train, validated, tested)))
+        labels = {name(item): self._label("target", item) for part in (train, validated, tested) for item in part}
+        protocol = {"name": "random", "seed": seed, "validation": validation, "test": test}
+        return Split(protocol, tuple(self.classes), labels, (fold,))
+
+    def _cut(self, name: str, items: Sequence[int], part: float, seed: int) -> tuple[list[int], list[int]]:
         """Stratified split of a domain's `items` into (the rest, `part` of them), each in ascending order."""
         if part == 0:
             return list(items), []
-        domain = self.domains[name]
-        labels = [int(domain.targets[item]) for item in items]
+        labels = [self._label(name, item) for item in items]
         try:
             rest, held_out = train_test_split(items, test_size=part, stratify=labels, random_state=seed)
         except ValueError as error:
             label, count = min(Counter(labels).items(), key=lambda pair: pair[1])
             raise ValueError(
                 f"{name}: cannot hold out {part:.0%} of {len(labels)} items from every class; the smallest is "
-                f"{self.classes[label]!r} with {count}: {error}"
+                f"{label!r} with {count}: {error}"
             ) from error
         return sorted(rest), sorted(held_out)

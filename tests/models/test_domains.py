@@ -7,8 +7,12 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from fastmmd.models.data import DomainPair
-from fastmmd.models.data.sampling import SeededView, StreamSampler
+from fastmmd.models.data import DomainPair, EvalTransform, TrainTransform
+from fastmmd.models.data.folds import Split, stratified_split
+from fastmmd.models.data.images import Preprocessing
+from fastmmd.models.data.readers import MIKELS
+from fastmmd.models.data.sampling import SeededView, StreamSampler, item_names
+from fastmmd.models.data.stats import PAPER
 
 from .conftest import Blobs
 
@@ -38,6 +42,26 @@ def test_batch_larger_than_domain():
 
 def test_streams_differ_by_seed_and_domain():
     assert batches(seed=(0, 0)) != batches(seed=(1, 0)) != batches(seed=(0, 1))
+
+
+def test_processes_cut_one_stream():
+    together = batches(batch=6, steps=9)
+    shares = [list(StreamSampler(7, 3, 9, (0, 0), lambda: 0, rank=rank, ranks=2)) for rank in (0, 1)]
+    assert [one + other for one, other in zip(*shares, strict=True)] == together
+    later = StreamSampler(7, 3, 5, (0, 0), lambda: 4, rank=1, ranks=2)
+    assert list(later) == shares[1][4:]
+
+
+def test_balanced_stream_has_as_many_of_each_class():
+    labels = [0] * 2 + [1] * 5 + [2] * 3
+    sampler = StreamSampler(10, 5, 6, (0, 0), lambda: 0, labels)
+    items = [item for batch in sampler for item, _ in batch]
+    for k in (0, 15):  # a pass: three classes as large as the largest
+        once = items[k : k + 15]
+        assert Counter(labels[item] for item in once) == {0: 5, 1: 5, 2: 5}
+        assert set(once) == set(range(10))
+    assert items[:15] != items[15:]
+    assert list(StreamSampler(10, 5, 4, (0, 0), lambda: 2, labels)) == list(sampler)[2:]
 
 
 def test_random_transform_depends_on_its_seed_alone():
@@ -96,7 +120,8 @@ def test_item_that_cannot_be_read_is_named(known):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_do_not_depend_on_workers(blobs, workers):
     data = blobs(train_transform=v2.GaussianNoise(), workers=workers)
-    data.trainer = SimpleNamespace(fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=3)))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=3))
+    data.trainer = SimpleNamespace(fit_loop=loop, global_rank=0, world_size=1)
     (images, labels), target = next(iter(data.train_dataloader()))[0].values()
     assert (len(labels), len(target[1])) == (9, 6)
     stream = StreamSampler(54, 9, 1, seed=(0, 0), first=lambda: 4)
@@ -104,3 +129,137 @@ def test_batches_do_not_depend_on_workers(blobs, workers):
     expected = [view[key] for key in next(iter(stream))]
     assert torch.equal(images, torch.stack([image for image, _ in expected]))
     assert labels.tolist() == [label for _, label in expected]
+
+
+# Protocols
+
+
+class Emotions(Blobs):
+    """Vectors in the numbers of one of the paper's data sets, with names."""
+
+    def __init__(self, name, names="{}.jpg"):
+        counts = PAPER[name][0]
+        self.classes = list(MIKELS)
+        self.targets = [label for label, count in enumerate(counts) for _ in range(count)]
+        self.names = [names.format(k) for k in range(len(self.targets))]
+        self.images = torch.zeros(len(self.targets), 4)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "excluded", "tested", "validated"),
+    [
+        ("artphoto", "iaps", ["anger"], 54, 15),
+        ("artphoto", "iaps", [], 55, 15),
+        ("iaps", "artphoto", [], 117, 37),
+    ],
+)
+def test_protocol_of_the_paper(source, target, excluded, tested, validated):
+    folds = []
+    for fold in range(5):
+        data = DomainPair(
+            Emotions(source), Emotions(target), source_validation=0, fold=fold, exclude_from_eval=excluded
+        )
+        (train, validation), test = data.items["target"], data.test_items
+        assert (len(test), len(validation)) == (tested, validated)
+        assert len(data.items["source"][0]) == len(data.domains["source"])
+        assert data.items["source"][1] == []
+        assert not {*train} & {*validation, *test}
+        assert {data.classes[data.domains["target"].targets[item]] for item in train} == set(MIKELS)
+        folds.append(test)
+    assert len({item for test in folds for item in test}) == 5 * tested
+
+
+def test_split_file_gives_the_same_parts_again(blobs, tmp_path):
+    made = blobs(split_seed=5)
+    made.split.write(tmp_path / "split.json")
+    read = blobs(split=str(tmp_path / "split.json"), fold=0, split_seed=9)
+    assert (read.items["target"], read.test_items) == (made.items["target"], made.test_items)
+
+
+def test_fold_of_a_split_file(blobs, tmp_path):
+    names, classes = item_names(Blobs(48)), ["a", "b", "c"]
+    split = stratified_split(names, [classes[k % 3] for k in range(48)], classes, folds=4)
+    split.write(tmp_path / "split.json")
+    tested = []
+    for fold in range(4):
+        data = blobs(split=str(tmp_path / "split.json"), fold=fold)
+        assert not data.validated
+        tested += data.test_items
+    assert sorted(tested) == list(range(48))
+    for wrong in (4, -1, None):
+        with pytest.raises(ValueError, match=f"fold: expected one of 0..3, got {wrong}"):
+            blobs(split=str(tmp_path / "split.json"), fold=wrong)
+    with pytest.raises(ValueError, match="not the data set that was split; 12 missing"):
+        DomainPair(Blobs(), Blobs(36), split=str(tmp_path / "split.json"), fold=0)
+
+
+def test_every_split_is_kept(blobs):
+    for settings in ({}, {"fold": 3}):
+        data = blobs(**settings)
+        assert isinstance(data.split, Split)
+        train, validation, test = data.split.folds[settings.get("fold", 0)].places(item_names(Blobs(48)))
+        assert (sorted(train), sorted(validation)) == data.items["target"]
+        assert sorted(test) == data.test_items
+
+
+def test_held_out_items_are_kept_out_of_the_source():
+    settings = {"source_validation": 0.1, "fold": 2}
+    data = DomainPair(Emotions("iaps"), Emotions("iaps"), exclude_held_out=True, **settings)
+    source = {*data.items["source"][0], *data.items["source"][1]}
+    target = {*data.items["target"][1], *data.test_items}
+    assert not source & target
+    assert source | target == set(range(385))
+    other = DomainPair(Emotions("iaps", "other-{}.jpg"), Emotions("iaps"), exclude_held_out=True, **settings)
+    assert len(other.items["source"][0]) + len(other.items["source"][1]) == 385
+
+
+def test_class_to_exclude_must_be_one(blobs):
+    with pytest.raises(ValueError, match=r"exclude_from_eval: expected some of .*'c'\], got \['anger'\]"):
+        blobs(exclude_from_eval=["a", "anger"])
+
+
+def test_excluded_class_is_trained_and_not_evaluated(blobs):
+    data = blobs(exclude_from_eval=["b"])
+    for name, (train, validation) in data.items.items():
+        targets = data.domains[name].targets
+        assert {targets[item] for item in train} == {0, 1, 2}
+        assert {targets[item] for item in validation} == {0, 2}
+    assert {data.domains["target"].targets[item] for item in data.test_items} == {0, 2}
+
+
+@pytest.mark.parametrize("count", [4, 20, 21, 23, 40, 41, 83])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_shares_are_complete_and_equally_many_batches(blobs, count, ranks):
+    data = blobs(target_batch=1)  # four items a batch in evaluation
+    items = list(range(count))
+    data.domains["target"] = Blobs(100)
+    shares = []
+    for rank in range(ranks):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks)
+        shares.append(data._eval_loader("target", items))
+    assert sorted(item for share in shares for item in share.dataset.indices) == items
+    assert len({len(share) for share in shares}) == 1
+
+
+def test_too_few_items_for_the_processes(blobs):
+    data = blobs()
+    data.trainer = SimpleNamespace(global_rank=0, world_size=25)
+    with pytest.raises(ValueError, match="target: 24 items to evaluate are too few for 25 processes"):
+        data.test_dataloader()
+
+
+def test_transforms_follow_the_backbone(blobs):
+    train, evaluation = TrainTransform(), EvalTransform(resize=40)
+    data = blobs(train_transform=train, eval_transform=evaluation)
+    expected = Preprocessing((0.0,) * 3, (0.5,) * 3, "bicubic", 50, 32)
+    backbone = SimpleNamespace(preprocessing=expected)
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(network=SimpleNamespace(backbone=backbone)))
+    white = v2.functional.to_pil_image(torch.ones(3, 60, 60))
+    assert evaluation(white).shape == (3, 224, 224)
+    data.setup("fit")
+    assert evaluation(white).shape == train(white).shape == (3, 32, 32)
+    assert torch.equal(evaluation(white), torch.full((3, 32, 32), 2.0))
+    sides = [step.size for step in evaluation.steps.transforms if isinstance(step, v2.Resize)]
+    assert sides == [[40, 40]]  # what was given stays
+    resize = train.steps.transforms[1]
+    assert (resize.size, resize.interpolation) == ([50, 50], v2.InterpolationMode.BICUBIC)

@@ -1,0 +1,54 @@
+"""What `data.stats` says of a data set."""
+
+import pytest
+from jsonargparse import auto_cli
+
+from fastmmd.models.data import layouts
+from fastmmd.models.data.readers import MIKELS
+from fastmmd.models.data.stats import PAPER, main, statistics
+
+from .test_readers import REJECTED, WELL, counts_of, fi, noise, pictures
+
+
+def test_counts_beside_the_paper(tmp_path):
+    layouts.write_iaps(tmp_path, pictures())
+    text = statistics("iaps", str(tmp_path))
+    assert "| contentment | 2 | 53 |" in text
+    assert "| sum | 16 | 385 |" in text
+    assert "He & Ding print the sum 395; the classes they list add to 385." in text
+
+
+@pytest.mark.parametrize("reader", PAPER)
+def test_the_papers_sums(reader):
+    counts, printed = PAPER[reader]
+    assert len(counts) == len(MIKELS)
+    assert printed - sum(counts) == (10 if reader == "iaps" else 0)
+
+
+def test_files(tmp_path):
+    root = layouts.write_artphoto(tmp_path, [*pictures(), layouts.Picture("awe", noise(50, "CMYK").resize((20, 4)))])
+    folder = root / "testImages_artphoto"
+    for k in range(2, 7):
+        layouts.save(noise(0), folder / f"amusement_9{k}.jpg")
+    layouts.truncate(folder / "fear_0007.jpg")
+    lines = statistics("artphoto", str(root)).splitlines()
+    assert "* width, pixels: 8 to 20, median 8" in lines
+    assert "* height, pixels: 4 to 6, median 6" in lines
+    assert "* modes: RGB 20, CMYK 1" in lines
+    assert "* groups of identical files: 1, such as amusement_0001.jpg = amusement_92.jpg = " in "\n".join(lines)
+    assert any(line.startswith("* files that look like placeholders: 6: amusement_0001.jpg, ") for line in lines)
+    assert "* unreadable files: 1" in lines
+    assert any(line.startswith(f"  * cannot read image {folder / 'fear_0007.jpg'}: ") for line in lines)
+
+
+def test_left_out(tmp_path):
+    layouts.write_abstract(tmp_path, [*pictures(votes=counts_of), layouts.Picture("", noise(99), [7, 7, *[0] * 6])])
+    text = statistics("abstract", str(tmp_path))
+    assert "* left out, tied votes: 1: abstract_0017.jpg" in text
+    assert "| anger | 2 | - |" in text
+
+
+def test_command(tmp_path, capsys):
+    root = fi(tmp_path, WELL + REJECTED)
+    auto_cli(main, args=["fi", str(root), '--options={"labels": "noisy"}'])
+    assert "| sum | 48 | 22700 |" in capsys.readouterr().out
