@@ -1,0 +1,157 @@
+"""`python -m fastmmd.models.predict --checkpoint CKPT --images FOLDER --output DIR`: a trained network on pictures.
+
+Writes `predictions.csv` (path, class, p_<class>...; a row a picture, ordered by path) and contact sheets
+`contact-1.png`, `contact-2.png`, ... that show every picture with its class and probability.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+from torch.nn.functional import softmax
+from tqdm import tqdm
+
+from fastmmd.models.data.domain import ImageDomain
+from fastmmd.models.files import write_atomically
+from fastmmd.models.trained import load_trained
+
+# Of a contact sheet: cells, and the pixels of a cell: its picture's square, the text below it, the margin around both.
+COLUMNS, ROWS = 6, 6
+SQUARE, TEXT, MARGIN = 180, 40, 10
+
+
+def predict(checkpoint: Path, images: Path, output: Path, skip_unreadable: bool = False, device: str = "cpu") -> None:
+    """Classifies every picture below a folder, of any format that PIL reads.
+
+    Args:
+        checkpoint: of `python -m fastmmd.models fit`.
+        images: the folder; files and folders whose names begin with a dot are passed over.
+        output: folder for the table and the contact sheets; those of an earlier prediction are replaced.
+        skip_unreadable: go on where a picture cannot be read, and name these pictures at the end.
+        device: what computes, such as "cuda".
+
+    Raises:
+        FileNotFoundError: no such checkpoint or folder, or no pictures in it.
+        OSError: a picture cannot be read, or with `skip_unreadable` none can.
+        FloatingPointError: the network's outputs are not finite.
+        ValueError: the checkpoint is not one of `fit`.
+    """
+    names = picture_files(images)
+    pictures = ImageDomain(images, names, [0] * len(names), ["unknown"])
+    trained = load_trained(checkpoint)
+    network = trained.network.to(device)
+    rows: list[list[str]] = []
+    unreadable: list[str] = []
+    sheets: list[Path] = []
+
+    readable = _readable(pictures, unreadable if skip_unreadable else None)
+    # Pictures are kept at their small size only: a page of large photographs would fill the memory.
+    while page := [
+        (name, trained.transform(picture), ImageOps.contain(picture, (SQUARE, SQUARE)))
+        for name, picture in islice(readable, COLUMNS * ROWS)
+    ]:
+        page_names, inputs, small = zip(*page, strict=True)
+        captions = []
+        for name, probabilities in zip(page_names, _classified(network, inputs, device), strict=True):
+            best = int(probabilities.argmax())
+            rows.append([name, trained.classes[best], *(f"{p:.6f}" for p in probabilities.tolist())])
+            captions.append((f"{trained.classes[best]}: {probabilities[best]:.0%}", name))
+        sheets.append(output / f"contact-{len(sheets) + 1}.png")
+        with write_atomically(sheets[-1], "wb") as file:
+            contact_sheet(small, captions).save(file, format="png")
+
+    if not rows:
+        raise OSError(f"images: none of the {len(names)} pictures in {str(images)!r} can be read")
+    with write_atomically(output / "predictions.csv") as file:
+        csv.writer(file).writerows([["path", "class", *(f"p_{name}" for name in trained.classes)], *rows])
+    for old in set(output.glob("contact-*.png")) - set(sheets):
+        old.unlink()
+    if unreadable:
+        print(f"skipped, for they cannot be read: {', '.join(unreadable)}")
+    print(f"{len(rows)} pictures: {output / 'predictions.csv'} and {len(sheets)} contact sheets beside it")
+
+
+def picture_files(folder: Path) -> list[str]:
+    """Paths below `folder`, with "/", of all files that are called as pictures are, in order.
+
+    Raises:
+        FileNotFoundError: no such folder, or none in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"images: no folder {str(folder)!r}")
+    kinds = Image.registered_extensions()
+    files = (file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in kinds and file.is_file())
+    names = sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts))
+    if not names:
+        raise FileNotFoundError(f"images: no pictures in {str(folder)!r} or below it")
+    return names
+
+
+def contact_sheet(pictures: Sequence[Image.Image], captions: Sequence[tuple[str, str]]) -> Image.Image:
+    """RGB pictures of at most `SQUARE` pixels a side in rows of `COLUMNS`, each above its two lines of text.
+
+    The first line is bold, the second smaller; lines that are too long lose their beginning.
+    """
+    bold = ImageFont.truetype(findfont("DejaVu Sans:bold"), 15)
+    small = ImageFont.truetype(findfont("DejaVu Sans"), 12)
+    width, height = SQUARE + MARGIN, SQUARE + TEXT + MARGIN
+    rows = -(-len(pictures) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * width + MARGIN, rows * height + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (picture, (first, second)) in enumerate(zip(pictures, captions, strict=True)):
+        row, column = divmod(place, COLUMNS)
+        left, top = MARGIN + column * width, MARGIN + row * height
+        sheet.paste(picture, (left + (SQUARE - picture.width) // 2, top + SQUARE - picture.height))
+        draw.text((left, top + SQUARE + 3), _fitted(first, bold), "black", bold)
+        draw.text((left, top + SQUARE + 22), _fitted(second, small), "#555555", small)
+    return sheet
+
+
+def _readable(pictures: ImageDomain, unreadable: list[str] | None) -> Iterator[tuple[str, Image.Image]]:
+    """Names and pictures, with a progress bar; names of unreadable ones go into the list, or are an error without."""
+    for place, name in enumerate(tqdm(pictures.names, desc="pictures", unit="picture")):
+        try:
+            picture, _ = pictures[place]
+        except OSError as error:
+            if unreadable is None:
+                raise OSError(f"{error}; --skip-unreadable goes on without such pictures") from error
+            unreadable.append(name)
+        else:
+            yield name, picture
+
+
+@torch.inference_mode()
+def _classified(network: torch.nn.Module, inputs: Sequence[Tensor], device: str) -> Tensor:
+    """Probabilities [n, classes] on the CPU."""
+    probabilities = softmax(network(torch.stack(list(inputs)).to(device))[1], dim=1).cpu()
+    if not probabilities.isfinite().all():
+        raise FloatingPointError("the network's outputs are not finite: its weights are of no use")
+    return probabilities
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """`text`, or as much of its end as fits into a cell."""
+    if font.getlength(text) <= SQUARE:
+        return text
+    while font.getlength(f"…{text}") > SQUARE:
+        text = text[1:]
+    return f"…{text}"
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(prog="python -m fastmmd.models.predict", description="Classifies a folder of pictures.")
+    parser.add_function_arguments(predict, skip={"skip_unreadable"})
+    parser.add_argument("--skip-unreadable", action="store_true", help="go on where a picture cannot be read")
+    predict(**parser.parse_args(args))
+
+
+if __name__ == "__main__":
+    main()

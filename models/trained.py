@@ -1,0 +1,107 @@
+"""A trained network as its checkpoint describes it: weights, classes, and how a picture becomes its input."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint of the command line holds.
+
+    Args:
+        network: in evaluation mode, on the CPU; images [n, *shape] to (features [n, width], logits [n, classes]).
+        transform: RGB picture to tensor [*shape].
+        classes: names in label order.
+        settings: the configuration of network and transform as plain values.
+    """
+
+    network: nn.Module
+    transform: Callable[[Image.Image], Tensor]
+    classes: tuple[str, ...]
+    settings: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the network's input, without the batch: [channels, height, width]."""
+        return tuple(self.transform(Image.new("RGB", (64, 64))).shape)
+
+
+def load_trained(checkpoint: Path) -> Trained:
+    """Rebuilds network and transform from the settings in a checkpoint of `python -m fastmmd.models fit`.
+
+    Neither the training images nor pretrained weights are needed. The exception is a run without `eval_transform`,
+    whose data set makes tensors itself, such as the digits: its target data set is opened, and pictures are then
+    turned into tensors like its items, of as many channels and pixels, with values in [0, 1].
+
+    The settings name classes, which are imported and called: load only checkpoints that you trust.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is no such checkpoint, or its classes cannot be built or filled any more.
+    """
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"checkpoint: no file {str(checkpoint)!r}")
+    try:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        model, data = stored["hyper_parameters"], stored["datamodule_hyper_parameters"]
+        weights = stored["state_dict"]
+        settings = {"network": model["network"], "eval_transform": data["eval_transform"]}
+    except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"checkpoint: expected one of `python -m fastmmd.models fit`, got {str(checkpoint)!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    # The checkpoint's weights replace pretrained ones, which need not be at hand.
+    network = _built("network", nn.Module, _without_pretrained(settings["network"]))
+    own = {name.removeprefix("network."): value for name, value in weights.items() if name.startswith("network.")}
+    try:
+        network.load_state_dict(own)
+    except RuntimeError as error:
+        raise ValueError(f"checkpoint: {str(checkpoint)!r} does not fit its own settings: {error}") from error
+    if settings["eval_transform"] is None:
+        transform = _like_items(_built("target", Dataset, data["target"]))
+    else:
+        transform = _built("eval_transform", Callable[[Any], Any], settings["eval_transform"])
+    expected = getattr(network.backbone, "preprocessing", None)
+    if expected is not None and hasattr(transform, "match"):  # as `DomainPair` does
+        transform.match(expected)
+    return Trained(network.eval(), transform, tuple(model["classes"]), settings)
+
+
+def _built(name: str, kind: Any, settings: Any) -> Any:
+    """What the command line builds from `settings`, class path and arguments."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument(f"--{name}", type=kind)
+    return parser.instantiate(parser.parse_object({name: settings}))[name]
+
+
+def _without_pretrained(settings: Any) -> Any:
+    """`settings` with every backbone's argument `weights` set to a random start."""
+    if not isinstance(settings, dict):
+        return settings
+    return {key: "none" if key == "weights" else _without_pretrained(value) for key, value in settings.items()}
+
+
+def _like_items(dataset: Dataset) -> v2.Compose:
+    """A transform of pictures into tensors like the items of `dataset`."""
+    image, _ = dataset[0]
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise ValueError(
+            "eval_transform: the run has none, so items of its target must be tensors [1 or 3, height, width]; "
+            f"got {type(image).__name__} {list(getattr(image, 'shape', []))}"
+        )
+    channels, *size = image.shape
+    steps = [v2.Grayscale() if channels == 1 else v2.RGB(), v2.Resize(size), v2.ToImage()]
+    return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True)])

@@ -1,0 +1,124 @@
+"""Prediction on a folder of pictures, with trained digits and with a network for photographs."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastmmd.models import cli, predict
+from fastmmd.models.data import OptDigits
+from fastmmd.models.trained import load_trained
+from tests.models.test_export import save_photo_checkpoint
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The checkpoint of a short run on digits, whose data sets make tensors and which has no transform."""
+    output = tmp_path_factory.mktemp("digits")
+    config = ["--config=digits.yaml", "--config=target_only.yaml", f"--output={output}"]
+    silent = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    cli.main(["fit", *config, *silent, "--data.steps_per_epoch=60", "--trainer.max_epochs=1", "--model.ramp=false"])
+    return output / "checkpoints" / "last.ckpt"
+
+
+def save_digits(folder, count):
+    """Pictures of the first digits, `<number>-<class>.png`, some in a folder of their own."""
+    data = OptDigits()
+    for k in range(count):
+        image, label = data[k]
+        path = folder / ("more" if k % 3 else ".") / f"{k:02}-{label}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((255 * image[0].numpy()).round().astype(np.uint8)).save(path)
+
+
+def run(checkpoint, images, output, *args):
+    predict.main([f"--checkpoint={checkpoint}", f"--images={images}", f"--output={output}", *args])
+    with open(output / "predictions.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_digits(digits, tmp_path, capsys):
+    save_digits(tmp_path / "images", 50)
+    (tmp_path / "images" / "notes.txt").write_text("no picture")
+    (tmp_path / "images" / ".hidden.png").write_text("no picture")
+    rows = run(digits, tmp_path / "images", tmp_path / "output")
+
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    assert len(rows) == 50
+    assert {row["path"].split("/")[0] for row in rows if "/" in row["path"]} == {"more"}
+    labels = [row["path"][-5] for row in rows]
+    assert np.mean([row["class"] == label for row, label in zip(rows, labels, strict=True)]) > 0.5  # chance is 0.1
+    trained = load_trained(digits)
+    with torch.inference_mode():
+        expected = trained.network(OptDigits()[0][0][None])[1].softmax(dim=1)[0]
+    first = rows[0]  # 00-0.png, from 8-bit levels
+    assert [float(first[f"p_{digit}"]) for digit in range(10)] == pytest.approx(expected.tolist(), abs=0.01)
+    assert first["class"] == str(int(expected.argmax()))
+
+    sheets = sorted(file.name for file in (tmp_path / "output").glob("*.png"))
+    assert sheets == ["contact-1.png", "contact-2.png"]
+    with Image.open(tmp_path / "output" / "contact-2.png") as sheet:
+        assert sheet.size == (6 * 190 + 10, 3 * 230 + 10)  # 14 of 50 pictures
+        assert np.asarray(sheet.convert("L")).std() > 20
+    assert "50 pictures" in capsys.readouterr().out
+
+    # A smaller prediction into the same folder leaves none of the larger one's sheets.
+    assert len(run(digits, tmp_path / "images" / "more", tmp_path / "output")) == 33
+    assert [file.name for file in (tmp_path / "output").glob("*.png")] == ["contact-1.png"]
+
+
+def test_unreadable_pictures_are_named(digits, tmp_path, capsys):
+    save_digits(tmp_path / "images", 3)
+    (tmp_path / "images" / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(OSError, match=r"cannot read image .*broken.jpg.*--skip-unreadable goes on"):
+        run(digits, tmp_path / "images", tmp_path / "output")
+    assert not (tmp_path / "output" / "predictions.csv").exists()
+    assert len(run(digits, tmp_path / "images", tmp_path / "output", "--skip-unreadable")) == 3
+    assert "skipped, for they cannot be read: broken.jpg" in capsys.readouterr().out
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "images" / "broken.jpg").rename(tmp_path / "broken" / "broken.jpg")
+    with pytest.raises(OSError, match="none of the 1 pictures"):
+        run(digits, tmp_path / "broken", tmp_path / "output", "--skip-unreadable")
+
+
+def test_photographs(tmp_path):
+    checkpoint = save_photo_checkpoint(tmp_path / "last.ckpt")
+    random = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for k, size in enumerate([(300, 60, 3), (60, 300), (50, 50, 3)]):
+        Image.fromarray(random.integers(256, size=size, dtype=np.uint8)).save(tmp_path / "images" / f"{k}.PNG")
+    rows = run(checkpoint, tmp_path / "images", tmp_path / "output")
+    trained = load_trained(checkpoint)
+    assert trained.shape == (3, 48, 48)
+    with Image.open(tmp_path / "images" / "1.PNG") as image, torch.inference_mode():
+        expected = trained.network(trained.transform(image.convert("RGB"))[None])[1].softmax(dim=1)[0]
+    assert [float(rows[1][name]) for name in ("p_awe", "p_fear")] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_weights_that_are_not_finite_predict_nothing(tmp_path):
+    checkpoint = save_photo_checkpoint(tmp_path / "last.ckpt")
+    stored = torch.load(checkpoint, weights_only=True)
+    stored["state_dict"]["network.head.bias"].fill_(torch.nan)
+    torch.save(stored, checkpoint)
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    with pytest.raises(FloatingPointError, match="not finite"):
+        run(checkpoint, tmp_path, tmp_path / "output")
+
+
+def test_folders_without_pictures(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape("images: no folder")):
+        predict.picture_files(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match=re.escape("images: no pictures")):
+        predict.picture_files(tmp_path)
+
+
+def test_long_captions_keep_their_end():
+    page = [Image.new("RGB", (180, 90), "red")]
+    sheet = predict.contact_sheet(page, [("amusement: 97%", "a/very/long/path/" * 9 + "end.jpg")])
+    pixels = np.asarray(sheet.convert("L"))
+    assert pixels.shape == (240, 1150)
+    assert (pixels[190:, 200:] == 255).all()  # the text stays in its cell
+    assert pixels[190:, :200].std() > 5
