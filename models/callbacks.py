@@ -1,4 +1,4 @@
-"""Callbacks: random states in checkpoints, and the files of a test."""
+"""Callbacks: random states in checkpoints, and the files of a run."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from fastmmd.models import figures
-from fastmmd.models.data.sampling import item_name
+from fastmmd.models.analysis import figures
 from fastmmd.models.files import write_atomically
 
 
 class RandomState(Callback):
     """Keeps torch's random states in checkpoints, so that a resumed run draws the same dropout.
 
-    These are the CPU's and that of the GPU that the run uses, if any. The batches need no such care: see
-    `data.sampling`.
+    These are the CPU's and that of the GPU that the run uses, if any, of each process. The batches need no such care:
+    see `data.sampling`.
     """
 
     def __init__(self) -> None:
@@ -35,32 +35,55 @@ class RandomState(Callback):
         state = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
-        return state
+        if not torch.distributed.is_initialized():
+            return state
+        states: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(states, state)  # only the first process writes the checkpoint
+        return {str(rank): one for rank, one in enumerate(states)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.restored = state_dict
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if "cpu" in self.restored:
-            torch.set_rng_state(self.restored["cpu"])
-        if "cuda" in self.restored and self.device.type == "cuda":
-            torch.cuda.set_rng_state(self.restored["cuda"], self.device)
+        state = self.restored.get(str(trainer.global_rank), self.restored)
+        if "cpu" in state:
+            torch.set_rng_state(state["cpu"])
+        if "cuda" in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"], self.device)
         self.restored = {}
 
 
 class ResultFiles(Callback):
-    """Writes what a test or a prediction found into the trainer's root directory.
+    """Writes what a run did and found into the trainer's root directory.
 
-    `predictions.csv` has a row an image: its path (where the target data set has no `samples`, its place there), label,
-    predicted class, probabilities. After a test there are also `confusion.png` and `per_class.png`, and a line that
-    says how many images were right, whether target labels were used in training, and what chose the checkpoint.
+    * `split.json`, when training begins: the target's split, see `data.folds.Split`.
+    * `predictions.csv`, after a test or a prediction, a row an image: its name (see `data.sampling.item_names`), label,
+      predicted class, probabilities.
+    * `confusion.png` and `per_class.png`, after a test, with a line that says how many images were right, whether
+      target labels were used in training, and what chose the checkpoint.
+    * `features_before.npz` when training begins and `features.npz` after a test, if `features`: the bottleneck's
+      features of the target's test images and of as many of the source. Arrays: `source` [n, width] and `target`
+      [m, width] in fp32, `source_labels` [n] and `target_labels` [m], `classes` [classes].
+
+    Where there are several processes, the first writes for all.
+
+    Args:
+        features: whether to write features.
 
     Raises (when a test or prediction ends):
         FloatingPointError: the network's outputs are not finite.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, features: bool = False) -> None:
+        self.features = features
         self.outputs: list[dict[str, Tensor]] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = Path(trainer.default_root_dir)
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            trainer.datamodule.split.write(folder / "split.json")
+            if self.features and trainer.ckpt_path is None:
+                self._write_features(trainer, pl_module, folder / "features_before.npz")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.outputs = []
@@ -73,7 +96,12 @@ class ResultFiles(Callback):
     on_predict_batch_end = on_test_batch_end
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder, labels, predictions = self._write_predictions(trainer, pl_module)
+        found = self._gathered(trainer)
+        if not trainer.is_global_zero:
+            return
+        folder, labels, predictions = self._write_predictions(trainer, pl_module, *found)
+        if self.features:
+            self._write_features(trainer, pl_module, folder / "features.npz")
         classes = list(pl_module.hparams.classes)
         matrix = confusion_matrix(labels, predictions, labels=range(len(classes)))
         correct, total = matrix.trace(), matrix.sum()
@@ -86,12 +114,30 @@ class ResultFiles(Callback):
         figures.per_class(matrix, classes, title, folder / "per_class.png")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder, *_ = self._write_predictions(trainer, pl_module)
+        found = self._gathered(trainer)
+        if not trainer.is_global_zero:
+            return
+        folder, *_ = self._write_predictions(trainer, pl_module, *found)
         rank_zero_info(f"predictions: {folder / 'predictions.csv'}; checkpoint: {chosen_by(trainer)}")
 
-    def _write_predictions(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Path, Tensor, Tensor]:
-        labels = torch.cat([output["labels"] for output in self.outputs]).cpu()
-        probabilities = torch.cat([output["probabilities"] for output in self.outputs]).cpu()
+    def _gathered(self, trainer: Trainer) -> list[Tensor]:
+        """Labels [n] and probabilities [n, classes] of all processes, in the order of the test items."""
+        own = [torch.cat([output[key] for output in self.outputs]).cpu() for key in ("labels", "probabilities")]
+        if trainer.world_size == 1:
+            return own
+        parts: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(parts, own)
+        whole = []
+        for shares in zip(*parts, strict=True):
+            values = shares[0].new_empty(sum(map(len, shares)), *shares[0].shape[1:])
+            for rank, share in enumerate(shares):
+                values[rank :: trainer.world_size] = share  # as `DomainPair` deals them out
+            whole.append(values)
+        return whole
+
+    def _write_predictions(
+        self, trainer: Trainer, pl_module: LightningModule, labels: Tensor, probabilities: Tensor
+    ) -> tuple[Path, Tensor, Tensor]:
         if not probabilities.isfinite().all():
             raise FloatingPointError("the network's outputs are not finite: its weights are of no use")
         predictions = probabilities.argmax(dim=1)
@@ -100,13 +146,27 @@ class ResultFiles(Callback):
         with write_atomically(folder / "predictions.csv") as file:
             writer = csv.writer(file)
             writer.writerow(["item", "label", "prediction", *(f"p_{name}" for name in classes)])
-            target = trainer.datamodule.domains["target"]
-            rows = zip(trainer.datamodule.test_items, labels, predictions, probabilities, strict=False)
-            for item, label, prediction, row in rows:
-                writer.writerow(
-                    [item_name(target, item), classes[label], classes[prediction], *(f"{p:.6f}" for p in row.tolist())]
-                )
+            data = trainer.datamodule
+            for item, label, prediction, row in zip(data.test_items, labels, predictions, probabilities, strict=False):
+                name = data.names["target"][item]
+                writer.writerow([name, classes[label], classes[prediction], *(f"{p:.6f}" for p in row.tolist())])
         return folder, labels, predictions
+
+    @torch.no_grad()
+    def _write_features(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
+        training = pl_module.training
+        pl_module.eval()
+        arrays = {"classes": np.array(pl_module.hparams.classes)}
+        for name, loader in trainer.datamodule.samples().items():
+            features, labels = [], []
+            for images, targets in loader:
+                images = trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(images))
+                features.append(pl_module(images)[0].float().cpu())
+                labels.append(targets)
+            arrays |= {name: torch.cat(features).numpy(), f"{name}_labels": torch.cat(labels).numpy()}
+        pl_module.train(training)
+        with write_atomically(path, "wb") as file:
+            np.savez_compressed(file, **arrays)
 
 
 def chosen_by(trainer: Trainer) -> str:

@@ -29,14 +29,19 @@ class TransferCLI(LightningCLI):
 
     Args:
         args: arguments; those of the process if not given.
+        trainer_defaults: arguments of the trainer that configurations may override.
         kwargs: more of LightningCLI's options, such as `run=False` to build model, data and trainer only.
     """
 
-    def __init__(self, args: Sequence[str] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, args: Sequence[str] | None = None, trainer_defaults: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(
             TransferTask,
             DomainPair,
             args=args,
+            # `DomainPair` shares items out among processes itself.
+            trainer_defaults={"use_distributed_sampler": False, **(trainer_defaults or {})},
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"prog": "python -m fastmmd.models"},
@@ -57,7 +62,7 @@ class TransferCLI(LightningCLI):
             parser.set_defaults({f"{name}.filename": name, f"{name}.enable_version_counter": False})
         parser.set_defaults({"best.monitor": "val/target_accuracy", "best.mode": "max"})
         # Without validation items of the target nothing can be best.
-        parser.link_arguments("data.target_validation", "best.save_top_k", compute_fn=lambda part: int(part > 0))
+        parser.link_arguments("data.validated", "best.save_top_k", compute_fn=int, apply_on="instantiate")
         parser.add_lightning_class_args(RandomState, "random_state")
         parser.add_lightning_class_args(ResultFiles, "result_files")
 

@@ -17,10 +17,11 @@ from joblib import cpu_count
 from jsonargparse import auto_cli
 from sklearn.metrics import confusion_matrix
 
-from fastmmd.models import figures
+from fastmmd.models.analysis import figures
 from fastmmd.models.data import OptDigits
 from fastmmd.models.experiment import Checkpoint, Result, Run, execute_all
 from fastmmd.models.files import write_atomically
+from fastmmd.models.results import write_csv
 
 TASKS = {"mnist": "MNIST-5k to optdigits", "fonts": "fonts to optdigits"}
 SOURCES = {"mnist": "fastmmd.models.data.Mnist5k", "fonts": "fastmmd.models.data.FontDigits"}
@@ -74,10 +75,7 @@ def compare(
     table = markdown(results)
     with write_atomically(output / "results.md") as file:
         file.write(table)
-    with write_atomically(output / "results.csv") as file:
-        writer = csv.DictWriter(file, fieldnames=list(results[0]))
-        writer.writeheader()
-        writer.writerows(results)
+    write_csv(results, output / "results.csv")
     draw(results, output)
     print(f"\n{table}\nTables, pictures and runs: {output}")
 

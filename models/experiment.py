@@ -20,6 +20,8 @@ import torch
 from tqdm import tqdm
 
 import fastmmd
+import fastmmd.kernels
+from fastmmd import compiled
 from fastmmd.models.callbacks import chosen_by
 from fastmmd.models.cli import TransferCLI, packaged
 from fastmmd.models.files import write_atomically
@@ -37,6 +39,7 @@ class Run:
         task, method, seed: what the run is called in tables; the seed is also set.
         args: arguments of the command line, without a subcommand: configurations and overrides.
         checkpoint: what is tested, "last" or "best" (of the target's validation part; never of its test).
+        fold: which fold of the target's split, if it is not a random split.
     """
 
     task: str
@@ -44,15 +47,21 @@ class Run:
     seed: int
     args: tuple[str, ...]
     checkpoint: Checkpoint = "last"
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What the run is called among those of its task and method."""
+        return f"seed{self.seed}" if self.fold is None else f"fold{self.fold}-seed{self.seed}"
 
     def folder(self, root: Path) -> Path:
         """Where the run writes. The name ends in a hash of arguments, configurations and code: a change begins anew."""
         digest = hashlib.sha256(f"{self} {VERSIONS} {code_digest()}".encode())
         for arg in packaged(self.args):
-            path = Path(arg.removeprefix("--config="))
+            path = Path(arg.removeprefix("--config=").removeprefix("--data.split="))
             if path.is_file():
                 digest.update(path.read_bytes())
-        return root / self.task / self.method / f"seed{self.seed}-{digest.hexdigest()[:8]}"
+        return root / self.task / self.method / f"{self.name}-{digest.hexdigest()[:8]}"
 
     def result(self, root: Path) -> Result | None:
         """What `execute` returned, if it has finished."""
@@ -63,19 +72,23 @@ class Run:
         """Trains, from the last checkpoint if there is one, and tests. Its files appear when they are complete."""
         begin = time.monotonic()
         folder = self.folder(root)
+        fold = [] if self.fold is None else [f"--data.fold={self.fold}"]
         cli = TransferCLI(
-            [*self.args, f"--seed_everything={self.seed}", f"--output={folder}"],
+            [*self.args, *fold, f"--seed_everything={self.seed}", f"--output={folder}"],
             run=False,
             trainer_defaults={"enable_progress_bar": False, "enable_model_summary": False},
         )
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path="last")
         (metrics,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=self.checkpoint, verbose=False)
+        images = len(cli.datamodule.test_items)
         result = {
             "task": self.task,
             "method": self.method,
             "seed": self.seed,
+            "fold": self.fold,
             "accuracy": 100 * metrics["test/accuracy"],
-            "test_images": len(cli.datamodule.test_items),
+            "correct": round(images * metrics["test/accuracy"]),
+            "test_images": images,
             "source_labels": cli.model.hparams.source_labels,
             "target_labels": cli.model.hparams.target_labels,
             "checkpoint": chosen_by(cli.trainer),
@@ -92,8 +105,11 @@ class Run:
 @cache
 def code_digest() -> str:
     """Digest of fastmmd's Python files and of its compiled extension."""
-    roots = {Path(folder).resolve() for package in (fastmmd, fastmmd.models) for folder in package.__path__}
+    packages = (fastmmd, fastmmd.kernels, fastmmd.models)
+    roots = {Path(package.__file__).resolve().parent for package in packages}
     files = {file for root in roots for pattern in ("*.py", "*.so", "*.pyd") for file in root.rglob(pattern)}
+    if compiled.module is not None:  # beside an installed copy, when this one is a checkout
+        files.add(Path(compiled.module.__file__))
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.name.encode() + file.read_bytes())
@@ -123,7 +139,7 @@ def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
                     outcome = f"{result['accuracy']:.1f} % in {result['seconds']} s"
                 else:
                     outcome = f"failed: {type(error).__name__}: {error}"
-                bar.write(f"{run.task}, {run.method}, seed {run.seed}: {outcome}")
+                bar.write(f"{run.task}, {run.method}, {run.name}: {outcome}")
                 bar.update()
         except KeyboardInterrupt:
             for worker in active_children():

@@ -18,9 +18,9 @@ from fastmmd.models.schedules import inverse_decay, ramp
 from fastmmd.models.settings import refuse_other_settings
 
 DOMAINS = ("source", "target")
-LAYERS = ("features", "softmax")
 PARTS = ("network", "transfer")
 Labels = Literal["used", "ignored"]
+Layer = Literal["features", "logits", "softmax"]
 Batch = Mapping[str, tuple[Tensor, Tensor]]
 
 
@@ -29,7 +29,8 @@ class TransferTask(LightningModule):
 
     Equations 11-13 of He & Ding 2020. `L_s` and `L_t` are mean cross-entropies on the labelled source and target
     batches (the paper prints 1/n_s in front of L_t, a misprint for 1/n_t); the rest is `fastmmd.TransferLoss` over two
-    layers, the bottleneck's features and the head's softmax. The methods are settings:
+    layers, the bottleneck's features and the head's softmax. Its argument `joint` is lambda, the weight over all
+    layers together, `marginal` is eta, a weight each. The methods are settings:
 
     | method                     | source_labels | target_labels | transfer                   |
     |----------------------------|---------------|---------------|----------------------------|
@@ -47,6 +48,9 @@ class TransferTask(LightningModule):
     All domains that are seen go through the network in one forward pass, so they share batch statistics. With batch
     norm that alone adapts a network to the target, which `see="both"` without a transfer term measures.
 
+    With mixed precision the network runs in it and the loss in fp32. With several processes each has the loss of its
+    own batch, MMD and JMMD too, and the gradients are averaged: that is not the MMD of all batches together.
+
     Training is SGD with Nesterov momentum under the "inv" schedule, stepped every batch. He & Ding give neither; the
     defaults are JAN's published recipe.
 
@@ -54,8 +58,11 @@ class TransferTask(LightningModule):
         network: maps images to (features, logits).
         classes: class names in label order.
         transfer: the transfer term, or `None` for none.
+        layers: what the transfer term sees, in the order of its kernels and marginal weights. The joint term is over
+            all of them; a marginal weight of 0 leaves a layer out of the marginal terms.
         source_labels, target_labels: whether L_s and L_t are part of the loss.
         see: the domains that go through the network in training: those that a term needs, or both.
+        label_smoothing: of L_s and L_t, in [0, 1).
         ramp: raise the transfer term's weight over the whole training (see `schedules.ramp`); the paper does not.
         learning_rate: of the new layers, at step 0.
         backbone_rate: the backbone's learning rate as a factor on `learning_rate`.
@@ -71,9 +78,11 @@ class TransferTask(LightningModule):
         network: TransferNet,
         classes: Sequence[str],
         transfer: TransferLoss | None = None,
+        layers: Sequence[Layer] = ("features", "softmax"),
         source_labels: Labels = "used",
         target_labels: Labels = "ignored",
         see: Literal["needed", "both"] = "needed",
+        label_smoothing: float = 0.0,
         ramp: bool = False,
         learning_rate: float = 3e-3,
         backbone_rate: float = 0.1,
@@ -113,24 +122,36 @@ class TransferTask(LightningModule):
             The loss (0-d, with gradient), and the detached terms by name.
         """
         images = [batch[domain][0] for domain in self.seen]
-        outputs = self(torch.cat(images))
-        features, logits = (
-            dict(zip(self.seen, output.split([len(part) for part in images]), strict=True)) for output in outputs
-        )
-        terms = {f"{d}_loss": cross_entropy(logits[d], batch[d][1]) for d in self.labelled}
-        loss = torch.stack(list(terms.values())).sum()
-        if self.transfer is not None:
-            found = self.transfer.discrepancy(*((features[d], softmax(logits[d], dim=1)) for d in DOMAINS))
-            transfer = weight * found.loss
-            loss = loss + transfer
-            terms["transfer_loss"] = transfer
-            terms["jmmd"] = found.joint
-            for layer, mmd, bandwidth in zip(LAYERS, found.marginals, found.bandwidths, strict=True):
-                terms |= {f"mmd_{layer}": mmd, f"bandwidth_{layer}": bandwidth}
-            if trace:
-                (pull,) = torch.autograd.grad(transfer, outputs[0], retain_graph=True)
-                terms["transfer_gradient"] = pull.norm()
+        features, logits = self(torch.cat(images))
+        with torch.autocast(features.device.type, enabled=False):
+            layers = self._by_domain(features, logits, [len(part) for part in images])
+            smoothing = self.hparams.label_smoothing
+            terms = {
+                f"{d}_loss": cross_entropy(layers["logits"][d], batch[d][1], label_smoothing=smoothing)
+                for d in self.labelled
+            }
+            loss = torch.stack(list(terms.values())).sum()
+            if self.transfer is not None:
+                names = self.hparams.layers
+                found = self.transfer.discrepancy(*([layers[name][d] for name in names] for d in DOMAINS))
+                transfer = weight * found.loss
+                loss = loss + transfer
+                terms |= {"transfer_loss": transfer, "jmmd": found.joint}
+                for name, mmd, bandwidth in zip(names, found.marginals, found.bandwidths, strict=True):
+                    terms |= {f"mmd_{name}": mmd, f"bandwidth_{name}": bandwidth}
+                if trace:
+                    (pull,) = torch.autograd.grad(transfer, features, retain_graph=True)
+                    terms["transfer_gradient"] = pull.norm()
         return loss, {"loss": loss.detach()} | {name: value.detach() for name, value in terms.items()}
+
+    def _by_domain(self, features: Tensor, logits: Tensor, sizes: Sequence[int]) -> dict[str, dict[str, Tensor]]:
+        """layer -> domain -> its rows, in fp32 at least; `sizes` are the rows of the domains that are seen."""
+        layers = {
+            name: layer.to(torch.promote_types(layer.dtype, torch.float32))
+            for name, layer in (("features", features), ("logits", logits))
+        }
+        layers["softmax"] = softmax(layers["logits"], dim=1)
+        return {name: dict(zip(self.seen, layer.split(sizes), strict=True)) for name, layer in layers.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is not None and self.trainer.training:

@@ -18,6 +18,7 @@ class TransferNet(nn.Module):
         width: width of the bottleneck.
         dropout: probability of dropping a bottleneck feature.
         batch_norm: normalise the bottleneck before its ReLU.
+        freeze_backbone: leave the backbone as it is, weights and batch statistics.
     """
 
     def __init__(
@@ -27,9 +28,11 @@ class TransferNet(nn.Module):
         width: int = 256,
         dropout: float = 0.5,
         batch_norm: bool = False,
+        freeze_backbone: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone = backbone.requires_grad_(not freeze_backbone)
+        self.freeze_backbone = freeze_backbone
         self.bottleneck = nn.Sequential(
             nn.Linear(backbone.out_features, width),
             nn.BatchNorm1d(width) if batch_norm else nn.Identity(),
@@ -41,6 +44,12 @@ class TransferNet(nn.Module):
         nn.init.constant_(self.bottleneck[0].bias, 0.1)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
+
+    def train(self, mode: bool = True) -> TransferNet:
+        super().train(mode)
+        if self.freeze_backbone:
+            self.backbone.eval()
+        return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images [n, c, h, w] to bottleneck features [n, width] and logits (no softmax) [n, num_classes]."""

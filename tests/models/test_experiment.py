@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing import active_children
 
 import pytest
@@ -57,7 +58,12 @@ def test_folder_depends_on_all_that_defines_a_run(tmp_path):
         own.write_text(text)
         folders.add(run(f"--config={own}").folder(tmp_path))
     folders |= {run().folder(tmp_path), run("--trainer.max_epochs=2").folder(tmp_path)}
-    assert len(folders) == 4
+    split = tmp_path / "split.json"
+    for text in ("1", "2"):
+        split.write_text(text)
+        folders.add(run(f"--data.split={split}").folder(tmp_path))
+    folders |= {replace(run(), fold=fold).folder(tmp_path) for fold in (0, 1)}
+    assert len(folders) == 8
     assert run().folder(tmp_path) == run().folder(tmp_path)
 
 
@@ -109,8 +115,8 @@ def test_failing_run_is_reported_and_the_others_go_on(tmp_path, monkeypatch, cap
         execute_all([Run("mnist", "jan", seed, ()) for seed in (0, 1, 2)], tmp_path, jobs=1)
     assert failure.value.code not in (None, 0)
     out = capsys.readouterr().out
-    assert "mnist, jan, seed 1: failed: ValueError: no such data" in out
-    assert "mnist, jan, seed 2: 50.0 %" in out
+    assert "mnist, jan, seed1: failed: ValueError: no such data" in out
+    assert "mnist, jan, seed2: 50.0 %" in out
 
 
 def test_interruption_is_one_line(tmp_path, monkeypatch):

@@ -167,3 +167,35 @@ def test_schedules():
     assert ramp(50, 100) == pytest.approx(2 / (1 + math.exp(-5)) - 1)
     assert ramp(100, 100) == ramp(10**6, 100) == pytest.approx(math.tanh(5))
     assert ramp(0, 0) == ramp(7, 0) == 1
+
+
+def test_label_smoothing_and_other_layers():
+    batch = make_batch()
+    transfer = fastmmd.TransferLoss(0.5, (0.0, 2.0, 0.0), (fastmmd.Gaussian(),) * 3)
+    settings = {"target_labels": "used", "label_smoothing": 0.1, "layers": ("features", "logits", "softmax")}
+    task = TransferTask(Table(), CLASSES, transfer, **settings)
+    loss, terms = task.objective(batch)
+    (xs, ys), (xt, yt) = batch["source"], batch["target"]
+    layers = [(x[:, :4], x[:, 4:], softmax(x[:, 4:], dim=1)) for x in (xs, xt)]
+    expected = transfer(*layers) + sum(cross_entropy(x[:, 4:], y, label_smoothing=0.1) for x, y in ((xs, ys), (xt, yt)))
+    torch.testing.assert_close(loss, expected)
+    assert {"mmd_features", "mmd_logits", "mmd_softmax", "bandwidth_logits"} <= set(terms)
+
+
+def test_loss_is_fp32_under_mixed_precision():
+    """The outputs are bf16; the loss is that of these outputs in fp32, not in bf16."""
+    torch.manual_seed(0)
+    network = TransferNet(Trunk(), 3, width=6, dropout=0.0)
+    batch = {d: (torch.randn(n, 4), torch.arange(n) % 3) for d, n in (("source", 9), ("target", 6))}
+    task = TransferTask(network, CLASSES, fastmmd.TransferLoss(), target_labels="used")
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = network(torch.cat([batch["source"][0], batch["target"][0]]))
+        loss, terms = task.objective(batch, trace=True)
+    assert outputs[0].dtype == outputs[1].dtype == torch.bfloat16
+    features, logits = (output.detach().float() for output in outputs)
+    expected = fastmmd.TransferLoss()(
+        (features[:9], softmax(logits[:9], dim=1)), (features[9:], softmax(logits[9:], dim=1))
+    )
+    assert loss.dtype == terms["transfer_loss"].dtype == torch.float32
+    assert float(terms["transfer_loss"]) == pytest.approx(float(expected), rel=1e-6)
+    assert terms["transfer_gradient"] > 0

@@ -144,13 +144,6 @@ def test_loss_that_is_not_finite_is_refused(blobs, monkeypatch, every, step):
         trainer(max_epochs=3, log_every_n_steps=every).fit(task, blobs())
 
 
-def test_several_processes_are_refused(blobs):
-    data = blobs()
-    data.trainer = SimpleNamespace(world_size=2)
-    with pytest.raises(NotImplementedError, match="every rank would see the same batches"):
-        data.setup("fit")
-
-
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_random_state_of_a_gpu_only_where_one_is_used(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: "state")
