@@ -15,6 +15,7 @@ from bench.cases import Case
 from fastmmd import Gaussian
 
 BLOCK_ELEMENTS = 1 << 20  # of a matrix of a block: within a few percent of the fastest on CPUs, for any N and d
+GPU_BLOCK_ELEMENTS = 1 << 24  # 64 MiB in fp32: long enough passes for a GPU, at ten such matrices
 
 
 def centred(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> list[Tensor]:
@@ -42,7 +43,8 @@ def discrepancy(
     total = torch.zeros((), dtype=torch.float64, device=layers[0].device)
     gradients = [torch.zeros_like(z) for z in layers] if differentiate else []
     norms = [z.square().sum(1) for z in layers]
-    height = max(1, BLOCK_ELEMENTS // case.n)
+    elements = GPU_BLOCK_ELEMENTS if total.is_cuda else BLOCK_ELEMENTS
+    height = max(1, elements // case.n)
     for first in range(0, case.n, height):
         rows, columns = slice(first, min(case.n, first + height)), slice(first, case.n)
         weights = _pair_weights(case, rows, estimator, layers[0])

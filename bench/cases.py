@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,18 +16,24 @@ JAN = (FEATURES, SOFTMAX)
 
 @dataclass(frozen=True)
 class Targets:
-    """Floors for the speedups over the naive and the dense version, and for the share of torch.mm's rate; a ceiling for
-    extra memory. None: no target."""
+    """Floors for the speedups over other versions and for the share of torch.mm's rate; ceilings for
+    extra memory and for microseconds in a CUDA graph. None: no target."""
 
     naive: float | None = None
     dense: float | None = None
+    compiled: float | None = None
     share: float | None = None
     extra_mib: float | None = None
+    graph_us: float | None = None
 
 
 @dataclass(frozen=True)
 class Case:
-    """``joint * JMMD(all layers) + sum_l marginal[l] * MMD(layer l)`` of fp32 batches; V-statistic."""
+    """``joint * JMMD(all layers) + sum_l marginal[l] * MMD(layer l)`` of fp32 batches; V-statistic.
+
+    precision: the least precise format that products may use (fastmmd's argument).
+    targets, gpu_targets: on a CPU, and on a GPU.
+    """
 
     name: str
     n_source: int
@@ -40,6 +46,9 @@ class Case:
     quick: bool = False  # part of --quick and of the pytest-benchmark suite
     series: str | None = None  # cases of one series differ in size only and make the plots over N
     copies: int = 1  # how often each row occurs, in random order (see `order`)
+    precision: str = "ieee"
+    gpu: bool = False  # measured on GPUs only
+    gpu_targets: Targets = Targets(dense=4, compiled=2)
 
     @property
     def n(self) -> int:
@@ -48,6 +57,9 @@ class Case:
     @property
     def marginals(self) -> tuple[float, ...]:
         return self.marginal or (0.0,) * len(self.dims)
+
+    def targets_on(self, kind: str) -> Targets:
+        return self.gpu_targets if kind == "cuda" else self.targets
 
     @property
     def gradient_bytes(self) -> int:
@@ -72,12 +84,16 @@ class Case:
         return sources, targets
 
 
-def _mmd(n: int, d: int, targets: Targets = Targets(), **options: bool | str) -> Case:
+def _mmd(n: int, d: int, targets: Targets = Targets(), **options: bool | int | str | Targets) -> Case:
     return Case(f"MMD {n}+{n}, d {d}", n, n, (d,), (FEATURES,), targets=targets, **options)
 
 
 def _jmmd(
-    n: int, dims: tuple[int, int], targets: Targets = Targets(), m: int | None = None, **options: bool | int | str
+    n: int,
+    dims: tuple[int, int],
+    targets: Targets = Targets(),
+    m: int | None = None,
+    **options: bool | int | str | Targets,
 ) -> Case:
     m = n if m is None else m
     return Case(f"JMMD {n}+{m}, d {dims[0]} x {dims[1]}", n, m, dims, JAN, targets=targets, **options)
@@ -88,21 +104,37 @@ def _transfer(n: int, dims: tuple[int, int], **options: bool | str) -> Case:
     return Case(f"0.2 JMMD + 0.3 MMD {n}+{n}, d {dims[0]} x {dims[1]}", n, n, dims, JAN, 0.2, (0.3, 0.0), **options)
 
 
+def _in_formats(case: Case) -> tuple[Case, ...]:
+    """The case on a GPU's matrix units too, which round their operands. Shares are targets at every precision."""
+    return case, *(
+        replace(case, name=f"{case.name}, {precision}", precision=precision, gpu=True, quick=False, series=None)
+        for precision in ("tf32", "bf16")
+    )
+
+
 SIZES = "JMMD, d 256 x 8"
+LAUNCH_BOUND = Targets(dense=4, compiled=2, graph_us=15)  # on a GPU, at N = 128
 
 CASES = (
-    _jmmd(36, (256, 31), Targets(naive=25, dense=4), quick=True),
-    _jmmd(36, (256, 8), m=12),
-    _mmd(64, 2048, Targets(naive=150, dense=2.5, share=0.65, extra_mib=4), quick=True),
-    _jmmd(64, (2048, 8)),
+    _jmmd(36, (256, 31), Targets(naive=25, dense=4), quick=True, gpu_targets=LAUNCH_BOUND),
+    _jmmd(36, (256, 8), m=12, gpu_targets=LAUNCH_BOUND),
+    *_in_formats(
+        _mmd(64, 2048, Targets(naive=150, dense=2.5, share=0.65, extra_mib=4), quick=True, gpu_targets=LAUNCH_BOUND)
+    ),
+    _jmmd(64, (2048, 8), gpu_targets=LAUNCH_BOUND),
     _transfer(64, (256, 8), quick=True),
     _transfer(64, (2048, 8)),
     _jmmd(128, (256, 10)),
     _mmd(1024, 256),
     _mmd(2048, 2048, Targets(dense=3.5, share=0.93, extra_mib=64)),
-    _jmmd(64, (256, 8), series=SIZES),
+    _jmmd(64, (256, 8), series=SIZES, gpu_targets=LAUNCH_BOUND),
     _jmmd(256, (256, 8), series=SIZES),
     _jmmd(1024, (256, 8), series=SIZES),
-    _jmmd(4096, (256, 8), Targets(dense=5, share=0.85, extra_mib=64), series=SIZES, copies=4),
+    *_in_formats(_jmmd(4096, (256, 8), Targets(dense=5, share=0.85, extra_mib=64), series=SIZES, copies=4)),
+    *_in_formats(_mmd(4096, 2048, gpu=True, gpu_targets=Targets(dense=4, compiled=2, share=0.6))),
     _jmmd(16384, (256, 8), Targets(share=0.85, extra_mib=128), series=SIZES, copies=8),
+    *_in_formats(
+        _jmmd(65536, (256, 8), series=SIZES, copies=16, gpu=True, gpu_targets=Targets(extra_mib=2048)),
+    ),
 )
+TRAINING = _jmmd(32, (2048, 31))  # the loss of a ResNet-50 with 31 classes, in bench/training.py

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bench import blocked
+from bench import blocked, keops
 from bench.cases import Case
 from bench.yardsticks import ReadyGradients
 from fastmmd import Gaussian, discrepancy, dispatch, jmmd, mmd
@@ -33,7 +33,7 @@ NEEDS = "dense form needs"
 class Competitor:
     """make: the loss of a case. refuses: why it can't take part (None: it can). needs: bytes at the peak of a dense
     form, estimated. estimator: what it computes, where that is not the V-statistic. leniency: how many times the usual
-    error it may make and still be worth a comparison."""
+    error it may make and still be worth a comparison. capturable: a CUDA graph can hold it (it reads nothing back)."""
 
     name: str
     make: Callable[[Case], Loss]
@@ -41,6 +41,7 @@ class Competitor:
     needs: Callable[[Case], float] = lambda case: 0.0
     estimator: str = "biased"
     leniency: float = 1.0
+    capturable: bool = True
 
     def absent(self, case: Case, device: torch.device, budget_bytes: float) -> str | None:
         """Why it is not measured on this case; None if it is."""
@@ -66,11 +67,19 @@ def line_up(backends: Sequence[str] = ("auto",)) -> tuple[Competitor, ...]:
         Competitor(NAIVE, partial(_dense, distances=_broadcast_distances), needs=_naive_bytes),
         Competitor(DENSE, partial(_dense, distances=_gram_distances), needs=_gram_bytes),
         # The error of its gradient grows with N: 3.7e-6 at N = 32768, 9e-7 at N = 8192.
-        Competitor(BLOCKED, _blocked, leniency=4),
+        Competitor(BLOCKED, _blocked, leniency=4, capturable=False),
         # The error of its gradient grows faster with N than the eager version's: 7e-6 against 1e-6 at N = 8192.
         Competitor(COMPILED, _compiled, _no_compiler, _gram_bytes, leniency=8),
-        Competitor("pytorch-adapt", _pytorch_adapt, partial(_no_peer, "pytorch_adapt"), _peer_bytes, "unbiased"),
-        Competitor("geomloss", _geomloss, partial(_no_peer, "geomloss"), _peer_bytes),
+        Competitor(
+            "pytorch-adapt",
+            _pytorch_adapt,
+            partial(_no_peer, "pytorch_adapt"),
+            _peer_bytes,
+            "unbiased",
+            capturable=False,
+        ),
+        Competitor("geomloss", _geomloss, partial(_no_peer, "geomloss"), _peer_bytes, capturable=False),
+        Competitor(keops.NAME, keops.KeOps, keops.refuses, leniency=4, capturable=False),
     )
 
 
@@ -79,9 +88,8 @@ def line_up(backends: Sequence[str] = ("auto",)) -> tuple[Competitor, ...]:
 
 def _fastmmd(case: Case, backend: str) -> Loss:
     def loss(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        return discrepancy(
-            sources, targets, case.kernels, joint=case.joint, marginal=case.marginals, backend=backend
-        ).loss
+        options = {"joint": case.joint, "marginal": case.marginals, "precision": case.precision}
+        return discrepancy(sources, targets, case.kernels, backend=backend, **options).loss
 
     return loss
 
@@ -94,10 +102,10 @@ def _two_calls(case: Case) -> Loss:
     """The same terms, one call each: what the single pass saves."""
 
     def loss(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        total = case.joint * jmmd(sources, targets, case.kernels)
+        total = case.joint * jmmd(sources, targets, case.kernels, precision=case.precision)
         for weight, source, target, kernel in zip(case.marginals, sources, targets, case.kernels, strict=True):
             if weight:
-                total = total + weight * mmd(source, target, kernel)
+                total = total + weight * mmd(source, target, kernel, precision=case.precision)
         return total
 
     return loss

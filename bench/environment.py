@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import platform
+import re
+import shutil
 import subprocess
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -28,9 +31,39 @@ def describe(device: torch.device) -> dict[str, str | int | bool | None]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        **(_gpu(device) if device.type == "cuda" else {"gpu": None, "cuda": None}),
     }
+
+
+def _gpu(device: torch.device) -> dict[str, str | int | None]:
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "gpu": properties.name,
+        "cuda": torch.version.cuda,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", find=r"\S+"),
+        "triton": _version("triton"),
+        "nvcc": _said("nvcc", "--version", find=r"release (\S+),"),
+        "numpy": _version("numpy"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _said(*command: str, find: str) -> str | None:
+    """What `find` matches first in the output of a tool; None if there is no such tool, or it fails."""
+    tool = shutil.which(command[0]) or shutil.which(command[0], path="/usr/local/cuda/bin")
+    if tool is None:
+        return None
+    match = re.search(find, subprocess.run([tool, *command[1:]], capture_output=True, text=True).stdout)
+    return match and match[match.re.groups]
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,4 +1,4 @@
-"""How it is measured: interleaved rounds, quantiles, ratios within a round, and peak memory by allocations.
+"""How it is measured: interleaved rounds, quantiles, ratios within a round, peak memory by allocations, and launches.
 
 On a shared machine the noise of a second hits everything measured in that second. So each round runs every competitor
 once, ratios are taken between the samples of one round, and quantiles come last.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,6 +98,40 @@ def gradient_step(
     return step
 
 
+def graph_step(
+    loss: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor], sources: Sequence[Tensor], targets: Sequence[Tensor]
+) -> Step:
+    """Forward and backward captured once in a CUDA graph, then replayed: without what Python and launches cost."""
+    inputs = [*sources, *targets]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # what is compiled or allocated once must not happen during capture
+        for _ in range(3):
+            torch.autograd.grad(loss(sources, targets), inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        torch.autograd.grad(loss(sources, targets), inputs)
+
+    def step(mark: Mark) -> Phases:
+        start = mark()
+        graph.replay()
+        return {"both": (start, mark())}
+
+    return step
+
+
+@contextmanager
+def torch_products(precision: str) -> Iterator[None]:
+    """torch's own fp32 products: in TF32 unless `precision` is "ieee". (It has nothing faster for fp32 operands.)"""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest" if precision == "ieee" else "high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def interleave(steps: Mapping[str, Step], device: torch.device, rounds: int, seconds_each: float) -> dict[str, Samples]:
     """Samples of every step by name. The i-th samples of two steps were taken in the same round; a step that would
     take more than `seconds_each` in all takes part in the first rounds only, at least `FEWEST_ROUNDS`."""
@@ -158,15 +193,31 @@ def peak_bytes(action: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated()
         action()
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        action()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
+    events = _trace(action, [ProfilerActivity.CPU], profile_memory=True)
     memory = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
     held = peak = 0
     for event in memory:
         held += event["args"]["Bytes"]
         peak = max(peak, held)
     return peak
+
+
+def launches(action: Callable[[], object]) -> int:
+    """Kernels, copies and fills that `action` starts on the CUDA device. Time nothing afterwards: the profiler's
+    library stays attached to the process and slows launches down."""
+
+    def watched() -> None:
+        action()
+        torch.cuda.synchronize()
+
+    events = _trace(watched, [ProfilerActivity.CPU, ProfilerActivity.CUDA])
+    return sum(event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset") for event in events)
+
+
+def _trace(action: Callable[[], object], activities: list[ProfilerActivity], **options: bool) -> list[dict[str, Any]]:
+    with profile(activities=activities, **options) as profiler:
+        action()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        return json.loads(trace.read_text())["traceEvents"]

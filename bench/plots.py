@@ -1,7 +1,11 @@
-"""Two figures of a report: speedups with the share of torch.mm's rate, and time and memory over N."""
+"""Two figures of a report: speedups with the share of torch.mm's rate, and time and memory over N.
+
+python -m bench.plots RECORD.json [...]     draws them beside a record made where matplotlib is missing
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,8 +49,8 @@ def _speedups(report: Report, cases: Mapping[str, Case]) -> Figure | None:
     figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for row, result in enumerate(results):
-        targets = cases[result.case].targets
-        floors = {NAIVE: targets.naive, DENSE: targets.dense}
+        targets = report.targets(cases[result.case])
+        floors = {NAIVE: targets.naive, DENSE: targets.dense, COMPILED: targets.compiled}
         beside = row - 0.375  # spreads overlap, so each competitor has its own height
         for name, (colour, marker) in STYLES.items():
             if name in result.speedup:
@@ -125,3 +129,10 @@ def _line(axes: Axes, sizes: tuple[int, ...], results: tuple[Result, ...], colou
     lows, middles, highs = zip(*spreads, strict=True)
     axes.plot(sizes, middles, marker + "-", color=colour, label=name)
     axes.fill_between(sizes, lows, highs, color=colour, alpha=0.2, linewidth=0)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        record = Report.load(Path(name))
+        for path in draw(record, record.cases(), Path(name)):
+            print(path)

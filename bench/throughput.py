@@ -2,11 +2,11 @@
 
     python bench/throughput.py                  all cases, about fifteen minutes on two cores
     python bench/throughput.py --quick          a few small ones, under a minute
-    python bench/throughput.py --device cuda
+    python bench/throughput.py --device cuda    with those for a GPU; `python bench/gpu.py` tests first
     python bench/throughput.py --out bench/results/cpu.json     the published results
 
 Writes a JSON record, a Markdown table and plots, under runs/bench unless told otherwise. Each loss is first checked
-against fp64; the exit status is 1 if one is wrong, and no time of that one is shown.
+against fp64; the exit status is 1 if one is wrong or fails, and no time of that one is shown.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,44 +25,88 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
-from bench import environment, measure, plots, yardsticks
+from bench import environment, measure, yardsticks
 from bench.cases import CASES, Case
 from bench.competitors import FASTMMD, Competitor, Loss, line_up
 from bench.gate import Gate
-from bench.report import Report, Result, markdown
+from bench.report import FAILED, Report, Result, markdown
 from fastmmd.dispatch import BACKENDS
 from fastmmd.models.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
-MATMUL, EMPTY = "torch.mm", "empty Function"
+MATMUL, EMPTY, GRAPH = "torch.mm", "empty Function", " in a CUDA graph"
+GRAPH_ROWS = 4096  # up to here launches cost a GPU enough to be looked at: replayed from a graph, and counted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _parser()
+    parser = command_line()
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device")
     if options.threads:
         torch.set_num_threads(options.threads)
-    cases = [case for case in CASES if (case.quick or not options.quick) and options.cases in case.name]
+    cases = select(device, options.quick, options.cases)
     if not cases:
         parser.error(f"no case has {options.cases!r} in its name")
-    competitors = line_up(options.backends)
     if options.quick:
         options.rounds, options.seconds = min(options.rounds, 7), min(options.seconds, 1.0)
     out = options.out or ROOT / "runs" / "bench" / f"{device.type}.json"
 
     settings = {name: value for name, value in vars(options).items() if name != "out"}
     report = Report(environment.describe(device), settings, [])
+    measure_all(report, cases, device, options, out)
+    print(publish(report, out))
+    return 1 if any(result.red or result.failed for result in report.results) else 0
+
+
+def select(device: torch.device, quick: bool = False, text: str = "") -> list[Case]:
+    """The cases for a device. On a GPU, where time can be short, those with targets of their own come first."""
+    cases = [
+        case
+        for case in CASES
+        if (case.quick or not quick) and text in case.name and (device.type == "cuda" or not case.gpu)
+    ]
+    return sorted(cases, key=lambda case: case.gpu_targets == Case.gpu_targets) if device.type == "cuda" else cases
+
+
+def measure_all(
+    report: Report, cases: Sequence[Case], device: torch.device, options: argparse.Namespace, out: Path
+) -> None:
+    """Fills and saves the report, case by case: what is measured is not lost if a later one fails."""
+    deadline = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
+    competitors = line_up(options.backends)
     for case in cases:
+        if time.monotonic() > deadline:
+            report.results += [Result(case.name, c.name, "no time left") for c in competitors]
+            continue
         print(f"{case.name} ...", file=sys.stderr, flush=True)
-        report.results += run(case, competitors, device, options)
-        report.save(out)  # what is measured is not lost if a later case fails
-    table = markdown(report, {case.name: case for case in cases})
+        with measure.torch_products(case.precision):
+            report.results += run(case, competitors, device, options)
+        report.save(out)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    if device.type == "cuda":
+        for case in cases:
+            if case.n <= GRAPH_ROWS and time.monotonic() < deadline + 30:
+                with measure.torch_products(case.precision):
+                    count_launches(report, case, competitors, device)
+                report.save(out)
+
+
+def publish(report: Report, out: Path) -> str:
+    """Writes the table and, where matplotlib is installed, the plots beside the record; returns the table."""
+    cases = report.cases()
+    table = markdown(report, cases)
     with write_atomically(out.with_suffix(".md")) as file:
         file.write(table)
-    plots.draw(report, {case.name: case for case in cases}, out)
-    print(table)
-    return 1 if any(result.red for result in report.results) else 0
+    try:
+        from bench import plots
+    except ModuleNotFoundError as missing:
+        print(f"no plots without {missing.name}; later: python -m bench.plots {out.name}", file=sys.stderr)
+    else:
+        plots.draw(report, cases, out)
+    return table
 
 
 def run(
@@ -69,7 +114,7 @@ def run(
 ) -> list[Result]:
     """Checks, then measures together, everyone who can take part in a case."""
     sources, targets = case.inputs(device)
-    budget_bytes = options.memory_budget_gib * 2**30
+    budget_bytes = _budget_bytes(options.memory_budget_gib, device)
     gate = Gate(case, sources, targets)
     results, steps = [], {}
     for competitor in competitors:
@@ -77,15 +122,21 @@ def run(
         results.append(result)
         if result.skipped:
             continue
-        loss = competitor.make(case)
-        result.errors, result.allowed = gate.errors(loss, competitor.estimator, competitor.leniency)
-        if result.red:
-            continue
-        peak = measure.peak_bytes(partial(_gradients, loss, sources, targets), device)
-        result.extra_bytes = max(0, peak - case.gradient_bytes)
-        steps[competitor.name] = measure.gradient_step(loss, sources, targets)
+        try:
+            loss = competitor.make(case)
+            result.errors, result.allowed = gate.errors(loss, competitor.estimator, competitor.leniency)
+            if result.red:
+                continue
+            peak = measure.peak_bytes(partial(_gradients, loss, sources, targets), device)
+            result.extra_bytes = max(0, peak - case.gradient_bytes)
+            steps[competitor.name] = measure.gradient_step(loss, sources, targets)
+            if device.type == "cuda" and case.n <= GRAPH_ROWS and competitor.capturable:
+                steps[competitor.name + GRAPH] = measure.graph_step(loss, sources, targets)
+        except Exception as error:  # out of memory, a compiler's complaint: the others are still worth measuring
+            steps.pop(competitor.name, None)
+            result.skipped = f"{FAILED} {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
     yard = {
-        MATMUL: yardsticks.matmul(sources, targets),
+        MATMUL: yardsticks.matmul(sources, targets, case.precision),
         EMPTY: measure.gradient_step(yardsticks.empty_function, sources, targets),
     }
     samples = measure.interleave({**steps, **yard}, device, options.rounds, options.seconds)
@@ -95,25 +146,47 @@ def run(
     return results
 
 
+def count_launches(report: Report, case: Case, competitors: Sequence[Competitor], device: torch.device) -> None:
+    """After everything is timed: see `measure.launches`."""
+    sources, targets = case.inputs(device)
+    measured = {result.competitor: result for result in report.of(case.name) if result.seconds}
+    for competitor in competitors:
+        if competitor.name in measured:
+            loss = competitor.make(case)
+            _gradients(loss, sources, targets)  # compiled again
+            measured[competitor.name].launches = {
+                "forward": measure.launches(partial(loss, sources, targets)),
+                "both": measure.launches(partial(_gradients, loss, sources, targets)),
+            }
+
+
 def _gradients(loss: Loss, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss(sources, targets), [*sources, *targets])
+
+
+def _budget_bytes(gib: float | None, device: torch.device) -> float:
+    if gib is not None:
+        return gib * 2**30
+    return torch.cuda.get_device_properties(device).total_memory / 2 if device.type == "cuda" else 8 * 2**30
 
 
 def _fill(result: Result, samples: dict[str, measure.Samples]) -> None:
     own = samples[result.competitor]
     result.seconds = {phase: measure.Spread.of(values) for phase, values in own.items()}
     result.rounds = len(own["both"])
+    if result.competitor + GRAPH in samples:
+        result.graph = measure.Spread.of(samples[result.competitor + GRAPH]["both"])
     if not result.competitor.startswith(FASTMMD):
         return
     bound = [yardsticks.PRODUCTS_PER_LAYER * seconds for seconds in samples[MATMUL]["both"]]
     result.share = measure.ratio(bound, own["both"])
     result.overhead = measure.difference(own["both"], samples[EMPTY]["both"])
     for name, other in samples.items():
-        if name not in (result.competitor, MATMUL, EMPTY):
+        if name not in (result.competitor, MATMUL, EMPTY) and not name.endswith(GRAPH):
             result.speedup[name] = measure.ratio(other["both"], own["both"])
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small cases, few rounds")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
@@ -122,8 +195,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backends", nargs="+", default=["auto"], choices=BACKENDS, help="fastmmd's (default: auto)")
     parser.add_argument("--rounds", type=int, default=15, help="at most (default: 15)")
     parser.add_argument("--seconds", type=float, default=4.0, help="at most, per competitor and case (default: 4)")
+    parser.add_argument("--minutes", type=float, help="after these no further case starts (default: all are measured)")
     parser.add_argument(
-        "--memory-budget-gib", type=float, default=8.0, help="who needs more is skipped (default: 8)", metavar="GIB"
+        "--memory-budget-gib",
+        type=float,
+        help="who needs more is skipped (default: 8, or half of a GPU's memory)",
+        metavar="GIB",
     )
     parser.add_argument("--out", type=Path, help="JSON; the others go beside it (default: runs/bench/DEVICE.json)")
     return parser

@@ -15,16 +15,25 @@ from bench.measure import Mark, Phases, Step
 PRODUCTS_PER_LAYER = 1.5
 
 
-def matmul(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Step:
-    """One product ``[N, d_l] x [d_l, N]`` a layer. The output is allocated once, so that only the product is timed."""
+OUT_ELEMENTS = 1 << 30  # of a product's output: larger ones are computed in slabs of rows
+
+
+def matmul(sources: Sequence[Tensor], targets: Sequence[Tensor], precision: str = "ieee") -> Step:
+    """One product ``[N, d_l] x [d_l, N]`` a layer; of bf16 operands if `precision` says so, else by torch's setting.
+    The output is allocated once, so that only the product is timed."""
     layers = [torch.cat([source, target]).detach() for source, target in zip(sources, targets, strict=True)]
+    if precision == "bf16":
+        layers = [z.bfloat16() for z in layers]
     n = layers[0].shape[0]
-    out = layers[0].new_empty(n, n)
+    height = min(n, max(1, OUT_ELEMENTS // n))
+    out = layers[0].new_empty(height, n)
 
     def step(mark: Mark) -> Phases:
         start = mark()
         for z in layers:
-            torch.mm(z, z.T, out=out)
+            for first in range(0, n, height):
+                rows = z[first : first + height]
+                torch.mm(rows, z.T, out=out[: len(rows)])
         return {"both": (start, mark())}
 
     return step

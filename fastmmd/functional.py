@@ -60,7 +60,8 @@ def discrepancy(
             n_s = n_t and are plain torch, whatever the backend.
         backend: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"torch"`` or ``"reference"`` (dense).
         precision: the least precise format that fp32 matrix products may use, ``"ieee"``, ``"tf32x3"``, ``"tf32"`` or
-            ``"bf16"``; None follows ``torch.get_float32_matmul_precision()``. On a CPU products are always exact fp32.
+            ``"bf16"``; None follows torch's own setting for the device (on CUDA "medium" means TF32). On a CPU products
+            are always exact fp32.
 
     Returns:
         `Discrepancy`, in fp32 (fp64 if any input is fp64). Gradients have their input's dtype.

@@ -87,7 +87,8 @@ def mixture(distances, bandwidth, noise, layer: tl.constexpr, LAYERS: tl.constex
             value = tl.exp(distances * (-rate / scale(LAYERS, layer, q)))
         kernel += weight(LAYERS, layer, q) * value
         slope += (rate * (weight(LAYERS, layer, q) / scale(LAYERS, layer, q))) * value
-    at_limit = tl.where(distances <= noise.to(distances.dtype), at_zero(LAYERS, layer), 0.0)
+    one = tl.full((), at_zero(LAYERS, layer), distances.dtype)
+    at_limit = tl.where(distances <= noise.to(distances.dtype), one, 0.0)
     return tl.where(limit, at_limit, kernel), tl.where(limit, 0.0, slope)
 
 

@@ -22,7 +22,7 @@ from fastmmd.kernels.plan import TRITON_DTYPE, Plan
 from fastmmd.matmul import matmul_precision
 
 
-@triton.jit(do_not_specialize=["n_source", "n_target", "source_rows", "first_row", "first_column", "columns"])
+@triton.jit(do_not_specialize=["n_source", "n_target", "source_rows"])
 def inner_products_to_coefficients(
     inner,  # tuple of pointers [rows, columns]: inner products in, coefficients out
     norms,
@@ -48,7 +48,8 @@ def inner_products_to_coefficients(
     in_rows = row < tl.where(row_is_source, n_source, source_rows + n_target)
     in_columns = column < tl.where(column_is_source, n_source, source_rows + n_target)
     pair = in_rows[:, None] & in_columns[None, :] & (row[:, None] != column[None, :])
-    place = (row - first_row).to(tl.int64)[:, None] * columns + (column - first_column)[None, :]
+    block_row = (tl.program_id(0) * TILE + tl.arange(0, TILE)).to(tl.int64)
+    place = block_row[:, None] * columns + (tl.program_id(1) * TILE + tl.arange(0, TILE))[None, :]
     used, noises, squared = (), (), ()
     for l in tl.static_range(L):
         used = used + (tl.load(bandwidths + l),)
@@ -139,8 +140,10 @@ def run(
     wanted = tuple(a or b for a, b in zip(needs_grad[:layers], needs_grad[layers:], strict=True))
 
     total = packed.rows[0].shape[0]
-    side = max(ROWS, int((config.workspace_bytes / (layers * packed.norms[0].element_size())) ** 0.5) // ROWS * ROWS)
-    side = min(side, total)
+    multiple = max(ROWS, config.tile)
+    most = int((config.workspace_bytes / (layers * packed.norms[0].element_size())) ** 0.5)
+    count = triton.cdiv(total, max(multiple, most // multiple * multiple))  # of blocks a side, of nearly equal size
+    side = triton.cdiv(triton.cdiv(total, count), multiple) * multiple
     workspace = torch.empty((layers, side * side), dtype=dtype, device=device)
     weighted = [torch.zeros_like(z) if want else None for z, want in zip(packed.rows, wanted, strict=True)]
     partials = torch.zeros(((side // config.tile) ** 2, 3, 1 + layers), dtype=torch.float64, device=device)

@@ -12,21 +12,38 @@ from fastmmd.kernels.launch import launch
 from fastmmd.kernels.plan import Plan
 
 
+@triton.constexpr_function
+def _width(LAYERS):
+    """Of a row of partial sums."""
+    return 3 * (1 + len(LAYERS.mixtures))
+
+
+@triton.constexpr_function
+def _padded_width(LAYERS):
+    return 1 << (3 * (1 + len(LAYERS.mixtures)) - 1).bit_length()
+
+
 @triton.jit
-def finish(partials, rows, bandwidths, numbers, loss, report, CLAMP: tl.constexpr, LAYERS: tl.constexpr):
-    """Adds up `partials` ([rows, 3, 1 + L] fp64: sums over ss, tt, st of the product and of each layer's kernel) in
-    fixed order; writes the loss and the report (fastmmd.backends)."""
+def finish(
+    partials, rows, bandwidths, numbers, loss, report, CLAMP: tl.constexpr, STEP: tl.constexpr, LAYERS: tl.constexpr
+):
+    """Adds up `partials` ([rows, 3, 1 + L] fp64: sums over ss, tt, st of the product and of each layer's kernel), STEP
+    rows at a time and in fixed order; writes the loss and the report (fastmmd.backends)."""
     layers: tl.constexpr = count(LAYERS)
+    width: tl.constexpr = _width(LAYERS)
+    padded: tl.constexpr = _padded_width(LAYERS)
+    column = tl.arange(0, padded)
+    sums = tl.zeros((STEP, padded), tl.float64)
+    for start in range(0, rows, STEP):
+        row = start + tl.arange(0, STEP)
+        mask = (row < rows)[:, None] & (column < width)[None, :]
+        sums += tl.load(partials + row[:, None] * width + column[None, :], mask=mask, other=0.0)
+    totals = tl.sum(sums, axis=0)
     total = tl.zeros((), tl.float64)
     for term in tl.static_range(1 + layers):
         value = exact(numbers, 3) * _at_zero(term, LAYERS)
         for region in tl.static_range(3):
-            part = tl.zeros((128,), tl.float64)
-            for start in range(0, rows, 128):
-                row = start + tl.arange(0, 128)
-                place = (row * 3 + region) * (1 + layers) + term
-                part += tl.load(partials + place, mask=row < rows, other=0.0)
-            value += exact(numbers, region) * tl.sum(part)
+            value += exact(numbers, region) * tl.sum(tl.where(column == region * (1 + layers) + term, totals, 0.0))
         total += exact(numbers, 4 + term) * value  # joint, then the marginals
         tl.store(report + term, _cut(value, CLAMP).to(report.dtype.element_ty))
     tl.store(loss, _cut(total, CLAMP).to(loss.dtype.element_ty))
@@ -54,11 +71,13 @@ def _cut(value, CLAMP: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["rows"])
-def finish_partials(partials, rows, bandwidths, numbers, loss, report, CLAMP: tl.constexpr, LAYERS: tl.constexpr):
+def finish_partials(
+    partials, rows, bandwidths, numbers, loss, report, CLAMP: tl.constexpr, STEP: tl.constexpr, LAYERS: tl.constexpr
+):
     used = ()
     for l in tl.static_range(count(LAYERS)):
         used = used + (tl.load(bandwidths + l),)
-    finish(partials, rows, used, numbers, loss, report, CLAMP, LAYERS)
+    finish(partials, rows, used, numbers, loss, report, CLAMP, STEP, LAYERS)
 
 
 def finished(
@@ -73,6 +92,8 @@ def finished(
         (1,),
         *(partials, partials.shape[0], bandwidths, plan.numbers, loss, report),
         CLAMP=clamp,
+        STEP=128,
         LAYERS=plan.layers,
+        num_warps=8,
     )
     return loss, report

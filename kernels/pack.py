@@ -48,7 +48,7 @@ def column_sums(
     COLUMNS: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    group, chunk = tl.program_id(0), tl.program_id(1)
+    chunk, group = tl.program_id(0), tl.program_id(1)
     row, lane = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     for l in tl.static_range(L):
         if (chunk >= first_chunks[l]) & (chunk < first_chunks[l + 1]):
@@ -66,7 +66,7 @@ def column_sums(
                 place = (start + row).to(tl.int64)[:, None] * target_strides[l] + column[None, :]
                 x = tl.load(targets[l] + place, mask=mask, other=0.0).to(DTYPE)
                 total += tl.where(mask, x - origin, 0.0)
-            tl.store(sums + (group * tl.num_programs(1) + chunk) * COLUMNS + lane, tl.sum(total, axis=0))
+            tl.store(sums + (group * tl.num_programs(0) + chunk) * COLUMNS + lane, tl.sum(total, axis=0))
 
 
 @triton.jit(do_not_specialize=["n_source", "n_target", "source_tiles"])
@@ -169,7 +169,7 @@ def pack(
     norm_sums = torch.empty((layers, tiles), dtype=torch.float64, device=device)
     bandwidths = torch.empty((2, layers), dtype=torch.float64, device=device)
     sizes = {"L": layers, "GROUPS": groups, "ROWS": ROWS, "COLUMNS": COLUMNS, "DTYPE": TRITON_DTYPE[dtype]}
-    launch(column_sums, (groups, first_chunks[-1]), *inputs, first_chunks, sums, n_source, n_target, **sizes)
+    launch(column_sums, (first_chunks[-1], groups), *inputs, first_chunks, sums, n_source, n_target, **sizes)
     launch(
         centre,
         (tiles, layers),

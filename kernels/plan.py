@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     """
     layers: compile-time constants; a change compiles the kernels anew.
     numbers: alpha, beta, gamma, diagonal, joint, then the marginals, then the layers' units, each as two floats
-        whose fp32 values add up to it; a change (a ramp, a smaller last batch) does not.
+        whose fp32 values add up to it, right to 48 bits; a change (a ramp, a smaller last batch) does not.
     """
 
     layers: Layers
@@ -67,5 +67,7 @@ def _mixture(layer: LayerKernel, max_squarings: int) -> Mixture:
 
 
 def _two_floats(number: float) -> tuple[float, float]:
+    limit = float(np.finfo(np.float32).max)
+    number = min(max(number, -limit), limit)
     high = float(np.float32(number))
     return high, number - high

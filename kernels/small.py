@@ -41,7 +41,7 @@ def partial_distances(
     target_strides,
     dims,
     first_parts,  # [1 + L]: a layer's first part, and the number of parts of all
-    distances,  # [parts, side, side] fp32 or fp64, the tiles on and right of the diagonal
+    distances,  # [parts, side, side] fp32 or fp64
     distance_sums,  # [parts, pairs] fp64, over ordered pairs
     arrived,  # int32; set to 0 for the second launch
     n_source,
@@ -59,7 +59,6 @@ def partial_distances(
     if (i + offset + part) == 0:
         tl.store(arrived, 0)
     j = (i + offset) % tiles
-    low, high = tl.minimum(i, j), tl.maximum(i, j)
     total = tl.zeros((), tl.float64)
     if (2 * offset != tiles) | (i < j):  # an even number of tiles meets the farthest ones twice
         for l in tl.static_range(L):
@@ -67,19 +66,21 @@ def partial_distances(
                 begin = (part - first_parts[l]) * part_features
                 end = tl.minimum(begin + part_features, dims[l])
                 x, x_stride, x_left = _tile_of(
-                    sources[l], targets[l], source_strides[l], target_strides[l], n_source, n_target, low, TILE
+                    sources[l], targets[l], source_strides[l], target_strides[l], n_source, n_target, i, TILE
                 )
                 y, y_stride, y_left = _tile_of(
-                    sources[l], targets[l], source_strides[l], target_strides[l], n_source, n_target, high, TILE
+                    sources[l], targets[l], source_strides[l], target_strides[l], n_source, n_target, j, TILE
                 )
                 tile = _distances(
-                    x, y, x_stride, y_stride, x_left, y_left, low == high, begin, end, TILE, FEATURES, FORMAT, DTYPE
+                    x, y, x_stride, y_stride, x_left, y_left, i == j, begin, end, TILE, FEATURES, FORMAT, DTYPE
                 )
                 row = tl.arange(0, TILE)
                 side = tiles * TILE
-                place = (low * TILE + row)[:, None] * side + (high * TILE + row)[None, :]
-                tl.store(distances + part.to(tl.int64) * side * side + place, tile)
-                total += tl.sum(tile).to(tl.float64) * tl.where(low == high, 1, 2)
+                corner = distances + part.to(tl.int64) * side * side
+                tl.store(corner + (i * TILE + row)[:, None] * side + (j * TILE + row)[None, :], tile)
+                if i != j:  # written twice, so that every program reads whole rows
+                    tl.store(corner + (j * TILE + row)[:, None] * side + (i * TILE + row)[None, :], tl.trans(tile))
+                total += tl.sum(tile).to(tl.float64) * tl.where(i == j, 1, 2)
     pairs = tl.num_programs(0) * tl.num_programs(1)
     tl.store(distance_sums + part * pairs + i * tl.num_programs(1) + offset, total)
 
@@ -122,13 +123,12 @@ def _distances(
         column = start + tl.arange(0, FEATURES)
         present = column < end
         x_mask, y_mask = in_x[:, None] & present[None, :], in_y[:, None] & present[None, :]
-        # Relative to a row first, so that equal rows become exactly 0.
+        # The mean difference from one row is added to it, so that equal rows become exactly 0.
         origin = tl.load(x + column, mask=present, other=0.0).to(DTYPE)[None, :]
         u = tl.load(x + row.to(tl.int64)[:, None] * x_stride + column[None, :], mask=x_mask, other=0.0).to(DTYPE)
         v = tl.load(y + row.to(tl.int64)[:, None] * y_stride + column[None, :], mask=y_mask, other=0.0).to(DTYPE)
-        u = tl.where(x_mask, u - origin, 0.0)
-        v = tl.where(y_mask, v - origin, 0.0)
-        mean = ((tl.sum(u, axis=0) + tl.sum(v, axis=0)) / count)[None, :]
+        shift = tl.sum(tl.where(x_mask, u - origin, 0.0), axis=0) + tl.sum(tl.where(y_mask, v - origin, 0.0), axis=0)
+        mean = origin + (shift / count)[None, :]
         u = rounded(tl.where(x_mask, u - mean, 0.0), FORMAT)
         v = rounded(tl.where(y_mask, v - mean, 0.0), FORMAT)
         inner = product(u, tl.trans(v), inner, FORMAT)
@@ -208,9 +208,7 @@ def loss_and_gradients(
         other_row = tl.where(other_is_source, j, j - source_tiles) * TILE
         in_columns = other_row + row < tl.where(other_is_source, n_source, n_target)
         pair = in_rows[:, None] & in_columns[None, :] & ((row[:, None] != row[None, :]) | (i != j))
-        # A tile left of the diagonal is the mirror image of a stored one.
-        across, down = tl.where(i <= j, 1, side), tl.where(i <= j, side, 1)
-        place = (i * TILE + row)[:, None] * down + (j * TILE + row)[None, :] * across
+        place = (i * TILE + row)[:, None] * side + (j * TILE + row)[None, :]
         squared = ()
         for l in tl.static_range(L):
             d = tl.zeros((TILE, TILE), DTYPE)
@@ -274,7 +272,7 @@ def loss_and_gradients(
         tl.debug_barrier()
         if tl.atomic_add(arrived, 1, sem="acq_rel") == tiles - 1:
             tl.debug_barrier()
-            finish(partials, tiles, bandwidths, numbers, loss, report, CLAMP, LAYERS)
+            finish(partials, tiles, bandwidths, numbers, loss, report, CLAMP, 16, LAYERS)
 
 
 @triton.jit

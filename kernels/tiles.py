@@ -190,6 +190,7 @@ def run(
     config: Config,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """fastmmd.backends' `run` for layers of up to 256 features."""
+    assert config.tile % config.columns == 0
     layers, dims = len(sources), tuple(x.shape[1] for x in sources)
     counts, widths = chunks(dims)
     columns = tuple(count * width for count, width in zip(counts, widths, strict=True))

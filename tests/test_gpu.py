@@ -1,60 +1,407 @@
-"""On a CUDA device: what runs there today is backend "torch"."""
+"""On a CUDA device: ``pytest -m gpu``. Values and gradients of every backend and route, and how they behave there.
+
+Few shapes, since each set of compile-time constants is compiled: sizes of batches are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 import torch
+from torch import Tensor
 
 import fastmmd
-from fastmmd import Gaussian
-from tests.helpers import JAN, evaluate, layers, relative
+from bench import measure
+from bench.cases import Case
+from bench.gate import reference
+from fastmmd import Gaussian, dispatch
+from tests.helpers import JAN, layers, relative
+
+table = pytest.importorskip("fastmmd.kernels.table", reason="needs Triton")
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
+DEVICE = torch.device("cuda", 0)
+BACKENDS = ["triton", "torch"]
+DIMS = (70, 8)
+# Ragged and several at a few hundred rows; the workspace holds 64 x 64 pairs of two layers.
+ROUTES = {
+    "small": table.small.Config(tile=32, features=32, chunk=64, part_features=64, max_parts=3, warps=8, stages=2),
+    "tiles": table.tiles.Config(tile=64, columns=32, warps=8, stages=2),
+    "blocks": table.blocks.Config(tile=32, warps=4, workspace_bytes=4 * 2 * 64 * 64),
+}
+# Rows of source and target, dims, precision: as the table sends them.
+NATURAL = {
+    "small": (64, 60, (256, 31), "ieee"),
+    "tiles": (2100, 2050, (256, 8), "bf16"),
+    "blocks": (1000, 257, DIMS, "ieee"),
+}
+TOLERANCES = {torch.float64: 1e-11, torch.float32: 5e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
 
-def on_gpu(xs):
-    return [x.detach().cuda() for x in xs]
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """Deterministic algorithms fill new memory with NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_matches_the_cpu_reference(dtype):
-    sources, targets = layers(60, (70, 8), 0, dtype=dtype), layers(45, (70, 8), 1, 0.3, dtype=dtype)
-    exact = evaluate(sources, targets, JAN, torch.float64, backend="reference")
-    found = evaluate(on_gpu(sources), on_gpu(targets), JAN, precision="ieee")
-    tolerance = {torch.float64: 1e-11, torch.float32: 5e-6}.get(dtype, 1e-2)
-    assert found.loss.item() == pytest.approx(exact.loss.item(), abs=min(tolerance, 5e-6))
-    for mine, truth in zip(found.gradients, exact.gradients, strict=True):
-        assert relative(mine.cpu(), truth) < tolerance
+@contextmanager
+def forced(route: str) -> Iterator[None]:
+    """Backend "triton" takes this route, with a small configuration."""
+    line = table.TABLE[0]._replace(config=ROUTES[route])
+    with patch.object(table, "line", lambda *_: line):
+        yield
 
 
-def test_nothing_waits_for_the_device():
-    sources, targets = on_gpu(layers(300, (20, 8), 0)), on_gpu(layers(300, (20, 8), 1))
+def pair(
+    n: int, m: int, dims: Sequence[int] = DIMS, dtype: torch.dtype = torch.float32, shift: float = 0.3
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Sources and targets on the device, leaves that need gradients."""
+    sides = layers(n, dims, 1, dtype=dtype), layers(m, dims, 2, shift, dtype)
+    return tuple([x.detach().to(DEVICE).requires_grad_() for x in side] for side in sides)
+
+
+def run(sources, targets, kernels=JAN, **options) -> list[Tensor]:
+    """The loss, the report's values and bandwidths, and the gradients: scaled as mixed-precision training scales them,
+    so that fp16 can hold them."""
+    found = fastmmd.discrepancy(sources, targets, kernels, **options)
+    inputs = [*sources, *targets]
+    gradients = torch.autograd.grad(found.loss, inputs, torch.full_like(found.loss, scale_of(sources, targets)))
+    return [*(x.detach() for x in found), *gradients]
+
+
+def scale_of(sources, targets) -> float:
+    return float(min(len(sources[0]), len(targets[0])))
+
+
+def exact(sources, targets, kernels=JAN, **options) -> list[Tensor]:
+    """The same, dense and in fp64."""
+    wide = [[x.detach().double().requires_grad_() for x in side] for side in (sources, targets)]
+    return run(*wide, kernels, backend="reference", **options)
+
+
+def check(
+    found: Sequence[Tensor], truth: Sequence[Tensor], tolerance: float, of_gradients: float | None = None
+) -> None:
+    """Values: absolute, kernels are of size 1 (a few for mixtures). Gradients: relative to their norm."""
+    for mine, theirs in zip(found[:4], truth[:4], strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=tolerance, atol=tolerance)
+    for mine, theirs in zip(found[4:], truth[4:], strict=True):
+        assert relative(mine, theirs) < (of_gradients or tolerance)
+
+
+# Values --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 2), (2, 31), (33, 31), (64, 64), (257, 64), (257, 1000)])
+def test_values_and_gradients(backend, dtype, n, m):
+    sources, targets = pair(n, m, dtype=dtype)
+    found = run(sources, targets, marginal=(0.3, 0.1), backend=backend, precision="ieee")
+    assert [g.dtype for g in found[4:]] == [dtype] * 4
+    tolerance = min(TOLERANCES[dtype], 5e-6)  # half-precision inputs are computed in fp32
+    check(found, exact(sources, targets, marginal=(0.3, 0.1)), tolerance, TOLERANCES[dtype])
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (33, 64), (257, 64)])
+@pytest.mark.parametrize("format", ["ieee", "tf32"])
+def test_every_route(route, n, m, format):
+    sources, targets = pair(n, m)
+    with forced(route):
+        found = run(sources, targets, marginal=(0.3, 0.1), backend="triton", precision=format)
+    tolerance = 5e-6 if format == "ieee" else 5e-3
+    check(found, exact(sources, targets, marginal=(0.3, 0.1)), tolerance)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("route", NATURAL)
+def test_every_route_as_the_table_takes_it(route):
+    n, m, dims, precision = NATURAL[route]
+    line = table.line("nvidia", n + m, dims, table.product_format("nvidia", precision, torch.float32))
+    assert type(line.config) is type(ROUTES[route])
+    sources, targets = pair(n, m, dims)
+    found = run(sources, targets, backend="triton", precision=precision)
+    # In blocks: the dense reference would need N x N x d elements.
+    loss, gradients = reference(Case(route, n, m, dims, JAN), sources, targets, torch.float64)
+    tolerance = 2e-2 if precision == "bf16" else 5e-6
+    assert found[0].item() == pytest.approx(loss.item(), abs=0.2 * tolerance)
+    for mine, theirs in zip(found[4:], gradients, strict=True):
+        assert relative(mine, scale_of(sources, targets) * theirs) < tolerance
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("count", range(1, 9))
+def test_layer_counts(backend, count):
+    dims = (20, 3, 17, 64, 33, 2, 7, 1)[:count]
+    kernels = tuple(Gaussian(multipliers=(0.5 * q, q)) for q in range(1, 1 + count))
+    sources, targets = pair(40, 33, dims)
+    found = run(sources, targets, kernels, marginal=0.1, backend=backend, precision="ieee")
+    check(found, exact(sources, targets, kernels, marginal=0.1), 1e-5 * 2**count, 2e-5)  # sums of up to 2^L
+
+
+# The least error that a format allows (a smaller one would mean that it was not used) and the most.
+@pytest.mark.parametrize("backend", [*ROUTES, "torch"])
+@pytest.mark.parametrize("precision", ["ieee", "tf32x3", "tf32", "bf16"])
+def test_a_precision_shows_its_error_and_no_more(backend, precision):
+    own = {"ieee": (0, 2e-6), "tf32x3": (0, 5e-6), "tf32": (5e-5, 3e-3), "bf16": (1e-3, 2e-2)}
+    library = own | {"tf32x3": own["ieee"], "bf16": own["tf32"]}  # it multiplies fp32 operands as fp32 or TF32
+    sources, targets = pair(64, 40, (128, 8))
+    truth = exact(sources, targets)
+    if backend in ROUTES:
+        with forced(backend):
+            found = run(sources, targets, backend="triton", precision=precision)
+    else:
+        found = run(sources, targets, backend=backend, precision=precision)
+    least, most = (own if backend in ("small", "tiles") else library)[precision]
+    for mine, theirs in zip(found[4:], truth[4:], strict=True):
+        assert relative(mine, theirs) <= most
+    assert least <= relative(found[4], truth[4])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dims", [(1,), (5000,)])
+def test_narrow_and_wide_layers(backend, dims):
+    sources, targets = pair(40, 33, dims)
+    check(run(sources, targets, JAN[:1], backend=backend, precision="ieee"), exact(sources, targets, JAN[:1]), 5e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_of_larger_tensors(backend):
+    sources, targets = pair(64, 40)
+    expected = run(sources, targets, backend=backend, precision="ieee")
+    inside = []
+    for side in (sources, targets):
+        inside.append([])
+        for x in side:
+            buffer = torch.full((len(x) + 5, x.shape[1] + 7), torch.nan, device=DEVICE)
+            buffer[2:-3, 3:-4] = x.detach()
+            inside[-1].append(buffer[2:-3, 3:-4].requires_grad_())
+    found = run(*inside, backend=backend, precision="ieee")
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_nan_and_infinity_are_not_hidden(backend, bad, precision):
+    sources, targets = pair(64, 40)
+    with torch.no_grad():
+        sources[0][3, 2] = bad
+    found = run(sources, targets, backend=backend, precision=precision)
+    assert found[0].isnan()
+    assert found[4].isnan().any()
+
+
+# Determinism, streams, graphs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("route", NATURAL)
+def test_twenty_runs_give_the_same_bits(backend, route):
+    n, m, dims, precision = NATURAL[route]
+    sources, targets = pair(n, m, dims)
+    first = run(sources, targets, backend=backend, precision=precision)
+    for _ in range(19):
+        again = run(sources, targets, backend=backend, precision=precision)
+        assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("route", NATURAL)
+def test_two_streams_at_once_give_the_same_bits(backend, route):
+    n, m, dims, precision = NATURAL[route]
+    sources, targets = pair(n, m, dims)
+    alone = run(sources, targets, backend=backend, precision=precision)
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    torch.cuda.synchronize()
+    found = []
+    for _ in range(5):
+        for stream in streams:
+            with torch.cuda.stream(stream):
+                found.append(run(sources, targets, backend=backend, precision=precision))
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for results in found for a, b in zip(results, alone, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("route", NATURAL)
+def test_a_side_stream_is_followed(backend, route):
+    """The inputs are written late, in the stream of the call. Whoever computes in another one reads NaN."""
+    n, m, dims, precision = NATURAL[route]
+    sources, targets = pair(n, m, dims)
+    expected = run(sources, targets, backend=backend, precision=precision)
+    late = [[torch.full_like(x, torch.nan) for x in side] for side in (sources, targets)]
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)  # cycles: some 50 ms
+        for empty, side in zip(late, (sources, targets), strict=True):
+            for x, y in zip(empty, side, strict=True):
+                x.copy_(y.detach())
+                x.requires_grad_()
+        found = run(*late, backend=backend, precision=precision)
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("route", NATURAL)
+def test_cuda_graph_of_forward_and_backward(backend, route):
+    """Replayed with other inputs, several times: nothing of the captured ones is kept."""
+    n, m, dims, precision = NATURAL[route]
+    sources, targets = pair(n, m, dims)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run(sources, targets, backend=backend, precision=precision)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run(sources, targets, backend=backend, precision=precision)
+    for factor in (1.5, 0.7, 1.0):
+        with torch.no_grad():
+            for x in (*sources, *targets):
+                x.mul_(factor)
+        graph.replay()
+        torch.cuda.synchronize()
+        expected = run(sources, targets, backend=backend, precision=precision)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_waits_for_the_device(backend):
+    sources, targets = pair(300, 300, (20, 8))
     kernels = (Gaussian("median"), Gaussian(detach_bandwidth=False))
+    small = [[x[:64].detach().requires_grad_() for x in side] for side in (sources, targets)]
+
+    def everything() -> None:
+        for estimator in ("biased", "unbiased", "linear"):
+            for sides in ((sources, targets), small):
+                run(*sides, kernels, estimator=estimator, backend=backend)
+                run(*sides, estimator=estimator, backend=backend)
+
+    everything()  # what is compiled or set up once may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for estimator in ("biased", "linear"):
-            evaluate(sources, targets, kernels, estimator=estimator)
+        everything()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_tf32_shows_its_error_and_ieee_does_not():
-    sources, targets = layers(64, (256,), 0, dtype=torch.float32), layers(64, (256,), 1, 0.3, torch.float32)
-    exact = evaluate(sources, targets, JAN[:1], torch.float64, backend="reference")
-    errors = {}
-    for precision in ("ieee", "tf32"):
-        found = evaluate(on_gpu(sources), on_gpu(targets), JAN[:1], precision=precision)
-        errors[precision] = relative(found.gradients[0].cpu(), exact.gradients[0])
-    assert errors["ieee"] < 1e-5 < errors["tf32"] < 1e-2
+# Around it -----------------------------------------------------------------------------------------------------------
 
 
-def test_graph_capture():
-    source, target = (x.cuda() for x in (torch.randn(64, 32), torch.randn(64, 32)))
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        fastmmd.mmd(source, target)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss = fastmmd.mmd(source, target)
-    source.add_(1)
-    graph.replay()
-    torch.testing.assert_close(loss, fastmmd.mmd(source, target))
+def test_auto_is_triton():
+    assert dispatch.select("auto", DEVICE) == "triton"
+    assert fastmmd.build_info()["backends"]["triton"] is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiled_with_fullgraph(backend):
+    sources, targets = pair(64, 40)
+
+    def step(sources, targets):
+        return 2 * fastmmd.jmmd(sources, targets, backend=backend, precision="ieee")
+
+    inputs = [*sources, *targets]
+    plain = step(sources, targets)
+    compiled = torch.compile(step, fullgraph=True)(sources, targets)
+    torch.testing.assert_close(compiled, plain)
+    torch.testing.assert_close(torch.autograd.grad(compiled, inputs), torch.autograd.grad(plain, inputs))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n", [64, 300])
+def test_autocast_changes_nothing(backend, n):
+    sources, targets = pair(n, 40)
+    expected = run(sources, targets, backend=backend, precision="ieee")
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        found = run(sources, targets, backend=backend, precision="ieee")
+    assert found[0].dtype == torch.float32
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_features_of_autocast_beside_probabilities():
+    """What a network under autocast hands over: bf16 features, fp32 softmax outputs."""
+    (f, p), (g, q) = pair(64, 40)
+    sources, targets = ([f.detach().bfloat16().requires_grad_(), p], [g.detach().bfloat16().requires_grad_(), q])
+    found = run(sources, targets, backend="triton", precision="ieee")
+    check(found, exact(sources, targets), 5e-6, TOLERANCES[torch.bfloat16])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_out_of_memory_is_torchs_error_and_leaves_no_damage(backend):
+    few = pair(64, 40)
+    expected = run(*few, backend=backend)
+    many = [[torch.randn(20_000, 256, device=DEVICE, requires_grad=True)] for _ in range(2)]
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(DEVICE).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**25) / total, DEVICE)
+    try:
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            run(*many, JAN[:1], backend=backend)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, DEVICE)
+    again = run(*few, backend=backend)
+    assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n", [64, 300])
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_a_device_that_is_not_the_current_one(backend, n):
+    here = pair(n, 40)
+    there = [[x.detach().to("cuda:1").requires_grad_() for x in side] for side in here]
+    found, expected = run(*there, backend=backend), run(*here, backend=backend)
+    assert all(x.device == torch.device("cuda:1") for x in found)
+    assert torch.cuda.current_device() == 0
+    check([x.to(DEVICE) for x in found], [x.double() for x in expected], 5e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("precision", ["ieee", "bf16"])
+def test_memory_of_131072_rows(backend, precision):
+    """One Gram matrix would be 64 GiB."""
+    sources, targets = ([torch.randn(65536, 256, device=DEVICE, requires_grad=True)] for _ in range(2))
+    options = {"backend": backend, "precision": precision}
+    run([sources[0][:5000]], [targets[0][:5000]], JAN[:1], **options)  # the libraries' own workspaces
+    peak = measure.peak_bytes(lambda: run(sources, targets, JAN[:1], **options), DEVICE)
+    assert peak - sources[0].nbytes - targets[0].nbytes < 2**31
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("gradient", [True, False])
+def test_sanitizer_case(route, gradient):
+    """Small and ragged, for compute-sanitizer: ``-k sanitizer``."""
+    sources, targets = pair(33, 70, (37, 5))
+    with forced(route), torch.set_grad_enabled(gradient):
+        loss = fastmmd.jmmd(sources, targets, backend="triton", precision="ieee")
+        found = torch.autograd.grad(loss, [*sources, *targets]) if gradient else [loss]
+    torch.cuda.synchronize()
+    assert all(x.isfinite().all() for x in found)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_small_problems_take_two_launches(gradient):
+    sources, targets = pair(64, 64, (256, 31))
+
+    def loss() -> Tensor:
+        with torch.set_grad_enabled(gradient):
+            return fastmmd.jmmd(sources, targets, backend="triton")
+
+    loss()
+    count = measure.launches(loss)
+    if count == 0:
+        pytest.skip("the profiler sees no kernels on this machine")
+    assert count <= 2

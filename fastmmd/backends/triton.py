@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
@@ -47,6 +48,8 @@ def _missing() -> str | None:
     found = version()
     if found is None:
         return "Triton is not installed (PyTorch for CUDA or ROCm on Linux brings it)"
+    if not interpreted() and not any(map(shutil.which, (os.environ.get("CC", ""), "gcc", "clang", "cc"))):
+        return "Triton needs a C compiler (gcc, clang or what CC names) to launch its kernels, and found none"
     if tuple(int(part) for part in found.split(".")[:2]) < OLDEST:
         return f"it needs Triton >= {'.'.join(map(str, OLDEST))}, found {found}"
     return None

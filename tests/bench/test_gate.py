@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import measure
+from bench import keops, measure
 from bench.cases import CASES, JAN, Case
 from bench.competitors import BLOCKED, COMPILED, DENSE, NAIVE, NEEDS, line_up
 from bench.gate import Gate, reference
@@ -12,7 +12,7 @@ from fastmmd import discrepancy
 CPU = torch.device("cpu")
 SMALL = Case("small", 12, 8, (16, 4), JAN, 0.2, (0.3, 0.1))
 EVERYONE = {c.name: c for c in line_up(("auto", "torch", "reference")) if c.name != COMPILED}
-PEERS = ("pytorch-adapt", "geomloss")
+PEERS = ("pytorch-adapt", "geomloss", keops.NAME)
 
 
 def in_fp64(case, sources, targets, estimator="biased"):
@@ -57,7 +57,7 @@ def test_competitors_agree_with_the_reference(name, case):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_agree_with_the_reference(name):
-    case = Case("one layer", 20, 20, (16,), JAN[:1])
+    case = SMALL if name == keops.NAME else Case("one layer", 20, 20, (16,), JAN[:1])
     competitor = EVERYONE[name]
     if competitor.absent(case, CPU, 2**30):
         pytest.skip(competitor.absent(case, CPU, 2**30))
@@ -104,3 +104,38 @@ def test_blocked_computes_all_copies_in_blocks(monkeypatch):
     value = loss(sources, targets)
     with torch.no_grad():
         assert torch.equal(loss(sources, targets), value)
+
+
+def test_keops_says_why_it_takes_no_part(monkeypatch):
+    installed = None
+    monkeypatch.setattr(keops.importlib.util, "find_spec", lambda name: installed)
+    assert keops.refuses(SMALL, CPU) == "not installed"
+    installed = object()
+    assert keops.refuses(SMALL, CPU) is None
+    assert "fp32 only" in keops.refuses(replace(SMALL, precision="tf32"), CPU)
+    assert "narrow layers" in keops.refuses(replace(SMALL, dims=(2048, 4)), CPU)
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("tf32", 10), ("bf16", 7)])
+def test_the_gate_allows_a_formats_rounding_and_no_more(precision, bits):
+    case = replace(SMALL, precision=precision)
+    gate = Gate(case, *case.inputs())
+    right = EVERYONE[DENSE].make(case)
+
+    def rounded(bits):
+        def loss(sources, targets):
+            step = 2.0 ** (bits + 1)  # of the fraction
+            cut = [[x + (_fraction(x, step) - x).detach() for x in side] for side in (sources, targets)]
+            return right(*cut)
+
+        return loss
+
+    errors, allowed = gate.errors(rounded(bits))
+    assert errors.within(allowed)
+    errors, allowed = gate.errors(rounded(bits - 5))
+    assert not errors.within(allowed)
+
+
+def _fraction(x, step):
+    fraction, exponent = torch.frexp(x.detach())
+    return torch.ldexp((fraction * step).round() / step, exponent)

@@ -75,3 +75,35 @@ def test_empty_function_scales_ready_gradients():
     inputs = [*sources, *targets]
     gradients = torch.autograd.grad(3 * yardsticks.empty_function(sources, targets), inputs)
     assert all(torch.equal(g, 3 * x) for g, x in zip(gradients, inputs, strict=True))
+
+
+def test_launches_are_kernels_copies_and_fills(monkeypatch):
+    categories = ("cpu_op", "kernel", "gpu_memset", "cuda_runtime", "kernel", "gpu_memcpy", "gpu_user_annotation", None)
+    events = [{"name": "x"} if c is None else {"name": "x", "cat": c} for c in categories]
+    monkeypatch.setattr(measure, "_trace", lambda action, activities: events)
+    assert measure.launches(lambda: None) == 4
+
+
+def test_torch_products_is_set_back():
+    before = torch.get_float32_matmul_precision()
+    for precision, setting in (("ieee", "highest"), ("tf32", "high"), ("bf16", "high")):
+        with measure.torch_products(precision):
+            assert torch.get_float32_matmul_precision() == setting
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("precision", ["ieee", "bf16"])
+def test_a_large_product_is_taken_in_slabs(monkeypatch, precision):
+    shapes = []
+    multiply = torch.mm
+
+    def mm(a, b, out):
+        shapes.append((a.shape[0], b.shape[1], a.dtype))
+        return multiply(a, b, out=out)
+
+    monkeypatch.setattr(yardsticks, "OUT_ELEMENTS", 72 * 30)
+    monkeypatch.setattr(torch, "mm", mm)
+    sources, targets = CASES[0].inputs()
+    yardsticks.matmul(sources, targets, precision)(measure.CpuClock.mark)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    assert shapes == [(30, 72, dtype), (30, 72, dtype), (12, 72, dtype)] * 2

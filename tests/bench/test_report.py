@@ -1,15 +1,18 @@
 import json
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from bench import throughput
-from bench.cases import Case, Targets
+from bench.cases import CASES, Case, Targets
 from bench.competitors import BLOCKED, COMPILED, DENSE, FASTMMD, NAIVE, Competitor, line_up
 from bench.gate import Errors
 from bench.measure import PHASES, Spread
-from bench.report import Report, Result, markdown
+from bench.report import Report, Result, StepShare, markdown
 
-CASE = Case("tiny", 4, 4, (3,), (), targets=Targets(naive=25, share=0.5, extra_mib=4))
+CASE = Case("tiny", 4, 4, (3,), (), targets=Targets(naive=25, share=0.5, extra_mib=4), gpu_targets=Targets(graph_us=15))
 
 
 @pytest.fixture
@@ -50,6 +53,53 @@ def test_table_states_targets_reasons_and_no_time_of_a_wrong_loss(report):
     assert " ms" not in wrong
 
 
+@pytest.fixture
+def of_a_gpu(report):
+    report.environment |= {"gpu": "A GPU", "driver": "580.1", "triton": "3.6.0"}
+    report.checks = {"tests": "passed: 3 passed"}
+    ours = report.results[0]
+    ours.graph, ours.launches = Spread(11e-6, 12e-6, 13e-6), {"forward": 2, "both": 7}
+    report.training = [
+        StepShare("fp32", FASTMMD, None, Spread(0.03, 0.031, 0.033), Spread(0.001, 0.002, 0.003)),
+        StepShare("fp32", NAIVE, "out of memory"),
+    ]
+    return report
+
+
+def test_round_trip_of_a_gpus_record(of_a_gpu, tmp_path):
+    of_a_gpu.save(tmp_path / "record.json")
+    assert Report.load(tmp_path / "record.json") == of_a_gpu
+
+
+def test_columns_of_a_gpu(of_a_gpu):
+    table = markdown(of_a_gpu, {"tiny": CASE})
+    assert "A GPU, driver 580.1, Triton 3.6.0; torch" in table
+    assert "* tests: passed: 3 passed" in table
+    assert "| tiny | fastmmd | 2 [1 - 4] ms | 12 [11 - 13] us (< 15) | 2 | 7 |" in table
+    assert "| fp32 | fastmmd | 31 [30 - 33] ms | 0.2 [0.1 - 0.3] |" in table
+    assert "| fp32 | naive broadcast | out of memory | - |" in table
+    assert "(>= 25)" not in table  # a target on CPUs
+    assert "KeOps" not in table
+
+
+def test_records_of_earlier_versions_load():
+    report = Report.load(Path(throughput.ROOT) / "bench" / "results" / "cpu.json")
+    table = markdown(report, report.cases())
+    assert "## In a CUDA graph" not in table
+    assert "## Share of a training step" not in table
+
+
+def test_cases_of_a_device():
+    cpu, gpu = (throughput.select(torch.device(name)) for name in ("cpu", "cuda"))
+    assert not any(case.gpu or case.precision != "ieee" for case in cpu)
+    assert set(gpu) == set(CASES)
+    assert len({case.name for case in CASES}) == len(CASES)
+    own = [case.gpu_targets != Case.gpu_targets for case in gpu]
+    assert own == sorted(own, reverse=True)  # first those with targets of their own
+    assert any(case.n == 131072 and case.dims == (256, 8) for case in gpu)
+    assert any(case.n == 8192 and case.dims == (2048,) for case in gpu)
+
+
 def test_quick_run_writes_all_files(tmp_path, monkeypatch, capsys):
     small = tuple(c for c in line_up() if c.name != COMPILED)  # compiling takes longer than this file's tests
     monkeypatch.setattr(throughput, "line_up", lambda backends: small)
@@ -85,3 +135,46 @@ def test_a_wrong_competitor_fails_the_run_and_is_not_timed(tmp_path, monkeypatch
     assert result.red
     assert not result.seconds
     assert "**wrong" in capsys.readouterr().out
+
+
+def test_a_competitor_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    def make(case):
+        raise MemoryError("too much\nand more")
+
+    monkeypatch.setattr(throughput, "line_up", lambda backends: (Competitor("broken", make), line_up()[0]))
+    out = tmp_path / "run.json"
+    arguments = ["--quick", "--cases", "36+36", "--rounds", "3", "--seconds", "0.1", "--out", str(out)]
+    assert throughput.main(arguments) == 1
+    broken, ours = Report.load(out).results
+    assert broken.failed
+    assert broken.skipped == "failed: MemoryError: too much"
+    assert ours.seconds
+
+
+def test_when_time_is_up_no_case_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(throughput, "line_up", lambda backends: line_up()[:1])
+    out = tmp_path / "run.json"
+    assert throughput.main(["--quick", "--minutes", "0", "--out", str(out)]) == 0
+    assert "* fastmmd: no time left" in capsys.readouterr().out
+
+
+def test_without_matplotlib_there_are_no_plots(tmp_path, monkeypatch, capsys):
+    for module in ("bench.plots", "matplotlib.axes", "matplotlib.figure", "matplotlib"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delattr("bench.plots", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(throughput, "line_up", lambda backends: line_up()[:1])
+    out = tmp_path / "run.json"
+    arguments = ["--quick", "--cases", "36+36", "--rounds", "3", "--seconds", "0.1", "--out", str(out)]
+    assert throughput.main(arguments) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "run.md"}
+    said = capsys.readouterr().err
+    assert "no plots without matplotlib" in said
+    assert "later: python -m bench.plots run.json" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        throughput.main(["--device", "cuda"])
+    assert "torch finds no CUDA device" in capsys.readouterr().err

@@ -11,10 +11,9 @@ import pytest
 pytest.importorskip("triton", reason="Triton is not installed")
 ROOT = Path(__file__).parents[2]
 # Through the public interface: what a Python function around the kernels could get wrong.
-PUBLIC_FILES = ("tests/test_backends.py", "tests/test_invariances.py")
 PUBLIC = (
-    "half_inputs or different_dtypes or strided or constant_features or negative or terms or never_written "
-    "or median_of_zero"
+    "half_inputs or different_dtypes or strided or constant or negative or terms or never_written or median_of_zero "
+    "or equal_samples or add_up or far_apart or long_chains"
 )
 
 

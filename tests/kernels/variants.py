@@ -22,6 +22,8 @@ class Variant(NamedTuple):
     precision: str = "ieee"
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)  # a layer; the last counts for the rest
     needs_grad: tuple[bool, bool] = (True, True)  # source, target
+    given: bool = False  # bandwidths, as for a median
+    padding: int = 0  # elements between rows
 
     def launches(self, vendor: str) -> list[Launch]:
         dtypes = [self.dtypes[min(l, len(self.dtypes) - 1)] for l in range(len(self.dims))]
@@ -32,11 +34,14 @@ class Variant(NamedTuple):
         needs_grad = [need for need in self.needs_grad for _ in self.dims]
         format = table.product_format(vendor, self.precision, dtype)
         line = table.line(vendor, 2 * self.n, self.dims, format)
-        layers = [torch.zeros((self.n, d), dtype=t) for d, t in zip(self.dims, dtypes, strict=True)]
+        layers = [
+            torch.zeros((self.n, d + self.padding), dtype=t)[:, :d] for d, t in zip(self.dims, dtypes, strict=True)
+        ]
+        given = torch.ones(count, dtype=torch.float64) if self.given else None
         with recording() as launches:
             table.ROUTES[type(line.config)](
                 plan.make_plan(problem, dtype),
-                *(layers, layers, None, needs_grad, problem.clamp, dtype, format, line.config),
+                *(layers, layers, given, needs_grad, problem.clamp, dtype, format, line.config),
             )
         return launches
 
@@ -52,6 +57,8 @@ VARIANTS = (
     Variant("MMD 2048", (2048,)),
     Variant("JMMD (256, 31), loss only", (256, 31), needs_grad=(False, False)),
     Variant("JMMD (256, 31), target only", (256, 31), needs_grad=(False, True)),
+    Variant("JMMD (1, 17), one row each, given bandwidths", (1, 17), n=1, given=True),
+    Variant("JMMD (255, 7), odd strides, fp16", (255, 7), dtypes=(torch.float16,), padding=2),
     Variant("JMMD of 8 layers", (256,) * 7 + (31,)),
     Variant("MMD 256, many rows, bf16", (256,), n=2048, precision="bf16"),
     Variant("JMMD (256, 8), many rows, bf16", (256, 8), n=2048, precision="bf16"),
@@ -81,4 +88,6 @@ def unique_launches(vendor: str) -> Iterator[tuple[str, Launch]]:
 def _kind(arg: object) -> object:
     if isinstance(arg, tuple):
         return tuple(_kind(a) for a in arg)
+    if isinstance(arg, int):
+        return arg == 1, arg % 16 == 0  # what the launcher makes constants of
     return arg.dtype if isinstance(arg, torch.Tensor) else type(arg)

@@ -1,0 +1,62 @@
+"""KeOps as a competitor: symbolic N x N matrices that its own compiled kernels reduce without storing them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bench.cases import Case
+from fastmmd.bandwidth import mean_distance
+
+NAME = "KeOps"
+WIDEST = 512  # features: its kernels hold whole rows in registers, and wider ones take minutes to compile
+
+
+def refuses(case: Case, device: torch.device) -> str | None:
+    if importlib.util.find_spec("pykeops") is None:
+        return "not installed"
+    if case.precision != "ieee":
+        return "computes in fp32 only"
+    return f"made for narrow layers (here: up to {WIDEST})" if max(case.dims) > WIDEST else None
+
+
+class KeOps:
+    """The loss of a case. Layers are divided by the root of their bandwidth first, so that the compiled formulas hold
+    constants only."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+
+    def __call__(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        case = self.case
+        signs = torch.cat(
+            [
+                sources[0].new_full((case.n_source, 1), 1 / case.n_source),
+                targets[0].new_full((case.n_target, 1), -1 / case.n_target),
+            ]
+        )
+        product, total = None, 0.0
+        for index, weight in enumerate(case.marginals):
+            matrix = self._matrix(sources[index], targets[index], index)
+            product = matrix if product is None else product * matrix
+            if weight:
+                total = total + weight * (signs * (matrix @ signs)).sum()
+        return total + case.joint * (signs * (product @ signs)).sum()
+
+    def _matrix(self, source: Tensor, target: Tensor, index: int):  # type: ignore[no-untyped-def]
+        """Of one layer, symbolic."""
+        from pykeops.torch import LazyTensor
+
+        kernel = self.case.kernels[index]
+        with torch.no_grad():
+            if kernel.bandwidth == "mean":
+                bandwidth = mean_distance(source, target).to(source.dtype)
+            else:
+                bandwidth = source.new_tensor(kernel.bandwidth)
+        z = torch.cat([source, target])
+        z = (z - z.detach().mean(0)) / bandwidth.sqrt()
+        squared = ((LazyTensor(z[:, None, :]) - LazyTensor(z[None, :, :])) ** 2).sum(-1)
+        return sum((squared * (-1 / m)).exp() for m in kernel.multipliers)

@@ -1,0 +1,273 @@
+"""Measures the launch table's configurations (kernels/table.py) on the GPU at hand, and proposes lines.
+
+    python -m bench.tune --minutes 10
+    python -m bench.tune --only tiles           lines whose name contains this
+
+Each candidate is compared with the fp64 reference at a ragged size and at the sizes that are timed; one that is wrong,
+fails to compile or needs more than the GPU has is named and dropped. The rest are timed in turns, small ones in CUDA
+graphs. Where time does not suffice for all, a random part is tried. Nothing is changed: lines are copied by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from bench import candidates, environment, measure
+from bench.candidates import Job, Sweep
+from bench.cases import Case
+from bench.competitors import Loss, line_up
+from bench.gate import Gate
+from bench.throughput import GRAPH_ROWS, ROOT
+from fastmmd.backends import triton as backend
+from fastmmd.kernels import table
+from fastmmd.kernels.table import Config, Line
+from fastmmd.models.files import write_atomically
+
+CHECKING = 0.7  # part of a job's time for compiling and checking; the rest is for timing
+ROUNDS = 7
+WORTH = 0.98  # of the present time: what takes longer than this is no reason for a change
+
+Check = Callable[[Case, Line, torch.device], str | None]
+Clock = Callable[[Case, Mapping[str, Line], torch.device, float], dict[str, list[float]]]
+
+
+@dataclass
+class Found:
+    """Of a job, by configuration. seconds: by case. ratio: of its time over the present line's, geometric mean over the
+    cases. dropped: why it was not timed. untried: how many there was no time for."""
+
+    job: str
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    ratio: dict[str, float] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    untried: int = 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    device = torch.device("cuda", 0)
+    if (lack := backend.unavailable(device) if torch.cuda.is_available() else "no CUDA device") is not None:
+        print(f"cannot tune here: {lack}", file=sys.stderr)
+        return 2
+    end = time.monotonic() + 60 * options.minutes
+    record: dict[str, Any] = {"environment": environment.describe(device), "jobs": [], "routes": []}
+    where = record["environment"]["gpu"]
+    todo = [job for job in candidates.jobs(table.vendor()) if options.only in job.name]
+    sweeps = [] if options.only else candidates.sweeps()
+    lines: list[Line] = []
+    for position, job in enumerate(todo):
+        share = (end - time.monotonic()) / (len(todo) - position + len(sweeps) / 2)
+        found = search(job, device, time.monotonic() + share, random.Random(options.seed))
+        lines.append(proposal(job, found, where))
+        record["jobs"].append(vars(found))
+        _save(record, options.out)
+        print("\n".join([*listing(job, found), ""]), flush=True)
+    for sweep in sweeps:
+        if time.monotonic() < end:
+            seconds = compare(sweep, lines, device)
+            record["routes"].append({"case": sweep.case.name, "seconds": seconds})
+            _save(record, options.out)
+            print("\n".join([*crossing(sweep, seconds), ""]), flush=True)
+    print("\n".join(source(line) for line in lines))
+    return 0
+
+
+def check_line(case: Case, line: Line, device: torch.device) -> str | None:
+    """Why a line must not be used for a case; None if its loss and gradients are right."""
+    try:
+        errors, allowed = _gate(case, device).errors(loss_of(case, line))
+    except Exception as error:  # whatever a compiler or a driver says
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    if errors.within(allowed):
+        return None
+    return f"wrong at {case.name}: loss {errors.loss:.1e}, gradient {errors.gradient:.1e}"
+
+
+def time_lines(
+    case: Case, lines: Mapping[str, Line], device: torch.device, seconds_each: float
+) -> dict[str, list[float]]:
+    """Seconds of forward + backward, a number a round, by name."""
+    sources, targets = _gate(case, device).sources, _gate(case, device).targets
+    make = measure.graph_step if case.n <= GRAPH_ROWS else measure.gradient_step
+    steps = {key: make(loss_of(case, line), sources, targets) for key, line in lines.items()}
+    samples = measure.interleave(steps, device, ROUNDS, seconds_each)
+    return {key: own["both"] for key, own in samples.items()}
+
+
+@lru_cache(maxsize=8)
+def _gate(case: Case, device: torch.device) -> Gate:
+    return Gate(case, *case.inputs(device))
+
+
+def loss_of(case: Case, line: Line) -> Loss:
+    """The loss of a case, computed as a line of the table says, whatever the table would choose."""
+    loss = line_up(("triton",))[0].make(case)
+
+    def forced(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        with patch.object(table, "line", lambda *_: line):
+            return loss(sources, targets)
+
+    return forced
+
+
+def search(
+    job: Job,
+    device: torch.device,
+    deadline: float,
+    chance: random.Random,
+    check: Check = check_line,
+    clock: Clock = time_lines,
+) -> Found:
+    """Checks as many candidates as there is time for, the present configuration first; then times those that passed."""
+    found = Found(job.name)
+    others = list(job.candidates)
+    chance.shuffle(others)
+    begin = time.monotonic()
+    passed: dict[str, Line] = {}
+    for tried, config in enumerate([job.line.config, *others]):
+        if time.monotonic() > begin + CHECKING * (deadline - begin) and tried:
+            found.untried = 1 + len(others) - tried
+            break
+        line = job.line._replace(config=config)
+        cases = (*map(candidates.ragged, job.cases), *job.cases)
+        reason = next(filter(None, (check(case, line, device) for case in cases)), None)
+        if reason:
+            found.dropped[name(config)] = reason
+        else:
+            passed[name(config)] = line
+    if not passed:
+        return found
+    present = name(job.line.config) if name(job.line.config) in passed else next(iter(passed))
+    ratios: dict[str, list[float]] = {key: [] for key in passed}
+    for case in job.cases:
+        each = max(0.02, (deadline - time.monotonic()) / (len(passed) * len(job.cases)))
+        samples = clock(case, passed, device, each)
+        for key, values in samples.items():
+            found.seconds.setdefault(key, {})[case.name] = measure.Spread.of(values).p50
+            ratios[key].append(measure.ratio(values, samples[present]).p50)
+    found.ratio = {key: math.exp(sum(map(math.log, values)) / len(values)) for key, values in ratios.items()}
+    return found
+
+
+def compare(sweep: Sweep, lines: Sequence[Line], device: torch.device) -> dict[int, dict[str, float]]:
+    """Seconds by N and route, each route with the configuration proposed for it (the present one if there is none)."""
+    seconds: dict[int, dict[str, float]] = {}
+    for n in sweep.rows:
+        case = candidates.of_rows(sweep.case, n)
+        routes = {route.__module__.rpartition(".")[2]: _fitting(lines, route, case) for route in sweep.routes}
+        right = {key: line for key, line in routes.items() if check_line(case, line, device) is None}
+        samples = time_lines(case, right, device, 0.1) if right else {}
+        seconds[n] = {key: measure.Spread.of(values).p50 for key, values in samples.items()}
+    return seconds
+
+
+def _fitting(lines: Sequence[Line], route: type, case: Case) -> Line:
+    fit = [
+        line
+        for line in (*lines, *table.TABLE)
+        if isinstance(line.config, route) and line.vendor == table.vendor() and len(case.dims) <= line.layers
+    ]
+    return next((line for line in fit if case.precision in line.formats), fit[0])
+
+
+# What is printed -----------------------------------------------------------------------------------------------------
+
+
+def name(config: Config) -> str:
+    """As it is written in the table."""
+    return f"{type(config).__module__.rpartition('.')[2]}.{config!r}"
+
+
+def proposal(job: Job, found: Found, where: str) -> Line:
+    """The job's line with the fastest configuration, and the figures that speak for it."""
+    if not found.ratio:
+        return job.line
+    present = name(job.line.config)
+    best = min(found.ratio, key=lambda key: found.ratio[key])
+    if present in found.ratio and found.ratio[best] > WORTH:
+        best = present
+    config = next(c for c in (job.line.config, *job.candidates) if name(c) == best)
+    times = "; ".join(f"{case} {1e6 * seconds:.3g} us" for case, seconds in found.seconds[best].items())
+    rivals = [ratio for key, ratio in found.ratio.items() if key != best]
+    lead = min(rivals, default=found.ratio[best]) / found.ratio[best]
+    reason = f"{where}: {times}; the next of {len(found.ratio)} tried takes {lead:.2f} times as long"
+    return job.line._replace(config=config, reason=reason)
+
+
+def listing(job: Job, found: Found) -> Iterator[str]:
+    """The timings of a job, fastest first, and what was dropped."""
+    yield f"## {job.name}"
+    yield ""
+    yield "| configuration | " + " | ".join(f"{case.name}, us" for case in job.cases) + " | over the present |"
+    yield "| --- |" + " --- |" * (len(job.cases) + 1)
+    for key in sorted(found.ratio, key=lambda key: found.ratio[key]):
+        times = " | ".join(f"{1e6 * found.seconds[key][case.name]:.1f}" for case in job.cases)
+        mark = " (present)" if key == name(job.line.config) else ""
+        yield f"| {key}{mark} | {times} | {found.ratio[key]:.3f} |"
+    yield ""
+    yield from (f"* dropped: {key}: {reason}" for key, reason in found.dropped.items())
+    if found.untried:
+        yield f"* {found.untried} more were not tried: no time"
+
+
+def crossing(sweep: Sweep, seconds: Mapping[int, Mapping[str, float]]) -> Iterator[str]:
+    """Routes over N, and up to where the first one is the fastest."""
+    names = [route.__module__.rpartition(".")[2] for route in sweep.routes]
+    yield f"## {' or '.join(names)}: d {' x '.join(map(str, sweep.case.dims))}, {sweep.case.precision}"
+    yield ""
+    yield "| N | " + " | ".join(f"{key}, us" for key in names) + " | fastest |"
+    yield "| --- |" + " --- |" * (len(names) + 1)
+    for n, of in seconds.items():
+        cells = " | ".join(f"{1e6 * of[key]:.1f}" if key in of else "failed" for key in names)
+        yield f"| {n} | {cells} | {min(of, key=lambda key: of[key]) if of else '-'} |"
+    ahead = [n for n, of in seconds.items() if of and min(of, key=lambda key: of[key]) == names[0]]
+    yield ""
+    yield f"{names[0]} is fastest at N = {', '.join(map(str, ahead)) or 'none'}"
+
+
+def source(line: Line) -> str:
+    """A line as Python."""
+    formats = "ALL" if line.formats == table.ALL else repr(line.formats)
+    rows = f"({line.rows[0]}, {_number(line.rows[1])})"
+    return (
+        f"    Line(\n        *({line.vendor!r}, {formats}, {rows}, {line.layers}, {_number(line.dim)}, "
+        f"{_number(line.width)}),\n        {name(line.config)},\n        {json.dumps(line.reason)},\n    ),"
+    )
+
+
+def _number(value: int) -> str:
+    return "ANY" if value == table.ANY else str(value)
+
+
+def _save(record: dict[str, Any], out: Path) -> None:
+    with write_atomically(out) as file:
+        file.write(json.dumps(record, indent=1) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0, help="for all of it (default: 10)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="lines whose name contains this, and no thresholds")
+    parser.add_argument("--seed", type=int, default=0, help="of the order in which candidates are tried")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "runs" / "bench" / "tune.json", help="(default: runs/bench/tune.json)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
