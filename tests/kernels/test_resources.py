@@ -25,7 +25,7 @@ SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942":
 # A few spills are the assembler's choice: it stops at 64, 80 or 128 registers so that more warps fit. More: a reason.
 A_FEW = 32
 SPILLS = {
-    # On sm_80: mma.sync takes its operands from registers, unlike wgmma; smaller tiles would read the columns more often.
+    # On sm_80: mma.sync takes operands from registers, unlike wgmma; smaller tiles would read the columns more often.
     "JMMD (256, 8), many rows, bf16: fused_tiles",
     "JMMD (256, 8), many rows, bf16, source only: fused_tiles",
     # Sixteen values a pair are held at once; nobody is known to train with more than three layers.
