@@ -76,7 +76,7 @@ def test_folder_depends_on_versions_and_code(tmp_path, monkeypatch):
 
 
 def test_code_digest_sees_every_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(fastmmd, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(fastmmd, "__file__", str(tmp_path / "__init__.py"))
     found = set()
     for name, content in (("a.py", "1"), ("a.py", "2"), ("_C.so", "1"), ("_C.so", "2"), ("notes.txt", "1")):
         (tmp_path / name).write_text(content)
