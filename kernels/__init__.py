@@ -2,7 +2,7 @@
 
 Three routes compute one problem (fastmmd/problem.py), chosen by the launch table:
 
-    small.py    training sizes: two launches
+    small.py    training sizes: two launches, the first of which is distances.py
     tiles.py    many rows of moderate width: Gram tiles never leave the chip
     blocks.py   anything else: the platform's matrix products with one fused pass between them
 

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastmmd.kernels.arithmetic import coefficients, count, joint_kernel, mixtures, weight_of_pair
-from fastmmd.kernels.finish import finished
+from fastmmd.kernels.finish import empty_gradients, finished
 from fastmmd.kernels.launch import launch
 from fastmmd.kernels.pack import ROWS, pack
 from fastmmd.kernels.plan import TRITON_DTYPE, Plan
@@ -171,10 +171,7 @@ def run(
                         sum[i0:i1].addmm_(block, z[j0:j1])
                         if i0 != j0:
                             sum[j0:j1].addmm_(block.T, z[i0:i1])
-    gradients = [
-        torch.empty(x.shape, dtype=dtype, device=device) if need else None
-        for x, need in zip((*sources, *targets), needs_grad, strict=True)
-    ]
+    gradients = empty_gradients(sources, targets, needs_grad, dtype)
     if any(wanted):
         launch(
             finish_gradients,

@@ -1,6 +1,8 @@
-"""The last step of every route: from partial sums to the loss and the report."""
+"""What every route ends with: gradients to be filled, and the loss and the report from partial sums."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -78,6 +80,16 @@ def finish_partials(
     for l in tl.static_range(count(LAYERS)):
         used = used + (tl.load(bandwidths + l),)
     finish(partials, rows, used, numbers, loss, report, CLAMP, STEP, LAYERS)
+
+
+def empty_gradients(
+    sources: Sequence[Tensor], targets: Sequence[Tensor], needs_grad: Sequence[bool], dtype: torch.dtype
+) -> list[Tensor | None]:
+    """Contiguous, whatever the inputs' layout; None where not needed."""
+    return [
+        torch.empty(x.shape, dtype=dtype, device=x.device) if need else None
+        for x, need in zip((*sources, *targets), needs_grad, strict=True)
+    ]
 
 
 def finished(

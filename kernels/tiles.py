@@ -25,7 +25,7 @@ from fastmmd.kernels.arithmetic import (
     rounded,
     weight_of_pair,
 )
-from fastmmd.kernels.finish import finished
+from fastmmd.kernels.finish import empty_gradients, finished
 from fastmmd.kernels.launch import launch
 from fastmmd.kernels.pack import pack
 from fastmmd.kernels.plan import TRITON_DTYPE, Plan
@@ -195,10 +195,7 @@ def run(
     counts, widths = chunks(dims)
     columns = tuple(count * width for count, width in zip(counts, widths, strict=True))
     packed = pack(plan, sources, targets, bandwidths, dtype, format, columns, config.tile)
-    gradients = [
-        torch.empty(x.shape, dtype=dtype, device=x.device) if need else None
-        for x, need in zip((*sources, *targets), needs_grad, strict=True)
-    ]
+    gradients = empty_gradients(sources, targets, needs_grad, dtype)
     wanted = tuple(a or b for a, b in zip(needs_grad[:layers], needs_grad[layers:], strict=True))
     tiles = packed.rows[0].shape[0] // config.tile
     partials = torch.empty((tiles, 3, 1 + layers), dtype=torch.float64, device=sources[0].device)
