@@ -3,12 +3,16 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cpu/variants.h"
 #include "problem.h"
+#if FASTMMD_WITH_CUDA
+#include "cuda/entry.h"
+#endif
 
 namespace py = pybind11;
 using namespace fastmmd;
@@ -71,32 +75,151 @@ const CpuKernel& kernel_for(int variant, bool f64) {
   return f64 ? v.f64 : v.f32;
 }
 
+template <typename P = void>
+P* address(uintptr_t at) {
+  return reinterpret_cast<P*>(at);
+}
+
+struct LayerAddresses {
+  const Addresses &sources, &targets;
+  const Sizes &source_strides, &target_strides;
+  const Addresses &grad_sources, &grad_targets;
+};
+
+Buffers make_buffers(const Problem& problem, const LayerAddresses& layers, uintptr_t bandwidths, uintptr_t loss,
+                     uintptr_t report, uintptr_t workspace) {
+  const size_t L = static_cast<size_t>(problem.num_layers);
+  for (const size_t size : {layers.sources.size(), layers.targets.size(), layers.source_strides.size(),
+                            layers.target_strides.size(), layers.grad_sources.size(), layers.grad_targets.size()})
+    if (size != L) throw std::invalid_argument("one address and one stride a layer");
+  Buffers io{};
+  for (size_t l = 0; l < L; ++l) {
+    io.source[l] = address(layers.sources[l]);
+    io.target[l] = address(layers.targets[l]);
+    io.source_stride[l] = layers.source_strides[l];
+    io.target_stride[l] = layers.target_strides[l];
+    io.grad_source[l] = address(layers.grad_sources[l]);
+    io.grad_target[l] = address(layers.grad_targets[l]);
+  }
+  io.bandwidth = address<const double>(bandwidths);
+  io.loss = address(loss);
+  io.report = address(report);
+  io.workspace = address(workspace);
+  return io;
+}
+
 void cpu_run(const Problem& problem, bool f64, const Addresses& sources, const Addresses& targets,
              const Sizes& source_strides, const Sizes& target_strides, const Addresses& grad_sources,
              const Addresses& grad_targets, uintptr_t bandwidths, uintptr_t loss, uintptr_t report, uintptr_t workspace,
              int num_threads, int variant) {
-  const size_t L = static_cast<size_t>(problem.num_layers);
-  for (const size_t size : {sources.size(), targets.size(), source_strides.size(), target_strides.size(),
-                            grad_sources.size(), grad_targets.size()})
-    if (size != L) throw std::invalid_argument("one address and one stride a layer");
-  Buffers io{};
+  const Buffers io =
+      make_buffers(problem, {sources, targets, source_strides, target_strides, grad_sources, grad_targets}, bandwidths,
+                   loss, report, workspace);
   bool with_gradient = false;
-  for (size_t l = 0; l < L; ++l) {
-    io.source[l] = reinterpret_cast<const void*>(sources[l]);
-    io.target[l] = reinterpret_cast<const void*>(targets[l]);
-    io.source_stride[l] = source_strides[l];
-    io.target_stride[l] = target_strides[l];
-    io.grad_source[l] = reinterpret_cast<void*>(grad_sources[l]);
-    io.grad_target[l] = reinterpret_cast<void*>(grad_targets[l]);
-    with_gradient = with_gradient || io.grad_source[l] || io.grad_target[l];
-  }
-  io.bandwidth = reinterpret_cast<const double*>(bandwidths);
-  io.loss = reinterpret_cast<void*>(loss);
-  io.report = reinterpret_cast<void*>(report);
-  io.workspace = reinterpret_cast<void*>(workspace);
+  for (int l = 0; l < problem.num_layers; ++l) with_gradient = with_gradient || io.grad_source[l] || io.grad_target[l];
   const py::gil_scoped_release release;
   kernel_for(variant, f64).run(problem, io, with_gradient, num_threads);
 }
+
+#if FASTMMD_WITH_CUDA
+
+void check(int code) {
+  if (code != 0) throw std::runtime_error(std::string("CUDA: ") + cuda::error_message(code));
+}
+
+void cuda_small(const Problem& problem, bool f64, const std::vector<int>& types, const Addresses& sources,
+                const Addresses& targets, const Sizes& source_strides, const Sizes& target_strides,
+                const Addresses& grad_sources, const Addresses& grad_targets, uintptr_t bandwidths, uintptr_t loss,
+                uintptr_t report, uintptr_t workspace, int part_features, int chunk, int device, uintptr_t stream) {
+  const Buffers io =
+      make_buffers(problem, {sources, targets, source_strides, target_strides, grad_sources, grad_targets}, bandwidths,
+                   loss, report, workspace);
+  cuda::Type type[kMaxLayers] = {};
+  if (types.size() != static_cast<size_t>(problem.num_layers))
+    throw std::invalid_argument("types: expected one a layer");
+  for (size_t l = 0; l < types.size(); ++l) type[l] = static_cast<cuda::Type>(types[l]);
+  const py::gil_scoped_release release;
+  check(cuda::small(problem, io, type, f64, {part_features, chunk}, {device, address(stream)}));
+}
+
+void cuda_pass(const Problem& problem, bool f64, const Addresses& inner, const Addresses& norms,
+               const std::vector<bool>& wanted, uintptr_t bandwidths, uintptr_t noises, uintptr_t sums, int64_t rows,
+               int64_t columns, int64_t first_row, int64_t first_column, int device, uintptr_t stream) {
+  const size_t L = static_cast<size_t>(problem.num_layers);
+  if (inner.size() != L || norms.size() != L || wanted.size() != L)
+    throw std::invalid_argument("inner, norms, wanted: expected one a layer");
+  cuda::Pass io{};
+  for (size_t l = 0; l < L; ++l) {
+    io.inner[l] = address(inner[l]);
+    io.norm[l] = address(norms[l]);
+    io.wanted[l] = wanted[l];
+  }
+  io.rows = rows;
+  io.columns = columns;
+  io.first_row = first_row;
+  io.first_column = first_column;
+  io.bandwidth = address<const double>(bandwidths);
+  io.noise = address<const double>(noises);
+  io.sums = address<double>(sums);
+  const py::gil_scoped_release release;
+  check(cuda::pass(problem, io, f64, {device, address(stream)}));
+}
+
+cuda::Format format_of(const std::string& name) {
+  for (int f = 0; f < static_cast<int>(std::size(cuda::kFormats)); ++f)
+    if (name == cuda::kFormats[f]) return static_cast<cuda::Format>(f);
+  throw std::invalid_argument("format: no such one: " + name);
+}
+
+void cuda_tiles(const Problem& problem, const std::string& format, const Sizes& units, const std::vector<bool>& wanted,
+                uintptr_t rows, uintptr_t norms, uintptr_t bandwidths, uintptr_t noises, uintptr_t gradient,
+                uintptr_t sums, int splits, int buffers, int device, uintptr_t stream) {
+  const size_t L = static_cast<size_t>(problem.num_layers);
+  if (units.size() != L || wanted.size() != L) throw std::invalid_argument("units, wanted: expected one a layer");
+  cuda::Tiles io{};
+  for (size_t l = 0; l < L; ++l) {
+    io.units[l] = units[l];
+    io.wanted[l] = wanted[l];
+  }
+  io.rows = address(rows);
+  io.norm = address<const float>(norms);
+  io.bandwidth = address<const double>(bandwidths);
+  io.noise = address<const double>(noises);
+  io.gradient = address<float>(gradient);
+  io.sums = address<double>(sums);
+  const cuda::Format found = format_of(format);
+  const py::gil_scoped_release release;
+  check(cuda::tiles(problem, io, found, {splits, buffers}, {device, address(stream)}));
+}
+
+void bind_cuda(py::module_& m) {
+  m.attr("CUDA_TILES_ROWS") = cuda::kTilesRows;
+  m.def(
+      "cuda_small_workspace_bytes",
+      [](const Problem& problem, bool f64, int part_features, int chunk) {
+        return cuda::small_workspace_bytes(problem, f64, {part_features, chunk});
+      },
+      py::arg("problem"), py::arg("f64"), py::arg("part_features"), py::arg("chunk"));
+  m.def("cuda_small", &cuda_small, py::arg("problem"), py::arg("f64"), py::arg("types"), py::arg("sources"),
+        py::arg("targets"), py::arg("source_strides"), py::arg("target_strides"), py::arg("grad_sources"),
+        py::arg("grad_targets"), py::arg("bandwidths"), py::arg("loss"), py::arg("report"), py::arg("workspace"),
+        py::arg("part_features"), py::arg("chunk"), py::arg("device"), py::arg("stream"));
+  m.def("cuda_pass_blocks", &cuda::pass_blocks, py::arg("rows"), py::arg("columns"));
+  m.def("cuda_pass", &cuda_pass, py::arg("problem"), py::arg("f64"), py::arg("inner"), py::arg("norms"),
+        py::arg("wanted"), py::arg("bandwidths"), py::arg("noises"), py::arg("sums"), py::arg("rows"),
+        py::arg("columns"), py::arg("first_row"), py::arg("first_column"), py::arg("device"), py::arg("stream"));
+  m.def(
+      "cuda_tiles_shared_bytes",
+      [](const std::string& format, int64_t units, int layers, bool with_gradient, int buffers) {
+        return cuda::tiles_shared_bytes(format_of(format), units, layers, with_gradient, {1, buffers});
+      },
+      py::arg("format"), py::arg("units"), py::arg("layers"), py::arg("with_gradient"), py::arg("buffers"));
+  m.def("cuda_tiles", &cuda_tiles, py::arg("problem"), py::arg("format"), py::arg("units"), py::arg("wanted"),
+        py::arg("rows"), py::arg("norms"), py::arg("bandwidths"), py::arg("noises"), py::arg("gradient"),
+        py::arg("sums"), py::arg("splits"), py::arg("buffers"), py::arg("device"), py::arg("stream"));
+}
+
+#endif
 
 }   // namespace
 
@@ -104,6 +227,18 @@ PYBIND11_MODULE(_C, m) {
   m.attr("ABI") = kAbi;
   m.attr("COMPILER") = FASTMMD_COMPILER;
   m.attr("OPENMP") = FASTMMD_OPENMP != 0;
+  m.attr("CUDA") = FASTMMD_WITH_CUDA != 0;
+  m.attr("CUDA_ABSENT") = FASTMMD_CUDA_ABSENT;     // why there are no CUDA kernels
+  m.attr("CUDA_VERSION") = FASTMMD_CUDA_VERSION;   // the compiler's
+  m.attr("CUDA_ARCHS") = FASTMMD_CUDA_ARCHS;       // such as "80 90 120 120+PTX"
+#if defined(FASTMMD_CUDA_ON_HOST)
+  m.attr("CUDA_ON_HOST") = true;   // kernels run on the CPU, for tests
+#else
+  m.attr("CUDA_ON_HOST") = false;
+#endif
+#if FASTMMD_WITH_CUDA
+  bind_cuda(m);
+#endif
 
   py::class_<LayerSpec>(m, "LayerSpec")
       .def(py::init([](std::vector<double> scales, std::vector<double> weights, double unit, bool follows_mean) {

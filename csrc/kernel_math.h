@@ -1,4 +1,4 @@
-// The arithmetic of one pair, written once for every value type that has + - * (a float, a SIMD vector).
+// The arithmetic of one pair, written once: for a float, a double or a SIMD vector of them, on CPUs and GPUs.
 #pragma once
 
 #include <cmath>
@@ -11,8 +11,32 @@ namespace fastmmd {
 constexpr int kMaxSquarings = 4;
 constexpr double kLargestRate = 1e37;   // below the largest float
 
-// A layer's mixture ready for evaluation: k(D) = sum_q weight[q] * exp(-rate[q] * D), slope(D) = -dk/dD.
-// Rates ascend, and exp(-2 r D) is the square of exp(-r D): squares[q] says to take that way from rate[q - 1].
+// One Gaussian weight * exp(-rate * D) of a mixture, and the factor of its slope.
+template <typename T>
+struct Rate {
+  T rate, weighted;
+};
+
+// Bandwidth 0 stands for its limit: 1 at distance 0, 0 beyond, slope 0. A negative one gives NaN.
+template <typename T>
+FM_INLINE Rate<T> rate_at(double scale, double weight, double bandwidth) {
+  const double rate = bandwidth < 0 ? std::nan("") : 1.0 / (scale * bandwidth);
+  const bool limit = rate > kLargestRate;
+  return {static_cast<T>(limit ? kLargestRate : rate), static_cast<T>(limit ? 0.0 : weight * rate)};
+}
+
+// Rates ascend, and exp(-2 r D) is the square of exp(-r D): squares[q] says to take that way from Gaussian q - 1.
+// `scale(q)`: broadest first.
+template <typename Scale>
+FM_HOST_INLINE void mark_squares(int count, Scale scale, bool* squares) {
+  int chain = 0;
+  for (int q = 0; q < count; ++q) {
+    squares[q] = q > 0 && scale(q - 1) == 2 * scale(q) && chain < kMaxSquarings;
+    chain = squares[q] ? chain + 1 : 0;
+  }
+}
+
+// A layer's mixture ready for evaluation, broadest Gaussian first.
 template <typename T>
 struct Mixture {
   int num_scales;
@@ -23,24 +47,64 @@ struct Mixture {
   double at_zero;   // sum of weights
 
   // Inlined always: a copy of its own, compiled for one instruction set, could be called by the code of another.
-  static inline __attribute__((always_inline)) Mixture make(const Layer& layer, double bandwidth) {
+  static FM_HOST_INLINE Mixture make(const Layer& layer, double bandwidth) {
     Mixture m{};
     m.num_scales = layer.num_scales;
-    int chain = 0;
+    const int last = layer.num_scales - 1;
     for (int q = 0; q < layer.num_scales; ++q) {
-      const int from = layer.num_scales - 1 - q;   // broadest first
-      const double rate = bandwidth < 0 ? std::nan("") : 1.0 / (layer.scale[from] * bandwidth);
-      // Bandwidth 0 stands for its limit: 1 at distance 0, 0 beyond, slope 0. A negative one gives NaN.
-      const bool limit = rate > kLargestRate;
-      m.rate[q] = static_cast<T>(limit ? kLargestRate : rate);
-      m.weight[q] = static_cast<T>(layer.weight[from]);
-      m.weighted_rate[q] = static_cast<T>(limit ? 0.0 : layer.weight[from] * rate);
-      m.squares[q] = q > 0 && layer.scale[from + 1] == 2 * layer.scale[from] && chain < kMaxSquarings;
-      chain = m.squares[q] ? chain + 1 : 0;
-      m.at_zero += layer.weight[from];
+      const Rate<T> found = rate_at<T>(layer.scale[last - q], layer.weight[last - q], bandwidth);
+      m.rate[q] = found.rate;
+      m.weight[q] = static_cast<T>(layer.weight[last - q]);
+      m.weighted_rate[q] = found.weighted;
+      m.at_zero += layer.weight[last - q];
     }
+    mark_squares(layer.num_scales, [&](int q) { return layer.scale[last - q]; }, m.squares);
     return m;
   }
 };
+
+// k(D) = sum_q weight[q] * exp(-rate[q] * D) and slope(D) = -dk/dD at `Count` squared distances. `V` is T or a vector
+// of them, `exp_of` its exponential for arguments <= 0.
+template <typename T, int Count, bool WithSlope, typename V, typename AnyMixture, typename Exp>
+FM_INLINE void evaluate(const AnyMixture& mixture, Exp exp_of, const V* distance, V* value, V* slope) {
+  V x[Count] = {};
+  for (int q = 0; q < mixture.num_scales; ++q) {
+    const T weight = mixture.weight[q];
+    if (mixture.squares[q]) {
+      FM_UNROLL
+      for (int v = 0; v < Count; ++v) x[v] = x[v] * x[v];
+    } else {
+      const T rate = -mixture.rate[q];
+      FM_UNROLL
+      for (int v = 0; v < Count; ++v) x[v] = exp_of(distance[v] * rate);
+    }
+    FM_UNROLL
+    for (int v = 0; v < Count; ++v) value[v] = q == 0 ? weight * x[v] : value[v] + weight * x[v];
+    if constexpr (WithSlope) {
+      const T weighted = mixture.weighted_rate[q];
+      FM_UNROLL
+      for (int v = 0; v < Count; ++v) slope[v] = q == 0 ? weighted * x[v] : slope[v] + weighted * x[v];
+    }
+  }
+}
+
+// At one pair, the coefficients of all layers, handed to `store(l, C)`:
+//     C^l = pair_weight * (joint * prod_{l' != l} k^l' + marginal[l]) * slope^l.
+// Kernel and slope of layer l are at value[l * Stride] and slope[l * Stride].
+template <typename T, int Stride, typename V, typename Store>
+FM_INLINE void coefficients(int layers, T joint, const double* marginal, V pair_weight, const V* value, const V* slope,
+                            Store store) {
+  // before[l] = joint * prod_{l' < l} k, after = prod_{l' > l} k: no division, exact where a kernel is 0.
+  V before[kMaxLayers], after = V{} + 1;
+  before[0] = V{} + joint;
+  FM_UNROLL
+  for (int l = 1; l < layers; ++l) before[l] = before[l - 1] * value[(l - 1) * Stride];
+  FM_UNROLL
+  for (int l = layers - 1; l >= 0; --l) {
+    const V factor = before[l] * after + static_cast<T>(marginal[l]);
+    store(l, pair_weight * factor * slope[l * Stride]);
+    after = after * value[l * Stride];
+  }
+}
 
 }   // namespace fastmmd

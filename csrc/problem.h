@@ -11,9 +11,20 @@
 
 #include <cstdint>
 
+// Always inlined: CPU code is compiled once for each instruction set, and what they share must not be a function of its
+// own. Under nvcc it is also compiled for the GPU.
+#if defined(__CUDACC__)
+#define FM_INLINE __host__ __device__ __forceinline__
+#define FM_UNROLL _Pragma("unroll")
+#else
+#define FM_INLINE inline __attribute__((always_inline))
+#define FM_UNROLL
+#endif
+#define FM_HOST_INLINE inline __attribute__((always_inline))   // never for the GPU
+
 namespace fastmmd {
 
-constexpr int kAbi = 1;   // raised whenever the meaning of a binding changes
+constexpr int kAbi = 2;   // raised whenever the meaning of a binding changes
 constexpr int kMaxLayers = 8;
 constexpr int kMaxScales = 64;   // Gaussians in one layer's mixture
 
@@ -34,7 +45,7 @@ struct Problem {
   double marginal[kMaxLayers];
   double alpha, beta, gamma, diagonal;
   bool clamp;   // a V-statistic is never negative: round-off below zero is cut from the value
-  inline __attribute__((always_inline)) int64_t n() const { return n_source + n_target; }
+  FM_INLINE int64_t n() const { return n_source + n_target; }
 };
 
 // What one call reads and writes. Rows are contiguous; *_stride is the distance between rows in elements.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
+from typing import Any
+
+from fastmmd.problem import Problem
 
 # The binding's version that this Python code was written for (csrc/problem.h).
-ABI = 1
+ABI = 2
 
 module: ModuleType | None = None
 reason: str | None = None
@@ -23,3 +27,20 @@ else:
         module = _C
     else:
         reason = f"fastmmd._C has ABI {getattr(_C, 'ABI', None)}, this code needs {ABI}: run `pip install .` again"
+
+
+@lru_cache(maxsize=256)
+def problem(problem: Problem, dims: tuple[int, ...]) -> Any:
+    """The extension's form of a problem with layers of `dims` features."""
+    assert module is not None
+    layers = [module.LayerSpec(k.scales, k.weights, k.unit, k.follows_mean) for k in problem.layers]
+    return module.Problem(
+        problem.n_source,
+        problem.n_target,
+        dims,
+        layers,
+        problem.joint,
+        problem.marginal,
+        problem.pair_weights,
+        problem.clamp,
+    )

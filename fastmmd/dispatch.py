@@ -3,26 +3,67 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 
-from fastmmd.backends import cpu, panels, reference, triton
+from fastmmd.backends import cpu, cuda, panels, reference, triton
+from fastmmd.problem import Problem
 
-_MODULES: dict[str, ModuleType] = {"cpu": cpu, "triton": triton, "torch": panels, "reference": reference}
-_ABSENT = {"cuda": "this version has no CUDA kernels; backend 'triton' computes on CUDA devices"}
-# Fastest first; "torch" can always run.
-_AUTOMATIC = {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")}
-BACKENDS = ("auto", "cpu", "cuda", "triton", "torch", "reference")
+_MODULES: dict[str, ModuleType] = {
+    "cpu": cpu,
+    "cuda": cuda,
+    "triton": triton,
+    "torch": panels,
+    "reference": reference,
+}
+BACKENDS = ("auto", *_MODULES)
+
+
+class Line(NamedTuple):
+    """
+    rows: most pooled rows.
+    gaussians: at most, in the mixtures of all layers together.
+    """
+
+    device: str
+    rows: int
+    gaussians: int
+    backend: str
+    reason: str
+
+
+ANY = 1 << 62
+UNMEASURED = "not yet measured on a GPU"
+
+# What "auto" takes: the first line that fits and whose backend can run; "torch" where none does.
+AUTOMATIC = (
+    Line("cpu", ANY, ANY, "cpu", "fastest at every size of the benchmark (bench/results/cpu.md)"),
+    Line(
+        *("cuda", cuda.SMALL_ROWS, cuda.MAX_GAUSSIANS, "cuda"),
+        f"two launches from C++, where Triton's launcher in Python takes most of the time; {UNMEASURED}",
+    ),
+    Line(
+        *("cuda", ANY, ANY, "triton"),
+        f"wgmma on sm_90, where the CUDA tiles use mma.sync, half its rate there; {UNMEASURED}",
+    ),
+    Line(
+        "cuda",
+        ANY,
+        cuda.MAX_GAUSSIANS,
+        "cuda",
+        f"where Triton or the C compiler that it needs is missing; {UNMEASURED}",
+    ),
+)
 
 
 def unavailable(name: str, device: torch.device) -> str | None:
     """Why backend `name` can't compute on `device`; None if it can."""
-    return _ABSENT[name] if name in _ABSENT else _MODULES[name].unavailable(device)
+    return _MODULES[name].unavailable(device)
 
 
-def select(name: str, device: torch.device) -> str:
-    """ "auto" takes the fastest backend that can run; a named one works or raises.
-
+def check(name: str, device: torch.device) -> None:
+    """
     Raises:
         ValueError: no such backend.
         RuntimeError: the named backend can't run here; the message says why, and what can.
@@ -30,13 +71,23 @@ def select(name: str, device: torch.device) -> str:
     if name not in BACKENDS:
         raise ValueError(f"backend: expected one of {BACKENDS}, got {name!r}")
     if name == "auto":
-        names = _AUTOMATIC.get(device.type, ("torch",))
-        return next(name for name in names if unavailable(name, device) is None)
+        return
     reason = unavailable(name, device)
     if reason is not None:
-        able = [other for other in BACKENDS[1:] if unavailable(other, device) is None]
+        able = [other for other in _MODULES if unavailable(other, device) is None]
         raise RuntimeError(f"backend {name!r} can't run here: {reason}. Backends that can: {able}")
-    return name
+
+
+def choose(name: str, device: torch.device, problem: Problem) -> str:
+    """The name of the backend: the one that is named, else what `AUTOMATIC` says."""
+    if name != "auto":
+        return name
+    gaussians = sum(len(layer.scales) for layer in problem.layers)
+    for line in AUTOMATIC:
+        fits = line.device == device.type and problem.n <= line.rows and gaussians <= line.gaussians
+        if fits and unavailable(line.backend, device) is None:
+            return line.backend
+    return "torch"
 
 
 def module(name: str) -> ModuleType:

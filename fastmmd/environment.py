@@ -18,7 +18,8 @@ def build_info() -> dict[str, Any]:
     Keys: ``version``; ``python``, ``torch``, ``triton`` (versions; None: not installed);
     ``compiled`` (None, or the extension's ``compiler``, ``abi``,
     ``openmp`` (False: it computes on one thread) and the instruction-set variants of the CPU kernels that this machine
-    can run, best first); ``compiled_error`` (why there is no extension, else None); ``threads`` (torch's);
+    can run, best first; ``cuda``, the compute capabilities that its CUDA kernels were compiled for, or None);
+    ``compiled_error`` (why there is no extension, else None); ``threads`` (torch's);
     ``devices``; ``backends``: for each name None if it runs on some device here, else the reason why not.
     """
     extension = compiled.module
@@ -41,6 +42,7 @@ def build_info() -> dict[str, Any]:
             "abi": extension.ABI,
             "openmp": extension.OPENMP,
             "cpu_variants": extension.cpu_variants(),
+            "cuda": f"{extension.CUDA_ARCHS} by nvcc {extension.CUDA_VERSION}" if extension.CUDA else None,
         },
         "compiled_error": compiled.reason,
         "threads": torch.get_num_threads(),

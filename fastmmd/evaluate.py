@@ -29,7 +29,7 @@ def run_backend(
     precision: str | None,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """fastmmd.backends' `run` of the named backend."""
-    module = dispatch.module(dispatch.select(backend, sources[0].device))
+    module = dispatch.module(dispatch.choose(backend, sources[0].device, problem))
     return module.run(problem, sources, targets, bandwidths, needs_grad, precision)
 
 

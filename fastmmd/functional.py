@@ -78,7 +78,7 @@ def discrepancy(
         checks.check_choice("precision", precision, checks.PRECISIONS)
     n_source, n_target = sources[0].shape[0], targets[0].shape[0]
     checks.check_sizes(estimator, n_source, n_target)
-    name = dispatch.select(backend, sources[0].device)
+    dispatch.check(backend, sources[0].device)
 
     bandwidths = given_bandwidths(kernels, sources, targets) if needs_bandwidth(kernels) else None
     static = tuple([kernel.static for kernel in kernels])
@@ -86,18 +86,18 @@ def discrepancy(
     if estimator in ("linear", "circular"):
         problem = make(n_source, n_target, static, joint, marginals, "unbiased")
         loss, report = paired.discrepancy(problem, estimator, sources, targets, bandwidths)
-    elif name == "reference":
+    elif backend == "reference":
         dtype = compute_dtype(*sources, *targets)
         problem = make(n_source, n_target, static, joint, marginals, estimator)
         sources, targets = [x.to(dtype) for x in sources], [x.to(dtype) for x in targets]
         loss, report = reference.evaluate(problem, sources, targets, bandwidths)
     elif tracing.active(*sources, *targets):
         loss, report = tracing.evaluate(
-            static, joint, marginals, estimator, sources, targets, bandwidths, name, precision
+            static, joint, marginals, estimator, sources, targets, bandwidths, backend, precision
         )
     else:
         problem = make(n_source, n_target, static, joint, marginals, estimator)
-        loss, report = evaluate(problem, sources, targets, bandwidths, name, precision)
+        loss, report = evaluate(problem, sources, targets, bandwidths, backend, precision)
     layers = len(sources)
     return Discrepancy(loss, report[0], report[1 : 1 + layers], report[1 + layers :])
 

@@ -14,12 +14,15 @@ from fastmmd import Gaussian
 from fastmmd.backends import triton
 
 # The fast backends of CPU tensors; one that this installation lacks is skipped with its reason. Where Triton interprets
-# its kernels, they are what is tested.
-_absent = fastmmd.build_info()["backends"]["cpu"]
+# its kernels, or those of CUDA are built for the CPU, they are what is tested.
+_reasons = fastmmd.build_info()["backends"]
+_cpu = pytest.mark.skipif(_reasons["cpu"] is not None, reason=f"backend cpu: {_reasons['cpu']}")
 FAST = (
     ["triton"]
     if triton.interpreted()
-    else [pytest.param("cpu", marks=pytest.mark.skipif(_absent is not None, reason=f"backend cpu: {_absent}")), "torch"]
+    else ["cuda"]
+    if _reasons["cuda"] is None
+    else [pytest.param("cpu", marks=_cpu), "torch"]
 )
 JAN = (Gaussian(), Gaussian(1.68, (1,)))
 

@@ -6,7 +6,7 @@ Few shapes, since each set of compile-time constants is compiled: sizes of batch
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from unittest.mock import patch
 
 import pytest
@@ -18,6 +18,8 @@ from bench import measure
 from bench.cases import Case
 from bench.gate import reference
 from fastmmd import Gaussian, dispatch
+from fastmmd.backends import cuda
+from fastmmd.problem import make_problem
 from tests.helpers import JAN, layers, relative
 
 table = pytest.importorskip("fastmmd.kernels.table", reason="needs Triton")
@@ -25,15 +27,25 @@ table = pytest.importorskip("fastmmd.kernels.table", reason="needs Triton")
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 DEVICE = torch.device("cuda", 0)
-BACKENDS = ["triton", "torch"]
+_reason = cuda.unavailable(DEVICE) if torch.cuda.is_available() else "no CUDA device"
+WITH_CUDA = pytest.mark.skipif(_reason is not None, reason=f"backend cuda: {_reason}")
+BACKENDS = ["triton", pytest.param("cuda", marks=WITH_CUDA), "torch"]
 DIMS = (70, 8)
-# Ragged and several at a few hundred rows; the workspace holds 64 x 64 pairs of two layers.
-ROUTES = {
-    "small": table.small.Config(tile=32, features=32, chunk=64, part_features=64, max_parts=3, warps=8, stages=2),
-    "tiles": table.tiles.Config(tile=64, columns=32, warps=8, stages=2),
-    "blocks": table.blocks.Config(tile=32, warps=4, workspace_bytes=4 * 2 * 64 * 64),
+# Ragged and several at a few hundred rows; the workspaces hold 64 x 64 pairs of two layers.
+CONFIGS = {
+    "triton-small": table.small.Config(
+        tile=32, features=32, chunk=64, part_features=64, max_parts=3, warps=8, stages=2
+    ),
+    "triton-tiles": table.tiles.Config(tile=64, columns=32, warps=8, stages=2),
+    "triton-blocks": table.blocks.Config(tile=32, warps=4, workspace_bytes=4 * 2 * 64 * 64),
+    "cuda-small": cuda.Small(part_features=64, chunk=32),
+    "cuda-small64": cuda.Small(part_features=100, chunk=64),
+    "cuda-tiles": cuda.Tiles(blocks=1, buffers=1),
+    "cuda-tiles2": cuda.Tiles(blocks=9, buffers=2),
+    "cuda-blocks": cuda.Blocks(workspace_bytes=4 * 2 * 64 * 64),
 }
-# Rows of source and target, dims, precision: as the table sends them.
+ROUTES = [pytest.param(name, marks=WITH_CUDA if name.startswith("cuda") else ()) for name in CONFIGS]
+# Rows of source and target, dims, precision: as the tables send them.
 NATURAL = {
     "small": (64, 60, (256, 31), "ieee"),
     "tiles": (2100, 2050, (256, 8), "bf16"),
@@ -50,11 +62,16 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+def backend_of(route: str) -> str:
+    return route.split("-")[0]
+
+
 @contextmanager
 def forced(route: str) -> Iterator[None]:
-    """Backend "triton" takes this route, with a small configuration."""
-    line = table.TABLE[0]._replace(config=ROUTES[route])
-    with patch.object(table, "line", lambda *_: line):
+    """The route's backend takes it, with a small configuration."""
+    module = cuda if backend_of(route) == "cuda" else table
+    line = module.TABLE[0]._replace(config=CONFIGS[route])
+    with patch.object(module, "line", lambda *_: line):
         yield
 
 
@@ -117,19 +134,23 @@ def test_values_and_gradients(backend, dtype, n, m):
 def test_every_route(route, n, m, format):
     sources, targets = pair(n, m)
     with forced(route):
-        found = run(sources, targets, marginal=(0.3, 0.1), backend="triton", precision=format)
+        found = run(sources, targets, marginal=(0.3, 0.1), backend=backend_of(route), precision=format)
     tolerance = 5e-6 if format == "ieee" else 5e-3
     check(found, exact(sources, targets, marginal=(0.3, 0.1)), tolerance)
 
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("route", NATURAL)
-def test_every_route_as_the_table_takes_it(route):
+@pytest.mark.parametrize("backend", BACKENDS[:2])
+def test_every_route_as_the_table_takes_it(backend, route):
     n, m, dims, precision = NATURAL[route]
-    line = table.line("nvidia", n + m, dims, table.product_format("nvidia", precision, torch.float32))
-    assert type(line.config) is type(ROUTES[route])
+    if backend == "cuda":
+        line = cuda.line(n + m, dims, precision, cuda._shared_memory(DEVICE))
+    else:
+        line = table.line("nvidia", n + m, dims, table.product_format("nvidia", precision, torch.float32))
+    assert type(line.config) is type(CONFIGS[f"{backend}-{route}"])
     sources, targets = pair(n, m, dims)
-    found = run(sources, targets, backend="triton", precision=precision)
+    found = run(sources, targets, backend=backend, precision=precision)
     # In blocks: the dense reference would need N x N x d elements.
     loss, gradients = reference(Case(route, n, m, dims, JAN), sources, targets, torch.float64)
     tolerance = 2e-2 if precision == "bf16" else 5e-6
@@ -150,22 +171,28 @@ def test_layer_counts(backend, count):
 
 
 # The least error that a format allows (a smaller one would mean that it was not used) and the most.
-@pytest.mark.parametrize("backend", [*ROUTES, "torch"])
+@pytest.mark.parametrize("route", [*ROUTES, "torch"])
 @pytest.mark.parametrize("precision", ["ieee", "tf32x3", "tf32", "bf16"])
-def test_a_precision_shows_its_error_and_no_more(backend, precision):
+def test_a_precision_shows_its_error_and_no_more(route, precision):
     own = {"ieee": (0, 2e-6), "tf32x3": (0, 5e-6), "tf32": (5e-5, 3e-3), "bf16": (1e-3, 2e-2)}
     library = own | {"tf32x3": own["ieee"], "bf16": own["tf32"]}  # it multiplies fp32 operands as fp32 or TF32
+    exactly = dict.fromkeys(own, own["ieee"])  # few rows: fp32 costs nothing
     sources, targets = pair(64, 40, (128, 8))
     truth = exact(sources, targets)
-    if backend in ROUTES:
-        with forced(backend):
-            found = run(sources, targets, backend="triton", precision=precision)
-    else:
-        found = run(sources, targets, backend=backend, precision=precision)
-    least, most = (own if backend in ("small", "tiles") else library)[precision]
+    with forced(route) if route in CONFIGS else nullcontext():
+        found = run(sources, targets, backend=backend_of(route), precision=precision)
+    kind = exactly if "cuda-small" in route else library if route in ("torch", "triton-blocks", "cuda-blocks") else own
+    least, most = kind[precision]
     for mine, theirs in zip(found[4:], truth[4:], strict=True):
         assert relative(mine, theirs) <= most
     assert least <= relative(found[4], truth[4])
+
+
+@WITH_CUDA
+def test_fp16_inputs_are_multiplied_as_fp16():
+    sources, targets = pair(2100, 2050, (128,), torch.float16)
+    found = run(sources, targets, JAN[:1], backend="cuda", precision="tf32")
+    check(found, exact(sources, targets, JAN[:1]), 1e-4, 3e-3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -301,8 +328,10 @@ def test_nothing_waits_for_the_device(backend):
 # Around it -----------------------------------------------------------------------------------------------------------
 
 
-def test_auto_is_triton():
-    assert dispatch.select("auto", DEVICE) == "triton"
+def test_what_auto_takes():
+    few, many = (make_problem(n, n, (JAN[0].static,), 1.0, (0.0,), "biased") for n in (64, 5000))
+    assert dispatch.choose("auto", DEVICE, few) == ("triton" if _reason else "cuda")
+    assert dispatch.choose("auto", DEVICE, many) == "triton"
     assert fastmmd.build_info()["backends"]["triton"] is None
 
 
@@ -331,11 +360,12 @@ def test_autocast_changes_nothing(backend, n):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_features_of_autocast_beside_probabilities():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_features_of_autocast_beside_probabilities(backend):
     """What a network under autocast hands over: bf16 features, fp32 softmax outputs."""
     (f, p), (g, q) = pair(64, 40)
     sources, targets = ([f.detach().bfloat16().requires_grad_(), p], [g.detach().bfloat16().requires_grad_(), q])
-    found = run(sources, targets, backend="triton", precision="ieee")
+    found = run(sources, targets, backend=backend, precision="ieee")
     check(found, exact(sources, targets), 5e-6, TOLERANCES[torch.bfloat16])
 
 
@@ -386,19 +416,20 @@ def test_sanitizer_case(route, gradient):
     """Small and ragged, for compute-sanitizer: ``-k sanitizer``."""
     sources, targets = pair(33, 70, (37, 5))
     with forced(route), torch.set_grad_enabled(gradient):
-        loss = fastmmd.jmmd(sources, targets, backend="triton", precision="ieee")
+        loss = fastmmd.jmmd(sources, targets, backend=backend_of(route), precision="ieee")
         found = torch.autograd.grad(loss, [*sources, *targets]) if gradient else [loss]
     torch.cuda.synchronize()
     assert all(x.isfinite().all() for x in found)
 
 
+@pytest.mark.parametrize("backend", BACKENDS[:2])
 @pytest.mark.parametrize("gradient", [True, False])
-def test_small_problems_take_two_launches(gradient):
+def test_small_problems_take_two_launches(backend, gradient):
     sources, targets = pair(64, 64, (256, 31))
 
     def loss() -> Tensor:
         with torch.set_grad_enabled(gradient):
-            return fastmmd.jmmd(sources, targets, backend="triton")
+            return fastmmd.jmmd(sources, targets, backend=backend)
 
     loss()
     count = measure.launches(loss)

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <cstring>
 
-namespace fastmmd::FASTMMD_VARIANT {
+#include "../problem.h"
 
-#define FM_INLINE inline __attribute__((always_inline))
+namespace fastmmd::FASTMMD_VARIANT {
 
 template <typename T>
 struct SimdTypes;

@@ -40,24 +40,6 @@ TilePlace<T> place_tile(const Problem& problem, int64_t row_block, int64_t colum
   return place;
 }
 
-// The mixture and its slope at `Count` vectors of squared distances.
-template <typename T, int Count, bool WithSlope>
-FM_INLINE void evaluate(const Mixture<T>& mixture, const Vec<T>* distance, Vec<T>* value, Vec<T>* slope) {
-  Vec<T> x[Count] = {};
-  for (int q = 0; q < mixture.num_scales; ++q) {
-    if (mixture.squares[q]) {
-      for (int v = 0; v < Count; ++v) x[v] = x[v] * x[v];
-    } else {
-      for (int v = 0; v < Count; ++v) x[v] = exp_nonpositive<T>(distance[v] * -mixture.rate[q]);
-    }
-    for (int v = 0; v < Count; ++v) {
-      value[v] = q == 0 ? mixture.weight[q] * x[v] : value[v] + mixture.weight[q] * x[v];
-      if constexpr (WithSlope)
-        slope[v] = q == 0 ? mixture.weighted_rate[q] * x[v] : slope[v] + mixture.weighted_rate[q] * x[v];
-    }
-  }
-}
-
 // tile[l]: [32][32] inner products of layer l on entry; with WithGradient its coefficients C^l on return,
 //     C_ij^l = W_ij (joint * prod_{l' != l} k_ij^l' + marginal_l) * slope_ij^l,
 // zero on the diagonal and outside the batch. norms: squared norms of the rows and columns, per layer.
@@ -79,7 +61,7 @@ void fused_pass(const Problem& problem, const Mixture<T>* mixture, const TilePla
         const Vec<T> d = (norm + load(column_norms[l] + v * kLanes<T>)) - static_cast<T>(2) * inner;
         distance[v] = d < 0 ? Vec<T>{} : d;
       }
-      evaluate<T, U, WithGradient>(mixture[l], distance, value[l], slope[l]);
+      evaluate<T, U, WithGradient>(mixture[l], exp_nonpositive<T>, distance, value[l], slope[l]);
       for (int v = 0; v < U; ++v) product[v] = l == 0 ? value[l][v] : product[v] * value[l][v];
     }
     for (int v = 0; v < U; ++v) {
@@ -94,15 +76,8 @@ void fused_pass(const Problem& problem, const Mixture<T>* mixture, const TilePla
         for (int l = 0; l < L; ++l) partial[domain][1 + l][v] += value[l][v];
       }
       if constexpr (WithGradient) {
-        // before[l] = joint * prod_{l' < l} k, after = prod_{l' > l} k: no division, exact where a kernel is 0.
-        Vec<T> before[kMaxLayers], after = broadcast<T>(1);
-        before[0] = broadcast<T>(static_cast<T>(problem.joint));
-        for (int l = 1; l < L; ++l) before[l] = before[l - 1] * value[l - 1][v];
-        for (int l = L - 1; l >= 0; --l) {
-          const Vec<T> factor = before[l] * after + static_cast<T>(problem.marginal[l]);
-          store(tile[l] + i * kBlock + v * kLanes<T>, weight * factor * slope[l][v]);
-          after = after * value[l][v];
-        }
+        coefficients<T, U>(L, static_cast<T>(problem.joint), problem.marginal, weight, &value[0][v], &slope[0][v],
+                           [&](int l, Vec<T> c) { store(tile[l] + i * kBlock + v * kLanes<T>, c); });
       }
     }
   }

@@ -84,16 +84,6 @@ def _compiled_problem(
     """The extension's form of the problem, its work in flop, and the bytes of workspace it needs."""
     extension = compiled.module
     assert extension is not None
-    layers = [extension.LayerSpec(k.scales, k.weights, k.unit, k.follows_mean) for k in problem.layers]
-    spec = extension.Problem(
-        problem.n_source,
-        problem.n_target,
-        dims,
-        layers,
-        problem.joint,
-        problem.marginal,
-        problem.pair_weights,
-        problem.clamp,
-    )
+    spec = compiled.problem(problem, dims)
     flop = 3 * problem.n**2 * sum(dims)
     return spec, flop, extension.cpu_workspace_bytes(spec, f64, with_gradient, variant)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastmmd.bandwidth import compute_dtype, pooled
+from fastmmd.backends import pooling
 from fastmmd.matmul import matmul_precision, torch_precision
 from fastmmd.mixture import mixture_and_slope
 from fastmmd.problem import Problem
@@ -36,10 +36,15 @@ def run(
     device = sources[0].device
     precision = torch_precision(device) if precision is None else precision
     with torch.no_grad(), matmul_precision(device, precision), torch.autocast(device.type, enabled=False):
-        return _Tiles(problem, sources, targets, bandwidths, needs_grad, precision).run()
+        format = "tf32" if device.type == "cuda" and precision in ("tf32", "bf16") else "ieee"
+        panels = Panels(problem, sources, targets, bandwidths, needs_grad, format)
+        live = (3 * len(panels.z) + 4) * panels.z[0].element_size()
+        return panels.run(side=max(32, int((WORKSPACE_BYTES / live) ** 0.5) // 32 * 32))
 
 
-class _Tiles:
+class Panels:
+    """All pairs of row blocks; a backend with a faster way for one pair overrides `_pair`."""
+
     def __init__(
         self,
         problem: Problem,
@@ -47,40 +52,29 @@ class _Tiles:
         targets: Sequence[Tensor],
         bandwidths: Tensor | None,
         needs_grad: Sequence[bool],
-        precision: str,
+        format: str,
     ) -> None:
         layers = len(problem.layers)
         self.problem, self.needs_grad = problem, needs_grad
-        self.dtype, self.device = compute_dtype(*sources, *targets), sources[0].device
-        self.z = [pooled(s, t, self.dtype) for s, t in zip(sources, targets, strict=True)]
-        if self.dtype == torch.float32 and self.device.type == "cuda" and precision in ("tf32", "bf16"):
-            self.z = [round_to_tf32(z) for z in self.z]  # norms must come from what the product sees
-        self.norms = [z.square().sum(1) for z in self.z]
-        self.bandwidths = self._bandwidths(bandwidths)
+        self.z, self.norms, self.bandwidths = pooling.pool(problem, sources, targets, bandwidths, format)
+        self.dtype, self.device = self.z[0].dtype, self.z[0].device
         self.with_gradient = [needs_grad[i] or needs_grad[layers + i] for i in range(layers)]
         self.gradient = [torch.zeros_like(z) if g else None for z, g in zip(self.z, self.with_gradient, strict=True)]
         self.sums = torch.zeros(3, layers + 1, dtype=torch.float64, device=self.device)  # ss, tt, st
 
-    def _bandwidths(self, given: Tensor | None) -> Tensor:
-        values = []
-        for index, layer in enumerate(self.problem.layers):
-            if layer.follows_mean:
-                base = 2 * self.norms[index].sum(dtype=torch.float64) / (self.problem.n - 1)
-            else:
-                base = torch.ones((), dtype=torch.float64, device=self.device) if given is None else given[index]
-            values.append(layer.unit * base)
-        return torch.stack(values)
-
-    def run(self) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    def run(self, side: int) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         n = self.problem.n
-        live = (3 * len(self.z) + 4) * self.z[0].element_size()
-        side = max(32, int((WORKSPACE_BYTES / live) ** 0.5) // 32 * 32)
         for i0 in range(0, n, side):
             for j0 in range(i0, n, side):
-                self._tile(slice(i0, min(n, i0 + side)), slice(j0, min(n, j0 + side)))
-        return self._finish()
+                self._pair(slice(i0, min(n, i0 + side)), slice(j0, min(n, j0 + side)))
+        gradients = pooling.by_domain(self.problem, self.gradient, self.needs_grad)
+        return *pooling.finish(self.problem, self.total(), self.bandwidths, self.dtype), gradients
 
-    def _tile(self, rows: slice, columns: slice) -> None:
+    def total(self) -> Tensor:
+        """[3, 1 + L]: over ss, tt, st, of the product and each layer's kernel."""
+        return self.sums
+
+    def _pair(self, rows: slice, columns: slice) -> None:
         problem, diagonal = self.problem, rows == columns
         kernels, slopes = [], []
         for index, layer in enumerate(problem.layers):
@@ -133,25 +127,3 @@ class _Tiles:
             self.sums[0, term] += images * top[:, :split_column].sum(dtype=torch.float64)
             self.sums[1, term] += images * bottom[:, split_column:].sum(dtype=torch.float64)
             self.sums[2, term] += top[:, split_column:].sum(dtype=torch.float64)
-
-    def _finish(self) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        problem = self.problem
-        alpha, beta, gamma, diagonal = problem.pair_weights
-        at_zero = [problem.product_at_zero, *(layer.at_zero for layer in problem.layers)]
-        values = alpha * self.sums[0] + beta * self.sums[1] + gamma * self.sums[2]
-        values = torch.stack([value + diagonal * zero for value, zero in zip(values, at_zero, strict=True)])
-        loss = problem.joint * values[0]
-        for weight, value in zip(problem.marginal, values[1:], strict=True):
-            loss = loss + weight * value
-        if problem.clamp:
-            loss, values = loss.clamp(min=0), values.clamp(min=0)
-        n, layers = problem.n_source, len(problem.layers)
-        halves = [g if g is None else g[:n] for g in self.gradient] + [g if g is None else g[n:] for g in self.gradient]
-        gradients = [halves[i] if self.needs_grad[i] else None for i in range(2 * layers)]
-        return loss.to(self.dtype), torch.cat([values, self.bandwidths]).to(self.dtype), gradients
-
-
-def round_to_tf32(x: Tensor) -> Tensor:
-    """fp32 with the mantissa rounded to TF32's 10 bits (to nearest, ties away). A GPU's NaN, all bits but the sign set,
-    would round to -0."""
-    return torch.where(x.isnan(), x, ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32))

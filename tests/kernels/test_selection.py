@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastmmd
-from fastmmd import dispatch
+from fastmmd import Gaussian, dispatch
+from fastmmd.backends import cuda
 from fastmmd.backends import triton as backend
+from fastmmd.problem import make_problem
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from fastmmd.kernels import blocks, small, table, tiles
@@ -53,13 +55,15 @@ def test_no_format_is_less_precise_than_asked_for():
 
 
 def test_auto_takes_triton_on_a_gpu_and_torch_where_it_cannot_run(monkeypatch):
+    problem = make_problem(64, 64, (Gaussian().static,), 1.0, (0.0,), "biased")
+    monkeypatch.setattr(cuda, "unavailable", lambda device: "not built")
     monkeypatch.setattr(backend, "_missing", lambda: None)
     monkeypatch.setattr(backend, "_too_old", lambda index: None)
-    assert dispatch.select("auto", CUDA) == "triton"
+    assert dispatch.choose("auto", CUDA, problem) == "triton"
     monkeypatch.setattr(backend, "_too_old", lambda index: "too old")
-    assert dispatch.select("auto", CUDA) == "torch"
+    assert dispatch.choose("auto", CUDA, problem) == "torch"
     with pytest.raises(RuntimeError, match=r"backend 'triton' can't run here: too old.*\['torch', 'reference'\]"):
-        dispatch.select("triton", CUDA)
+        dispatch.check("triton", CUDA)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,6 @@ def test_an_absent_or_old_triton_is_named(monkeypatch, version, reason):
     backend._missing.cache_clear()
     try:
         with pytest.raises(RuntimeError, match=reason):
-            dispatch.select("triton", CUDA)
+            dispatch.check("triton", CUDA)
     finally:
         backend._missing.cache_clear()

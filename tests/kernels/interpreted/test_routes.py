@@ -1,159 +1,41 @@
-"""Each route of the Triton backend against the dense reference in fp64, in Triton's interpreter.
-
-Memory is poisoned: inputs lie in larger tensors full of NaN, at odd offsets; what torch allocates is filled with NaN.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Sequence
+"""Each route of the Triton backend against the dense reference in fp64, in Triton's interpreter."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 from fastmmd import Gaussian
-from fastmmd.backends import reference
 from fastmmd.kernels import blocks, plan, small, table, tiles
 from fastmmd.kernels.launch import recording
-from fastmmd.problem import Problem, make_problem
-from tests.helpers import JAN, layers, plain, relative
+from tests.helpers import JAN, layers, relative
+from tests.routes import *  # noqa: F403 the tests of every route
+from tests.routes import Route, check, exact, problem_of
 
-# Tiles of sizes that are ragged and several at the sizes below.
+# Tiles of sizes that are ragged and several at the sizes of the tests.
 CONFIGS = {
     "small": small.Config(tile=32, features=32, chunk=64, part_features=64, max_parts=3, warps=8, stages=2),
     "tiles": tiles.Config(tile=64, columns=32, warps=8, stages=2),
     "blocks": blocks.Config(tile=32, warps=4, workspace_bytes=4 * 2 * 64 * 64),
 }
-ROUTES = list(CONFIGS)
-MIXED = (Gaussian("mean_all", (3, 1, 0.5), (0.2, 2, 0)), Gaussian(7.0, (1.5, 0.1)), Gaussian(multipliers=(1, 2)))
 
 
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    """Deterministic algorithms fill new memory with NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+def route_of(name):
+    def compute(problem, sources, targets, bandwidths, needs_grad, dtype, format):
+        config = CONFIGS[name]
+        return table.ROUTES[type(config)](
+            plan.make_plan(problem, dtype),
+            *(sources, targets, bandwidths, needs_grad, problem.clamp, dtype, format, config),
+        )
+
+    return Route(name, compute)
 
 
-def surrounded(x: Tensor) -> Tensor:
-    """The same values inside a larger tensor of NaN, rows an odd number of elements apart."""
-    n, d = x.shape
-    buffer = torch.full((n + 5, d + 7 + d % 2), torch.nan, dtype=x.dtype)
-    inside = buffer[2 : 2 + n, 3 : 3 + d]
-    inside.copy_(x.detach())
-    return inside
+def run(name, *arguments, **options):
+    return route_of(name).run(*arguments, **options)
 
 
-def run(
-    route: str,
-    problem: Problem,
-    sources: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    needs_grad: Sequence[bool] | None = None,
-    bandwidths: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-    format: str = "ieee",
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    config = CONFIGS[route]
-    needs_grad = [True] * 2 * len(sources) if needs_grad is None else list(needs_grad)
-    inputs = [[surrounded(x) for x in side] for side in (sources, targets)]
-    return table.ROUTES[type(config)](
-        plan.make_plan(problem, dtype), *inputs, bandwidths, needs_grad, problem.clamp, dtype, format, config
-    )
-
-
-def problem_of(
-    n: int,
-    m: int,
-    kernels: Sequence[Gaussian],
-    joint: float = 0.7,
-    marginal: Sequence[float] | None = None,
-    estimator: str = "biased",
-) -> Problem:
-    marginal = tuple(0.1 * (l + 1) for l in range(len(kernels))) if marginal is None else tuple(marginal)
-    return make_problem(n, m, tuple(k.static for k in kernels), joint, marginal, estimator)
-
-
-def exact(problem: Problem, sources, targets, bandwidths=None):
-    wide = [x.detach().double().requires_grad_() for x in (*sources, *targets)]
-    loss, report = reference.evaluate(problem, wide[: len(sources)], wide[len(sources) :], bandwidths)
-    return loss.detach(), report, torch.autograd.grad(loss, wide)
-
-
-def check(found, truth, tolerance: float) -> None:
-    """`tolerance` times the size of a kernel for values, relative to the largest element for gradients."""
-    torch.testing.assert_close(found[0].double(), truth[0], rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(found[1].double(), truth[1], rtol=tolerance, atol=tolerance)
-    for mine, theirs in zip(found[2], truth[2], strict=True):
-        if mine is not None:
-            scale = max(theirs.abs().max().item(), 1e-3)
-            torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=tolerance * scale)
-
-
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 2), (31, 33), (33, 64), (70, 5)])
-@pytest.mark.parametrize("kernels", [(Gaussian(),), JAN, MIXED], ids=len)
-def test_fp64(route, n, m, kernels):
-    dims = (33, 70, 1)[: len(kernels)]
-    sources, targets = layers(n, dims, 1), layers(m, dims, 2, 0.5)
-    estimator = "unbiased" if n > 40 else "biased"
-    problem = problem_of(n, m, kernels, estimator=estimator)
-    check(run(route, problem, sources, targets, dtype=torch.float64), exact(problem, sources, targets), 1e-12)
-
-
-@pytest.mark.parametrize("route", ROUTES)
-def test_eight_layers(route):
-    kernels = tuple(Gaussian(multipliers=(0.5 * q, q)) for q in range(1, 9))
-    dims = (1, 3, 17, 64, 33, 2, 7, 20)
-    sources, targets = layers(12, dims, 1), layers(9, dims, 2, 0.5)
-    problem = problem_of(12, 9, kernels)
-    check(run(route, problem, sources, targets, dtype=torch.float64), exact(problem, sources, targets), 1e-12)
-
-
-@pytest.mark.parametrize("route", ROUTES)
-def test_257_rows(route):
-    sources, targets = layers(257, (20, 4), 1), layers(64, (20, 4), 2, 0.3)
-    problem = problem_of(257, 64, JAN)
-    check(run(route, problem, sources, targets, dtype=torch.float64), exact(problem, sources, targets), 1e-12)
-
-
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("shift", [0.3, 100.0])
-@pytest.mark.parametrize(("n", "m", "dims"), [(36, 36, (256, 31)), (130, 65, (70, 8))])
-def test_fp32_is_as_exact_as_careful_torch(route, n, m, dims, shift):
-    """Error against fp64 at most twice that of the same mathematics in plain fp32 torch (and a few ulps of 1)."""
-    sources, targets = layers(n, dims, 1, shift, torch.float32), layers(m, dims, 2, shift + 0.1, torch.float32)
-    problem = problem_of(n, m, JAN, 1.0, (0.0, 0.0))
-    truth = exact(problem, sources, targets)
-    yardstick, yardstick_gradients = plain(sources, targets, truth[1][3:].tolist(), JAN)
-    loss, _, gradients = run(route, problem, sources, targets)
-    assert abs(loss.item() - truth[0].item()) <= 2 * abs(yardstick.item() - truth[0].item()) + 5e-7
-    for mine, theirs, gradient in zip(gradients, yardstick_gradients, truth[2], strict=True):
-        assert relative(mine, gradient) <= 2 * relative(theirs, gradient) + 2e-6
-
-
-@pytest.mark.parametrize("route", ROUTES)
-@settings(max_examples=8, deadline=None)
-@given(data=st.data())
-def test_any_problem(route, data):
-    n, m = data.draw(st.integers(1, 70), "n"), data.draw(st.integers(1, 70), "m")
-    dims = data.draw(st.lists(st.integers(1, 130), min_size=1, max_size=3), "dims")
-    number = st.floats(0.05, 20)
-    multipliers = st.lists(st.one_of(number, st.sampled_from([0.25, 0.5, 1, 2, 4, 8])), min_size=1, max_size=7)
-    kernel = st.builds(Gaussian, st.one_of(st.sampled_from(["mean", "mean_all"]), number), multipliers.map(tuple))
-    kernels = data.draw(st.lists(kernel, min_size=len(dims), max_size=len(dims)), "kernels")
-    weights = data.draw(st.lists(st.floats(0, 2), min_size=1 + len(dims), max_size=1 + len(dims)), "weights")
-    estimator = data.draw(st.sampled_from(["biased", "unbiased"])) if min(n, m) > 1 else "biased"
-    needs_grad = data.draw(st.lists(st.booleans(), min_size=2 * len(dims), max_size=2 * len(dims)), "needs_grad")
-    seed = data.draw(st.integers(0, 99), "seed")
-    sources, targets = layers(n, dims, seed), layers(m, dims, seed + 100, data.draw(st.floats(-3, 3), "shift"))
-    problem = problem_of(n, m, kernels, weights[0], weights[1:], estimator)
-    found = run(route, problem, sources, targets, needs_grad, dtype=torch.float64)
-    assert [g is not None for g in found[2]] == needs_grad
-    check(found, exact(problem, sources, targets), 1e-11)
+@pytest.fixture(params=list(CONFIGS))
+def route(request):
+    return route_of(request.param)
 
 
 # Gradient errors: the least that the format allows (a smaller one would mean that it was not used) and the most.
@@ -183,99 +65,13 @@ def test_blocks_round_to_what_the_library_multiplies():
         assert least <= relative(run("blocks", problem, sources, targets, format=format)[2][0], truth[2][0]) <= most
 
 
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("dtypes", [(torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)], ids=str)
-def test_half_inputs_are_widened_first(route, dtypes):
-    """Features of norm 1000, whose squares overflow fp16; probabilities beside them in fp32, as under autocast."""
-    sides = []
-    for n, seed, shift in ((40, 1, 0.0), (30, 2, 0.2)):
-        features, softmax = layers(n, (64, 8), seed, shift)
-        sides.append([(125 * features).to(dtypes[0]), softmax.to(dtypes[1])])
-    problem = problem_of(40, 30, JAN)
-    found, truth = run(route, problem, *sides), exact(problem, *sides)
-    check(found, truth, 4e-6)
-    for mine, theirs in zip(found[2], truth[2], strict=True):
-        assert relative(mine, theirs) < 4e-6
-
-
-@pytest.mark.parametrize("route", ROUTES)
-def test_one_sided_and_absent_gradients(route):
-    sources, targets = layers(40, (20, 4), 1, dtype=torch.float32), layers(33, (20, 4), 2, 0.3, torch.float32)
-    problem = problem_of(40, 33, JAN)
-    loss, report, gradients = run(route, problem, sources, targets)
-    for needs_grad in ([False] * 4, [True, False, False, False], [False, False, False, True]):
-        other_loss, other_report, others = run(route, problem, sources, targets, needs_grad)
-        torch.testing.assert_close(other_loss, loss, rtol=1e-5, atol=2e-7)
-        torch.testing.assert_close(other_report, report, rtol=1e-5, atol=2e-7)
-        for need, mine, other in zip(needs_grad, gradients, others, strict=True):
-            assert (other is None) != need
-            if need:
-                torch.testing.assert_close(other, mine)
-
-
-@pytest.mark.parametrize("route", ROUTES)
-def test_given_bandwidths(route):
-    """Ones where the kernel has its own; a negative one gives NaN, in its layer's values and in the joint ones."""
-    kernels = (Gaussian("median"), Gaussian(1.68, (1,)))
-    sources, targets = layers(20, (20, 4), 1), layers(33, (20, 4), 2, 0.3)
-    problem = problem_of(20, 33, kernels)
-    for value in (37.0, 1e-3):
-        given = torch.tensor([value, 1.0], dtype=torch.float64)
-        truth = exact(problem, sources, targets, given)
-        check(run(route, problem, sources, targets, bandwidths=given, dtype=torch.float64), truth, 1e-12)
-    loss, report, _ = run(route, problem, sources, targets, bandwidths=torch.tensor([-1.0, 1.0]).double())
-    assert loss.isnan()
-    assert report[:2].isnan().all()
-    assert not report[2].isnan()
-
-
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_bandwidth_zero_is_a_limit(route, dtype):
-    """1 at distance 0 and 0 beyond, slope 0: constant features, and a median of 0."""
-    kernels = (Gaussian(multipliers=(1, 2), weights=(0.7, 0.6)),)  # whose sum fp32 rounds
-    constant = [torch.full((12, 7), 0.1, dtype=dtype)], [torch.full((9, 7), 0.1, dtype=dtype)]
-    problem = problem_of(12, 9, kernels, 1.0, (0.0,))
-    loss, report, gradients = run(route, problem, *constant, dtype=dtype)
-    assert abs(loss.item()) < 2 * torch.finfo(dtype).eps
-    assert report[2] == 0
-    assert not any(g.any() for g in gradients)
-
-    source, target = torch.zeros(10, 2, dtype=dtype), torch.tensor([[1.0, 1.0]] * 3 + [[0.0, 0.0]] * 7, dtype=dtype)
-    problem = problem_of(10, 10, (Gaussian("median", (1,)),), 1.0, (0.0,))
-    loss, _, gradients = run(route, problem, [source], [target], bandwidths=torch.zeros(1).double(), dtype=dtype)
-    assert loss.item() == pytest.approx(1 + (0.3**2 + 0.7**2) - 2 * 0.7, rel=1e-5)
-    assert not any(g.any() for g in gradients)
-
-
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("format", ["ieee", "tf32", "bf16"])
-def test_nan_and_infinity_are_not_hidden(route, bad, format):
-    source, target = layers(40, (7,), 0)[0].detach().float(), layers(40, (7,), 1)[0].detach().float()
-    source[3, 2] = bad
-    with pytest.warns(RuntimeWarning) if bad == float("inf") else torch.no_grad():
-        loss, _, gradients = run(route, problem_of(40, 40, JAN[:1]), [source], [target], format=format)
-    assert loss.isnan()
-    assert gradients[0].isnan().any()
-
-
 def test_the_nan_of_a_gpu_survives_rounding():
     """Every bit but the sign: adding half a unit to that pattern would carry into the sign and leave -0."""
     nan = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
     source, target = torch.randn(20, 3), torch.randn(20, 3)
     source[4, 1] = nan
-    for route in ROUTES:
+    for route in CONFIGS:
         assert run(route, problem_of(20, 20, JAN[:1]), [source], [target], format="tf32")[0].isnan()
-
-
-@pytest.mark.parametrize("route", ROUTES)
-def test_a_biased_statistic_is_never_negative(route):
-    x = layers(40, (20, 4), 1, dtype=torch.float32)
-    loss, report, gradients = run(route, problem_of(40, 40, JAN), x, x)
-    assert (report[:3] >= 0).all()
-    assert 0 <= loss.item() <= 1e-6
-    assert max(g.abs().max().item() for g in gradients) <= 1e-6
 
 
 def test_wide_layers():

@@ -1,0 +1,88 @@
+#include "small.cuh"
+
+namespace fastmmd::cuda {
+
+namespace {
+
+struct Workspace {
+  int64_t distance, distance_sum, sums, arrived, bytes;   // offsets, and their end
+};
+
+int64_t parts_of(const Problem& problem, SmallLaunch config) {
+  int64_t parts = 0;
+  for (int l = 0; l < problem.num_layers; ++l)
+    parts += (problem.layer[l].dim + config.part_features - 1) / config.part_features;
+  return parts;
+}
+
+Workspace workspace(const Problem& problem, bool f64, SmallLaunch config) {
+  const int64_t tiles = (problem.n() + kTile - 1) / kTile, parts = parts_of(problem, config);
+  const auto aligned = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
+  Workspace w{};
+  w.distance_sum = aligned(parts * tiles * tiles * kTile * kTile * (f64 ? 8 : 4));
+  w.sums = w.distance_sum + aligned(parts * tiles * (tiles + 1) / 2 * 8);
+  w.arrived = w.sums + aligned(tiles * 3 * (1 + problem.num_layers) * 8);
+  w.bytes = w.arrived + aligned(sizeof(unsigned));
+  return w;
+}
+
+template <typename T, int Layers>
+int run(const SmallProblem& p, bool with_gradient, int chunk, Device device) {
+  const auto stream = static_cast<cudaStream_t>(device.stream);
+  const int layers = p.plan.layers;
+  const cudaError_t queued =
+      launch(small_distances<T>, dim3(p.tile_pairs(), p.first_part[layers]), dim3(kDistanceThreads), 0, stream, p);
+  if (queued != cudaSuccess) return queued;
+  if (!with_gradient) return launch(small_loss<T, Layers, 32, false>, dim3(p.tiles()), dim3(128), 0, stream, p);
+  const dim3 grid(p.tiles(), p.first_chunk[layers]);
+  if (chunk == 32) return launch(small_loss<T, Layers, 32, true>, grid, dim3(128), 0, stream, p);
+  return launch(small_loss<T, Layers, 64, true>, grid, dim3(256), 0, stream, p);
+}
+
+template <typename T>
+int run(const SmallProblem& p, bool with_gradient, int chunk, Device device) {
+  if (p.plan.layers == 1) return run<T, 1>(p, with_gradient, chunk, device);
+  if (p.plan.layers == 2) return run<T, 2>(p, with_gradient, chunk, device);
+  return run<T, kMaxLayers>(p, with_gradient, chunk, device);
+}
+
+}   // namespace
+
+int64_t small_workspace_bytes(const Problem& problem, bool f64, SmallLaunch config) {
+  return workspace(problem, f64, config).bytes;
+}
+
+int small(const Problem& problem, const Buffers& io, const Type* types, bool f64, SmallLaunch config, Device device) {
+  SmallProblem p{};
+  p.plan = make_plan(problem);
+  p.part_features = config.part_features;
+  bool with_gradient = false;
+  for (int l = 0; l < problem.num_layers; ++l) {
+    const int dim = static_cast<int>(problem.layer[l].dim);
+    const bool wanted = io.grad_source[l] || io.grad_target[l];
+    with_gradient = with_gradient || wanted;
+    p.type[l] = types[l];
+    p.dim[l] = dim;
+    p.first_part[l + 1] = p.first_part[l] + (dim + config.part_features - 1) / config.part_features;
+    p.first_chunk[l + 1] = p.first_chunk[l] + (wanted ? (dim + config.chunk - 1) / config.chunk : 0);
+    p.source[l] = io.source[l];
+    p.target[l] = io.target[l];
+    p.source_stride[l] = io.source_stride[l];
+    p.target_stride[l] = io.target_stride[l];
+    p.grad_source[l] = io.grad_source[l];
+    p.grad_target[l] = io.grad_target[l];
+  }
+  p.bandwidth = io.bandwidth;
+  p.loss = io.loss;
+  p.report = io.report;
+  const Workspace offset = workspace(problem, f64, config);
+  char* const base = static_cast<char*>(io.workspace);
+  p.distance = base + offset.distance;
+  p.distance_sum = reinterpret_cast<double*>(base + offset.distance_sum);
+  p.sums = reinterpret_cast<double*>(base + offset.sums);
+  p.arrived = reinterpret_cast<unsigned*>(base + offset.arrived);
+  if (const cudaError_t error = cudaSetDevice(device.index); error != cudaSuccess) return error;
+  return f64 ? run<double>(p, with_gradient, config.chunk, device) : run<float>(p, with_gradient, config.chunk, device);
+}
+
+}   // namespace fastmmd::cuda

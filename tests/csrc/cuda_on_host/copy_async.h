@@ -1,0 +1,46 @@
+// Copies behind the thread's back, made as late as they may be: in the wait that promises them. From issue to wait the
+// destination holds NaN, so that a missing wait shows.
+#pragma once
+
+#include "block.h"
+#include "matrix.h"
+
+namespace cuda_on_host {
+
+// Kernels give any type of memory. Volatile: reads whose value is not used must be seen by the sanitizers.
+typedef volatile uint32_t __attribute__((may_alias)) Word;
+constexpr int kWords = 4;   // 16 bytes
+
+inline void complete(const AsyncCopy& copy) {
+  auto* to = static_cast<Word*>(copy.shared);
+  for (int i = 0; i < kWords; ++i) to[i] = copy.present ? static_cast<const Word*>(copy.global)[i] : 0u;
+}
+
+}   // namespace cuda_on_host
+
+namespace fastmmd {
+
+inline void copy_async(void* shared, const void* global, bool present) {
+  using namespace cuda_on_host;
+  check_aligned(shared, "the destination of copy_async");
+  check_aligned(global, "the source of copy_async");
+  for (int i = 0; i < kWords; ++i) {
+    static_cast<Word*>(shared)[i] = 0xffffffffu;
+    if (present) (void)static_cast<const Word*>(global)[i];   // a fault is reported here, not in the wait
+  }
+  Thread& me = Block::current->thread();
+  me.copies.push_back({shared, global, present, me.groups});
+}
+
+inline void copy_async_commit() { ++cuda_on_host::Block::current->thread().groups; }
+
+template <int N>
+void copy_async_wait() {
+  cuda_on_host::Thread& me = cuda_on_host::Block::current->thread();
+  size_t done = 0;
+  for (; done < me.copies.size() && me.copies[done].group < me.groups - N; ++done)
+    cuda_on_host::complete(me.copies[done]);
+  me.copies.erase(me.copies.begin(), me.copies.begin() + static_cast<ptrdiff_t>(done));
+}
+
+}   // namespace fastmmd

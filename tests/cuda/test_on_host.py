@@ -1,0 +1,50 @@
+"""The CUDA kernels' values: pytest again, in processes whose extension runs them on the CPU, a fiber for each thread.
+
+tests/csrc/cuda_on_host/check_kernels runs them under sanitizers.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def extension(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cuda_on_host")
+    command = [str(ROOT / "tests/csrc/cuda_on_host/build"), str(folder), sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-8000:]
+    return next(folder.glob("_C*.so"))
+
+
+PUBLIC = ("tests/test_backends.py", "tests/test_gradients.py", "tests/test_invariances.py")
+
+
+@pytest.mark.parametrize(
+    ("order", "arguments"),
+    [
+        pytest.param("forward", ("tests/cuda/on_host",), id="routes"),
+        pytest.param("forward", (*PUBLIC, "-k", "cuda"), id="public"),
+        *(
+            pytest.param(order, ("tests/cuda/on_host", "-k", "test_fp64 or one_sided or dtype"), id=f"{order} threads")
+            for order in ("reverse", "shuffled")
+        ),
+    ],
+)
+def test_on_the_host(extension, order, arguments):
+    environment = os.environ | {
+        "FASTMMD_TEST_EXTENSION": str(extension),
+        "FASTMMD_THREAD_ORDER": order,
+        "OMP_WAIT_POLICY": "passive",
+    }
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=5", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-20000:]}\n{done.stderr[-4000:]}"
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 20
