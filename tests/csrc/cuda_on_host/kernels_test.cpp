@@ -247,6 +247,17 @@ double rounded(Type type, double x) {
 bool only_sample = false, all_good = true;
 unsigned cases_run = 0, cases_bad = 0;
 
+// What a number is; text only where it is wrong.
+struct Number {
+  const char* what;
+  size_t l;
+  size_t row = SIZE_MAX, column = 0;
+  std::string text() const {
+    const std::string where = what + (" " + std::to_string(l));
+    return row == SIZE_MAX ? where : where + " at [" + std::to_string(row) + ", " + std::to_string(column) + "]";
+  }
+};
+
 class Case {
  public:
   Case(const char* route, const Setting& s, const std::string& more) : name_(route) {
@@ -256,13 +267,13 @@ class Case {
   }
 
   // NaN is no number within the tolerance.
-  void expect(const std::string& what, double found, double exact, double scale, double tolerance) {
+  void expect(const Number& what, double found, double exact, double scale, double tolerance) {
     const double error = std::abs(found - exact) / (scale > 0 ? scale : 1);
-    if (!(error <= tolerance)) complain(what, found, exact);
+    if (!(error <= tolerance)) complain(what.text(), found, exact);
   }
-  void expect_untouched(const std::string& what, double found, double before) {
+  void expect_untouched(const Number& what, double found, double before) {
     if (std::memcmp(&found, &before, sizeof found) != 0 && !(std::isnan(found) && std::isnan(before)))
-      complain(what, found, before);
+      complain(what.text(), found, before);
   }
 
   // `once` in every order of threads.
@@ -303,17 +314,12 @@ class Case {
   bool bad_ = false;
 };
 
-std::string place(const char* what, size_t l, size_t row, size_t column) {
-  return std::string(what) + " of layer " + std::to_string(l) + " at [" + std::to_string(row) + ", " +
-         std::to_string(column) + "]";
-}
-
 void expect_sums(Case* c, const Dense& exact, const std::vector<double>& sums, double tolerance) {
+  constexpr const char* kSums[] = {"sum over ss of term", "sum over tt of term", "sum over st of term"};
   const size_t terms = 1 + exact.bandwidth.size();
   for (size_t r = 0; r < 3; ++r)
     for (size_t t = 0; t < terms; ++t)
-      c->expect("sum " + std::to_string(r) + " of term " + std::to_string(t), sums[r * terms + t], exact.sums[r][t],
-                exact.sums[r][t], tolerance);
+      c->expect({kSums[r], t}, sums[r * terms + t], exact.sums[r][t], exact.sums[r][t], tolerance);
 }
 
 // ---- small
@@ -387,13 +393,12 @@ void test(const SmallCase& c) {
     io.workspace = workspace.get();
     const int code = cuda::small(p, io, c.types.data(), c.f64, c.launch, {0, nullptr});
     const auto cut = [&](double value) { return c.clamp ? std::fmax(value, 0) : value; };
-    check.expect("loss", get_as(out, loss, 0), cut(exact.loss), exact.loss_terms, tolerance);
+    check.expect({"loss", 0}, get_as(out, loss, 0), cut(exact.loss), exact.loss_terms, tolerance);
     for (size_t t = 0; t <= L; ++t)
-      check.expect("report of term " + std::to_string(t), get_as(out, report, t), cut(exact.value[t]), exact.terms[t],
-                   tolerance);
+      check.expect({"report of term", t}, get_as(out, report, t), cut(exact.value[t]), exact.terms[t], tolerance);
     for (size_t l = 0; l < L; ++l) {
-      check.expect("bandwidth of layer " + std::to_string(l), get_as(out, report, 1 + L + l), exact.bandwidth[l],
-                   exact.bandwidth[l], tolerance);
+      check.expect({"bandwidth of layer", l}, get_as(out, report, 1 + L + l), exact.bandwidth[l], exact.bandwidth[l],
+                   tolerance);
       const double scale = largest(exact.gradient[l]);
       for (size_t row = 0; row < s.n(); ++row) {
         const bool is_source = row < s.n_source;
@@ -401,7 +406,7 @@ void test(const SmallCase& c) {
         for (size_t k = 0, d = s.dims[l]; k < d; ++k) {
           const double found = is_source ? get_as(out, grad_source[l], row * d + k)
                                          : get_as(out, grad_target[l], (row - s.n_source) * d + k);
-          check.expect(place("gradient", l, row, k), found, exact.gradient[l][row * d + k], scale, tolerance);
+          check.expect({"gradient of layer", l, row, k}, found, exact.gradient[l][row * d + k], scale, tolerance);
         }
       }
     }
@@ -515,10 +520,11 @@ void test_pass(const Setting& s, bool f64, size_t side, unsigned wanted) {
             for (size_t j = 0; j < columns; ++j) {
               const double found = get_as(type, inner[l], i * columns + j);
               if (wanted >> l & 1)
-                check.expect(place("coefficient", l, i0 + i, j0 + j), found,
+                check.expect({"coefficient of layer", l, i0 + i, j0 + j}, found,
                              exact.coefficient[l][(i0 + i) * n + j0 + j], scale, tolerance);
               else
-                check.expect_untouched(place("inner product", l, i0 + i, j0 + j), found, before[l][i * columns + j]);
+                check.expect_untouched({"inner product of layer", l, i0 + i, j0 + j}, found,
+                                       before[l][i * columns + j]);
             }
         }
       }
@@ -634,10 +640,10 @@ void test_tiles(const Setting& s, Format format, cuda::TilesLaunch launch, unsig
             const double part =
                 static_cast<double>(get<float>(gradient, (split * packed_rows + packed(row)) * width + start[l] + k));
             found += part;
-            if (!(wanted >> l & 1)) check.expect_untouched(place("unwanted gradient", l, row, k), part, kNaN);
+            if (!(wanted >> l & 1)) check.expect_untouched({"unwanted gradient of layer", l, row, k}, part, kNaN);
           }
           if (wanted >> l & 1)
-            check.expect(place("gradient", l, row, k), found, exact.gradient[l][row * d + k], scale, tolerance);
+            check.expect({"gradient of layer", l, row, k}, found, exact.gradient[l][row * d + k], scale, tolerance);
         }
     }
     return 0;
@@ -646,10 +652,10 @@ void test_tiles(const Setting& s, Format format, cuda::TilesLaunch launch, unsig
 
 void test_tiles() {
   std::vector<Setting> settings = {
-      {1, 1, {1}, true},     {1, 2, {33, 1}},           {65, 64, {31}, true}, {36, 36, {70, 20}},
-      {30, 130, {130}},      {70, 60, {17, 150}, true},   // more columns than a warp's fewest registers hold
-      {64, 128, {160, 160}},                              // the widest
-      {2, 65, {33, 4}},      {1010, 70, {2}},             // enough tiles for sums to be flushed within a split
+      {1, 1, {1}, true},    {1, 2, {33, 1}},           {65, 64, {31}, true}, {36, 36, {70, 20}},
+      {30, 70, {130}},      {70, 60, {17, 150}, true},   // more columns than a warp's fewest registers hold
+      {64, 64, {160, 160}},                              // the widest, and no row of padding
+      {2, 65, {33, 4}},     {1010, 70, {2}},             // enough tiles for sums to be flushed within a split
   };
   settings.push_back({40, 70, {6, 7}});
   settings.back().many = true;
