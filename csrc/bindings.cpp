@@ -1,4 +1,4 @@
-// The only file that knows Python. Addresses come as integers: the caller (fastmmd/backends/cpu.py) owns all memory
+// The only file that knows Python. Addresses come as integers: the caller (fastmmd/backends) owns all memory
 // and has checked dtypes, devices, shapes and strides; nothing on this side can.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -143,8 +143,8 @@ void cuda_small(const Problem& problem, bool f64, const std::vector<int>& types,
 }
 
 void cuda_pass(const Problem& problem, bool f64, const Addresses& inner, const Addresses& norms,
-               const std::vector<bool>& wanted, uintptr_t bandwidths, uintptr_t noises, uintptr_t sums, int64_t rows,
-               int64_t columns, int64_t first_row, int64_t first_column, int device, uintptr_t stream) {
+               const std::vector<bool>& wanted, bool tf32, uintptr_t bandwidths, uintptr_t noises, uintptr_t sums,
+               int64_t rows, int64_t columns, int64_t first_row, int64_t first_column, int device, uintptr_t stream) {
   const size_t L = static_cast<size_t>(problem.num_layers);
   if (inner.size() != L || norms.size() != L || wanted.size() != L)
     throw std::invalid_argument("inner, norms, wanted: expected one a layer");
@@ -154,6 +154,7 @@ void cuda_pass(const Problem& problem, bool f64, const Addresses& inner, const A
     io.norm[l] = address(norms[l]);
     io.wanted[l] = wanted[l];
   }
+  io.tf32 = tf32;
   io.rows = rows;
   io.columns = columns;
   io.first_row = first_row;
@@ -195,6 +196,13 @@ void cuda_tiles(const Problem& problem, const std::string& format, const Sizes& 
 void bind_cuda(py::module_& m) {
   m.attr("CUDA_TILES_ROWS") = cuda::kTilesRows;
   m.def(
+      "cuda_probe",
+      [](int device) -> std::string {
+        const int code = cuda::probe({device, nullptr});
+        return code == 0 ? "" : cuda::error_message(code);
+      },
+      py::arg("device"));
+  m.def(
       "cuda_small_workspace_bytes",
       [](const Problem& problem, bool f64, int part_features, int chunk) {
         return cuda::small_workspace_bytes(problem, f64, {part_features, chunk});
@@ -206,7 +214,7 @@ void bind_cuda(py::module_& m) {
         py::arg("part_features"), py::arg("chunk"), py::arg("device"), py::arg("stream"));
   m.def("cuda_pass_blocks", &cuda::pass_blocks, py::arg("rows"), py::arg("columns"));
   m.def("cuda_pass", &cuda_pass, py::arg("problem"), py::arg("f64"), py::arg("inner"), py::arg("norms"),
-        py::arg("wanted"), py::arg("bandwidths"), py::arg("noises"), py::arg("sums"), py::arg("rows"),
+        py::arg("wanted"), py::arg("tf32"), py::arg("bandwidths"), py::arg("noises"), py::arg("sums"), py::arg("rows"),
         py::arg("columns"), py::arg("first_row"), py::arg("first_column"), py::arg("device"), py::arg("stream"));
   m.def(
       "cuda_tiles_shared_bytes",

@@ -68,6 +68,12 @@ struct Mixture {
 template <typename T, int Count, bool WithSlope, typename V, typename AnyMixture, typename Exp>
 FM_INLINE void evaluate(const AnyMixture& mixture, Exp exp_of, const V* distance, V* value, V* slope) {
   V x[Count] = {};
+  FM_UNROLL
+  for (int v = 0; v < Count; ++v) value[v] = V{};
+  if constexpr (WithSlope) {
+    FM_UNROLL
+    for (int v = 0; v < Count; ++v) slope[v] = V{};
+  }
   for (int q = 0; q < mixture.num_scales; ++q) {
     const T weight = mixture.weight[q];
     if (mixture.squares[q]) {
@@ -79,11 +85,11 @@ FM_INLINE void evaluate(const AnyMixture& mixture, Exp exp_of, const V* distance
       for (int v = 0; v < Count; ++v) x[v] = exp_of(distance[v] * rate);
     }
     FM_UNROLL
-    for (int v = 0; v < Count; ++v) value[v] = q == 0 ? weight * x[v] : value[v] + weight * x[v];
+    for (int v = 0; v < Count; ++v) value[v] += weight * x[v];
     if constexpr (WithSlope) {
       const T weighted = mixture.weighted_rate[q];
       FM_UNROLL
-      for (int v = 0; v < Count; ++v) slope[v] = q == 0 ? weighted * x[v] : slope[v] + weighted * x[v];
+      for (int v = 0; v < Count; ++v) slope[v] += weighted * x[v];
     }
   }
 }
@@ -91,8 +97,8 @@ FM_INLINE void evaluate(const AnyMixture& mixture, Exp exp_of, const V* distance
 // At one pair, the coefficients of all layers, handed to `store(l, C)`:
 //     C^l = pair_weight * (joint * prod_{l' != l} k^l' + marginal[l]) * slope^l.
 // Kernel and slope of layer l are at value[l * Stride] and slope[l * Stride].
-template <typename T, int Stride, typename V, typename Store>
-FM_INLINE void coefficients(int layers, T joint, const double* marginal, V pair_weight, const V* value, const V* slope,
+template <typename T, int Stride, typename M, typename V, typename Store>
+FM_INLINE void coefficients(int layers, T joint, const M* marginal, V pair_weight, const V* value, const V* slope,
                             Store store) {
   // before[l] = joint * prod_{l' < l} k, after = prod_{l' > l} k: no division, exact where a kernel is 0.
   V before[kMaxLayers], after = V{} + 1;

@@ -45,6 +45,15 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_by
   return status;
 }
 
+// Whether the driver can run a kernel here.
+template <typename... P>
+cudaError_t loadable(void (*kernel)(P...)) {
+  cudaFuncAttributes attributes;
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+  if (status != cudaSuccess) cudaGetLastError();
+  return status;
+}
+
 using bf16 = __nv_bfloat16;
 using f16 = __half;
 
@@ -89,14 +98,12 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], const
                : "memory");
 }
 
-// 16 bytes from global to shared memory behind the thread's back, zeros when !present (`global` is not read then). Both
-// addresses are aligned to 16 bytes. The bytes are there for this thread after copy_async_wait, for others after a
-// barrier that follows it.
-__device__ __forceinline__ void copy_async(void* shared, const void* global, bool present) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+// 16 bytes from global to shared memory behind the thread's back. Both addresses are aligned to 16 bytes. The bytes are
+// there for this thread after copy_async_wait, for others after a barrier that follows it.
+__device__ __forceinline__ void copy_async(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
                :
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(__cvta_generic_to_global(global)),
-                 "r"(present ? 16 : 0)
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(__cvta_generic_to_global(global))
                : "memory");
 }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -36,6 +36,7 @@ struct Pass {
   void* inner[kMaxLayers];
   const void* norm[kMaxLayers];      // [N]
   bool wanted[kMaxLayers];           // layers whose coefficients are written
+  bool tf32;                         // rounded to it
   const double *bandwidth, *noise;   // [L]
   double* sums;                      // [pass_blocks(rows, columns)][3][1 + L], added to
 };
@@ -54,9 +55,12 @@ struct Tiles {
 };
 constexpr int64_t kTilesRows = 64;   // the packed rows of each domain are a multiple of it
 constexpr int kTilesMaxLayers = 2, kTilesMaxUnits = 20;
-int64_t tiles_shared_bytes(Format, int64_t units, int layers, bool with_gradient, TilesLaunch);   // a block needs
+// Of a block, static and dynamic.
+int64_t tiles_shared_bytes(Format, int64_t units, int layers, bool with_gradient, TilesLaunch);
 int tiles(const Problem&, const Tiles&, Format, TilesLaunch, Device);
 
+// Whether the device and its driver can run the kernels.
+int probe(Device);
 const char* error_message(int code);
 
 }   // namespace fastmmd::cuda

@@ -8,12 +8,22 @@ namespace fastmmd::cuda {
 
 constexpr int kWarp = 32;
 
-// The mixtures of all layers, in shared memory.
+// Which of S_ss, S_tt and S_st a pair belongs to.
+__device__ inline int region(bool row_is_source, bool column_is_source) {
+  return row_is_source != column_is_source ? 2 : row_is_source ? 0 : 1;
+}
+
+// The mixtures of all layers and the weights, in shared memory.
 template <typename T>
 struct Mixtures {
   T rate[kMaxGaussians], weight[kMaxGaussians], weighted_rate[kMaxGaussians];
   bool squares[kMaxGaussians];
   T noise[kMaxLayers];   // distances up to here count as 0 where the bandwidth is 0, -1 elsewhere
+  T joint, marginal[kMaxLayers], pair_weight[3];   // of the plan; weights of ss, tt and st
+
+  __device__ T weight_of_pair(bool row_is_source, bool column_is_source) const {
+    return pair_weight[region(row_is_source, column_is_source)];
+  }
 };
 
 // One layer's part of it, as `evaluate` expects a mixture.
@@ -43,8 +53,16 @@ __device__ void make_mixtures(const Plan& plan, const double* bandwidth, const d
     all->weight[q] = static_cast<T>(plan.weight[q]);
     all->squares[q] = plan.square[q];
   }
-  for (int l = threadIdx.x; l < plan.layers; l += blockDim.x)
-    all->noise[l] = bandwidth[l] == 0 && noise ? static_cast<T>(noise[l]) : static_cast<T>(-1);
+  for (int l = threadIdx.x; l < kMaxLayers; l += blockDim.x) {
+    all->noise[l] = l < plan.layers && bandwidth[l] == 0 && noise ? static_cast<T>(noise[l]) : static_cast<T>(-1);
+    all->marginal[l] = static_cast<T>(plan.marginal[l]);
+  }
+  if (threadIdx.x == 0) {
+    all->joint = static_cast<T>(plan.joint);
+    all->pair_weight[0] = static_cast<T>(plan.alpha);
+    all->pair_weight[1] = static_cast<T>(plan.beta);
+    all->pair_weight[2] = static_cast<T>(0.5 * plan.gamma);
+  }
 }
 
 struct Exp {
@@ -77,21 +95,17 @@ __device__ void evaluate_layers(const Plan& plan, const Mixtures<T>& all, T (&di
   }
 }
 
-__device__ inline double pair_weight(const Plan& plan, bool row_is_source, bool column_is_source) {
-  return row_is_source != column_is_source ? 0.5 * plan.gamma : row_is_source ? plan.alpha : plan.beta;
-}
-
 // A thread's part of S_ss, S_tt and S_st of the product and of each layer.
 template <typename T, int Layers>
 struct Sums {
   T part[3][1 + Layers] = {};
 
   __device__ void add(bool row_is_source, bool column_is_source, const T (&value)[1 + Layers], T images) {
-    const int region = row_is_source != column_is_source ? 2 : row_is_source ? 0 : 1;
+    const int own = region(row_is_source, column_is_source);
 #pragma unroll
     for (int r = 0; r < 3; ++r)
 #pragma unroll
-      for (int t = 0; t <= Layers; ++t) part[r][t] += r == region ? images * value[t] : static_cast<T>(0);
+      for (int t = 0; t <= Layers; ++t) part[r][t] += r == own ? images * value[t] : static_cast<T>(0);
   }
 
   // Adds what another has gathered, and empties it.

@@ -36,6 +36,7 @@ int pass(const Problem& problem, const Pass& io, bool f64, Device device) {
     p.norm[l] = io.norm[l];
     p.wanted[l] = io.wanted[l];
   }
+  p.tf32 = io.tf32;
   p.bandwidth = io.bandwidth;
   p.noise = io.noise;
   p.sums = io.sums;

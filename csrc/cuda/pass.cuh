@@ -8,7 +8,7 @@
 namespace fastmmd::cuda {
 
 constexpr int kPassThreads = 256;
-constexpr int kPassColumns = 32, kPassRows = 32;   // pairs of one block of threads
+constexpr int kPassColumns = 32, kPassRows = 128;   // pairs of one block of threads
 
 struct PassProblem {
   Plan plan;
@@ -16,6 +16,7 @@ struct PassProblem {
   void* inner[kMaxLayers];                      // [rows, columns]
   const void* norm[kMaxLayers];                 // [N], squared
   bool wanted[kMaxLayers];                      // whose coefficients
+  bool tf32;                                    // rounded, as the product that follows sees them
   const double *bandwidth, *noise;              // [L]
   double* sums;                                 // [blocks of threads][3][1 + L], added to
 };
@@ -24,8 +25,8 @@ static_assert(sizeof(PassProblem) <= 4000, "kernel parameters of more than 4 KiB
 template <typename T, int Layers>
 __global__ void __launch_bounds__(kPassThreads) coefficients_in_place(const __grid_constant__ PassProblem p) {
   constexpr int kWarps = kPassThreads / kWarp;
-  constexpr int kPairs = kPassRows / kWarps;         // a thread's: rows warp + {0, 8, 16, 24} of one column
-  constexpr int kAtOnce = Layers > 2 ? 1 : kPairs;   // that keep the kernels of all layers in registers
+  constexpr int kPairs = kPassRows / kWarps;    // a thread's: rows warp + {0, 8, 16, ...} of one column
+  constexpr int kAtOnce = Layers > 2 ? 1 : 4;   // that keep the kernels of all layers in registers
   __shared__ Mixtures<T> mixtures;
   __shared__ double scratch[kSumsScratch<Layers>];
   const Plan& plan = p.plan;
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(kPassThreads) coefficients_in_place(const __gr
   for (int l = 0; l < Layers; ++l)
     column_norm[l] = l < plan.layers && in_columns ? static_cast<const T*>(p.norm[l])[column] : T{0};
   Sums<T, Layers> sums;
-#pragma unroll(Layers > 2 ? 1 : kPairs)
+#pragma unroll 1
   for (int first = 0; first < kPairs; first += kAtOnce) {
     T distance[Layers][kAtOnce] = {}, value[Layers][kAtOnce], slope[Layers][kAtOnce];
     const int block_row = blockIdx.y * kPassRows + warp;
@@ -73,11 +74,12 @@ __global__ void __launch_bounds__(kPassThreads) coefficients_in_place(const __gr
         }
         sums.add(row_is_source, column_is_source, terms, static_cast<T>(same && !diagonal ? 2 : 1));
       }
-      const T weight = static_cast<T>(row == column ? 0.0 : pair_weight(plan, row_is_source, column_is_source));
-      coefficients<T, kAtOnce>(Layers, static_cast<T>(plan.joint), plan.marginal, weight, &value[0][v], &slope[0][v],
+      const T weight = row == column ? T{0} : mixtures.weight_of_pair(row_is_source, column_is_source);
+      coefficients<T, kAtOnce>(Layers, mixtures.joint, mixtures.marginal, weight, &value[0][v], &slope[0][v],
                                [&](int l, T c) {
-                                 if (l < plan.layers && p.wanted[l])
-                                   static_cast<T*>(p.inner[l])[static_cast<int64_t>(at) * p.columns + block_column] = c;
+                                 if (l >= plan.layers || !p.wanted[l]) return;
+                                 if constexpr (std::is_same_v<T, float>) c = p.tf32 ? round_to_tf32(c) : c;
+                                 static_cast<T*>(p.inner[l])[static_cast<int64_t>(at) * p.columns + block_column] = c;
                                });
     }
   }

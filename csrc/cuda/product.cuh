@@ -65,9 +65,13 @@ __device__ void multiply_tf32(float (&total)[4], const float (&a)[4], const floa
       high_b[k] = __float_as_uint(high);
       low_b[k] = __float_as_uint(round_to_tf32(b[k] - high));
     }
-    mma_tf32(total, low_a, high_b);
-    mma_tf32(total, high_a, low_b);
-    mma_tf32(total, high_a, high_b);
+    // Tensor cores cut off what they add to a sum, so the sum itself is kept outside.
+    float part[4] = {};
+    mma_tf32(part, low_a, high_b);
+    mma_tf32(part, high_a, low_b);
+    mma_tf32(part, high_a, high_b);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) total[e] += part[e];
   }
 }
 
@@ -106,6 +110,7 @@ __device__ void add_inner_products(float (&total)[M][N][4], const Stored<F>* x, 
           }
     }
   } else if constexpr (F == Format::tf32 || F == Format::tf32x3) {
+#pragma unroll 2
     for (int k = 0; k < depth; k += 8) {
       float a[M][4], b[N][2];
 #pragma unroll

@@ -48,6 +48,11 @@ int run(const SmallProblem& p, bool with_gradient, int chunk, Device device) {
 
 }   // namespace
 
+int probe(Device device) {
+  if (const cudaError_t error = cudaSetDevice(device.index); error != cudaSuccess) return error;
+  return loadable(small_distances<float>);
+}
+
 int64_t small_workspace_bytes(const Problem& problem, bool f64, SmallLaunch config) {
   return workspace(problem, f64, config).bytes;
 }
@@ -81,6 +86,7 @@ int small(const Problem& problem, const Buffers& io, const Type* types, bool f64
   p.distance_sum = reinterpret_cast<double*>(base + offset.distance_sum);
   p.sums = reinterpret_cast<double*>(base + offset.sums);
   p.arrived = reinterpret_cast<unsigned*>(base + offset.arrived);
+  if (config.part_features < 1 || (config.chunk != 32 && config.chunk != 64)) return cudaErrorInvalidValue;
   if (const cudaError_t error = cudaSetDevice(device.index); error != cudaSuccess) return error;
   return f64 ? run<double>(p, with_gradient, config.chunk, device) : run<float>(p, with_gradient, config.chunk, device);
 }

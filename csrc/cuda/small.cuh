@@ -74,16 +74,18 @@ __device__ void with_type(Type type, Body body) {
 // A feature of a row of the pooled batch.
 template <typename In, typename T>
 __device__ T feature(const SmallProblem& p, int l, int row, int k) {
-  const int n_source = p.plan.n_source;
-  const In* const from = row < n_source ? static_cast<const In*>(p.source[l]) + row * p.source_stride[l]
-                                        : static_cast<const In*>(p.target[l]) + (row - n_source) * p.target_stride[l];
-  return static_cast<T>(widen(from[k]));
+  // Selected without a branch: a load in a branch of its own would wait for the one before it.
+  const bool is_source = row < p.plan.n_source;
+  const void* const base = is_source ? p.source[l] : p.target[l];
+  const int64_t stride = is_source ? p.source_stride[l] : p.target_stride[l];
+  return static_cast<T>(widen(static_cast<const In*>(base)[(is_source ? row : row - p.plan.n_source) * stride + k]));
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kDistanceThreads) small_distances(const __grid_constant__ SmallProblem p) {
-  constexpr int kRows = kTile / (kDistanceThreads / kWarp);                      // of each tile that a warp loads
-  __shared__ Four<T> x[kTile][kFeatures / 4 + 1], y[kTile][kFeatures / 4 + 1];   // padded: no bank conflicts
+  constexpr int kRows = kTile / (kDistanceThreads / kWarp);   // of each tile that a warp loads
+  __shared__ Four<T> x[kTile][kFeatures / 4 + 1],
+      y[kTile][kFeatures / 4 + 1];   // padded: rows start in different banks
   __shared__ double warp_sum[kDistanceThreads / kWarp];
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
   const int tiles = p.tiles(), part = blockIdx.y, l = layer_of(p.first_part, part);
@@ -97,17 +99,24 @@ __global__ void __launch_bounds__(kDistanceThreads) small_distances(const __grid
   const int row = thread / 8, column = thread % 8;   // this thread's pairs: rows + {0, 16}, columns + {0, 8, 16, 24}
   T sum[2][4] = {};
   for (int k0 = begin; k0 < end; k0 += kFeatures) {
-    if (k0 > begin) __syncthreads();
     const bool present = k0 + lane < end;
+    T u[kRows], v[kRows];
     with_type(p.type[l], [&](auto input) {
       using In = typename decltype(input)::type;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const int at = warp + r * (kDistanceThreads / kWarp), u = i * kTile + at, v = j * kTile + at;
-        x[at][lane / 4].v[lane % 4] = present && u < p.plan.n() ? feature<In, T>(p, l, u, k0 + lane) : T{0};
-        y[at][lane / 4].v[lane % 4] = present && v < p.plan.n() ? feature<In, T>(p, l, v, k0 + lane) : T{0};
+        const int at = warp + r * (kDistanceThreads / kWarp), k = min(k0 + lane, end - 1);
+        u[r] = feature<In, T>(p, l, min(i * kTile + at, p.plan.n() - 1), k);
+        v[r] = feature<In, T>(p, l, min(j * kTile + at, p.plan.n() - 1), k);
       }
     });
+    if (k0 > begin) __syncthreads();
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int at = warp + r * (kDistanceThreads / kWarp);
+      x[at][lane / 4].v[lane % 4] = present && i * kTile + at < p.plan.n() ? u[r] : T{0};
+      y[at][lane / 4].v[lane % 4] = present && j * kTile + at < p.plan.n() ? v[r] : T{0};
+    }
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < kFeatures / 4; ++k) {
@@ -211,7 +220,7 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
   __shared__ Mixtures<T> mixtures;
   __shared__ double bandwidth[kMaxLayers];
   __shared__ double scratch[kSumsScratch<Layers>];
-  __shared__ Four<T> c[WithGradient ? kTile : 1][kTile / 4 + 1];   // padded: no bank conflicts
+  __shared__ Four<T> c[WithGradient ? kTile : 1][kTile / 4 + 1];   // padded: rows start in different banks
   __shared__ Four<T> y[WithGradient ? kTile : 1][Chunk / 4];
   __shared__ bool last;
   const Plan& plan = p.plan;
@@ -239,17 +248,20 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
 
   for (int j = 0; j < tiles; ++j) {
     if constexpr (WithGradient) {
-      if (j > 0) __syncthreads();
+      T found[kTile / 4];
       with_type(p.type[own], [&](auto input) {
         using In = typename decltype(input)::type;
 #pragma unroll
-        for (int r = 0; r < kTile / 4; ++r) {
-          const int at = load_row + 4 * r, row = j * kTile + at;
-          const bool present = load_present && row < n;
-          y[at][load_column / 4].v[load_column % 4] =
-              present ? feature<In, T>(p, own, row, begin + load_column) - origin : T{0};
-        }
+        for (int r = 0; r < kTile / 4; ++r)
+          found[r] = feature<In, T>(p, own, min(j * kTile + load_row + 4 * r, n - 1),
+                                    min(begin + load_column, p.dim[own] - 1));
       });
+      if (j > 0) __syncthreads();
+#pragma unroll
+      for (int r = 0; r < kTile / 4; ++r) {
+        const int at = load_row + 4 * r;
+        y[at][load_column / 4].v[load_column % 4] = load_present && j * kTile + at < n ? found[r] - origin : T{0};
+      }
     }
 #pragma unroll(Layers > 2 ? 1 : kPairs)
     for (int first = 0; first < kPairs; first += kAtOnce) {
@@ -286,9 +298,9 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
         }
         if constexpr (WithGradient) {
           T mine = 0;
-          const T weight = static_cast<T>(pair_weight(plan, row_is_source, column_is_source));
-          coefficients<T, kAtOnce>(Layers, static_cast<T>(plan.joint), plan.marginal, weight, &value[0][v],
-                                   &slope[0][v], [&](int l, T found) { mine = l == own ? found : mine; });
+          const T weight = mixtures.weight_of_pair(row_is_source, column_is_source);
+          coefficients<T, kAtOnce>(Layers, mixtures.joint, mixtures.marginal, weight, &value[0][v], &slope[0][v],
+                                   [&](int l, T found) { mine = l == own ? found : mine; });
           c[at][lane / 4].v[lane % 4] = pair ? mine : T{0};
         }
       }

@@ -22,13 +22,14 @@ static_assert(5 * kColumnWarps == kTilesMaxUnits);
 
 int64_t tiles_shared_bytes(Format format, int64_t units, int layers, bool with_gradient, TilesLaunch config) {
   const int width = static_cast<int>(units) * kUnit;
+  constexpr int64_t kStatic = sizeof(TilesShared<kTilesMaxLayers>);
   switch (format) {
     case Format::bf16:
-      return shared_bytes<Format::bf16>(width, layers, config.buffers, with_gradient);
+      return kStatic + shared_bytes<Format::bf16>(width, layers, config.buffers, with_gradient);
     case Format::f16:
-      return shared_bytes<Format::f16>(width, layers, config.buffers, with_gradient);
+      return kStatic + shared_bytes<Format::f16>(width, layers, config.buffers, with_gradient);
     default:
-      return shared_bytes<Format::ieee>(width, layers, config.buffers, with_gradient);
+      return kStatic + shared_bytes<Format::ieee>(width, layers, config.buffers, with_gradient);
   }
 }
 
@@ -44,7 +45,9 @@ int tiles(const Problem& problem, const Tiles& io, Format format, TilesLaunch co
     p.wanted[l] = io.wanted[l];
   }
   p.width = p.first_unit[problem.num_layers] * kUnit;
-  if (problem.num_layers > kTilesMaxLayers || p.width > kTilesMaxUnits * kUnit) return cudaErrorInvalidValue;
+  if (problem.num_layers > kTilesMaxLayers || p.width > kTilesMaxUnits * kUnit || config.splits < 1 ||
+      (config.buffers != 1 && config.buffers != 2))
+    return cudaErrorInvalidValue;
   p.rows = io.rows;
   p.norm = io.norm;
   p.bandwidth = io.bandwidth;

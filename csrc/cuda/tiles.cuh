@@ -36,6 +36,15 @@ struct TilesProblem {
 };
 static_assert(sizeof(TilesProblem) <= 4000, "kernel parameters of more than 4 KiB make a launch slower");
 
+template <int Layers>
+struct TilesShared {
+  Mixtures<float> mixtures;
+  double scratch[kSumsScratch<Layers>];
+  float row_sum[Layers][kTilesSide];
+  float scale[kMaxLayers];   // of coefficients
+};
+
+// Dynamic shared memory: rows, the others' rows, coefficients.
 template <Format F>
 int64_t shared_bytes(int width, int layers, int buffers, bool with_gradient) {
   const int rows = (1 + buffers) * kTilesSide * padded_width<F>(width);
@@ -57,7 +66,7 @@ __device__ void load_tile(const TilesProblem& p, int tile, Stored<F>* to) {
   const Stored<F>* from = static_cast<const Stored<F>*>(p.rows) + static_cast<int64_t>(tile) * kTilesSide * p.width;
   for (int k = threadIdx.x; k < kTilesSide * steps; k += kTilesThreads) {
     const int row = k / steps, column = k % steps * kStep;
-    copy_async(to + row * stride + column, from + row * p.width + column, true);
+    copy_async(to + row * stride + column, from + row * p.width + column);
   }
 }
 
@@ -70,20 +79,24 @@ __device__ float coefficient_scale(const Plan& plan, const Mixtures<T>& all, int
   for (int q = plan.first[l]; q < plan.first[l + 1]; ++q) slope += static_cast<double>(all.weighted_rate[q]);
   const double weight = fmax(fmax(fabs(plan.alpha), fabs(plan.beta)), fabs(0.5 * plan.gamma));
   const double bound = weight * (others + fabs(plan.marginal[l])) * slope;
-  return bound > 0 && bound < 1e30 ? static_cast<float>(exp2(floor(15 - log2(bound)))) : 1.0f;
+  if (!(bound > 0 && bound < INFINITY)) return 1;   // nothing to save
+  return static_cast<float>(exp2(fmin(fmax(floor(15 - log2(bound)), -100.0), 100.0)));
 }
+
+// Blocks that share a multiprocessor: two where 128 registers a thread are enough.
+template <Format F, int Units>
+constexpr int kTilesBlocks = Units == 0 || (Units <= 2 && F != Format::ieee && F != Format::tf32x3) ? 2 : 1;
 
 // Blocks (tile of rows, split). Units: of the second product that a warp keeps in registers, 4 * 16 * Units >= width;
 // 0 for the loss alone, which meets each pair of tiles once.
 template <Format F, int Layers, int Units>
-__global__ void __launch_bounds__(kTilesThreads) tiles_loss(const __grid_constant__ TilesProblem p) {
+__global__ void __launch_bounds__(kTilesThreads, kTilesBlocks<F, Units>)
+    tiles_loss(const __grid_constant__ TilesProblem p) {
   using S = Stored<F>;
   constexpr bool kWithGradient = Units > 0;
   constexpr int kAtOnce = 4;   // pairs whose kernels are in registers: those of one fragment
-  __shared__ Mixtures<float> mixtures;
-  __shared__ double scratch[kSumsScratch<Layers>];
-  __shared__ float row_sum[Layers][kTilesSide];
-  __shared__ float scale[kMaxLayers];
+  __shared__ TilesShared<Layers> shared;
+  Mixtures<float>& mixtures = shared.mixtures;
   const Plan& plan = p.plan;
   const int stride = padded_width<F>(p.width), c_stride = padded_width<F>(kTilesSide), tiles = p.tiles();
   S* const x = dynamic_shared<S>();
@@ -101,7 +114,7 @@ __global__ void __launch_bounds__(kTilesThreads) tiles_loss(const __grid_constan
   make_mixtures<float>(plan, p.bandwidth, p.noise, &mixtures);
   __syncthreads();
   for (int l = threadIdx.x; l < plan.layers; l += kTilesThreads)
-    scale[l] = F == Format::f16 ? coefficient_scale(plan, mixtures, l) : 1.0f;
+    shared.scale[l] = F == Format::f16 ? coefficient_scale(plan, mixtures, l) : 1.0f;
 
   float weighted[kWithGradient ? Units : 1][2][2][4] = {};
   double c_sum[Layers] = {};   // of a quarter of row threadIdx.x / 4
@@ -129,7 +142,7 @@ __global__ void __launch_bounds__(kTilesThreads) tiles_loss(const __grid_constan
     }
     const bool column_is_source = j < p.source_tiles;
     const int columns = rows_in(p, j);
-    const float weight = static_cast<float>(pair_weight(plan, row_is_source, column_is_source));
+    const float weight = mixtures.weight_of_pair(row_is_source, column_is_source);
     float terms[1 + Layers] = {};
 #pragma unroll
     for (int m = 0; m < 2; ++m)
@@ -161,11 +174,11 @@ __global__ void __launch_bounds__(kTilesThreads) tiles_loss(const __grid_constan
           }
           terms[0] += pair ? product : 0.0f;
           if constexpr (kWithGradient)
-            coefficients<float, kAtOnce>(Layers, static_cast<float>(plan.joint), plan.marginal, weight, &value[0][e],
-                                         &slope[0][e], [&](int l, float found) {
+            coefficients<float, kAtOnce>(Layers, mixtures.joint, mixtures.marginal, weight, &value[0][e], &slope[0][e],
+                                         [&](int l, float found) {
                                            if (l < plan.layers)
                                              c[(l * kTilesSide + row) * c_stride + column] =
-                                                 to_operand<F>(pair ? scale[l] * found : 0.0f);
+                                                 to_operand<F>(pair ? shared.scale[l] * found : 0.0f);
                                          });
         }
       }
@@ -206,14 +219,14 @@ __global__ void __launch_bounds__(kTilesThreads) tiles_loss(const __grid_constan
 
   sums.take(&recent);
   const int64_t block = static_cast<int64_t>(blockIdx.y) * tiles + i;
-  sums.reduce(plan, scratch, p.sums + block * 3 * (1 + plan.layers), false);
+  sums.reduce(plan, shared.scratch, p.sums + block * 3 * (1 + plan.layers), false);
   if constexpr (kWithGradient) {
 #pragma unroll
     for (int l = 0; l < Layers; ++l) {
       double sum = c_sum[l];
       sum += __shfl_xor_sync(~0u, sum, 1);
       sum += __shfl_xor_sync(~0u, sum, 2);
-      if (threadIdx.x % 4 == 0) row_sum[l][threadIdx.x / 4] = static_cast<float>(sum);
+      if (threadIdx.x % 4 == 0) shared.row_sum[l][threadIdx.x / 4] = static_cast<float>(sum);
     }
     copy_async_wait<0>();   // a split may have had no tile to meet
     __syncthreads();
@@ -233,8 +246,8 @@ __global__ void __launch_bounds__(kTilesThreads) tiles_loss(const __grid_constan
           for (int e = 0; e < 4; ++e) {
             const int row = warp_row + 16 * m + fragment_row(e);
             const int column = unit * kUnit + 8 * n + fragment_column(e);
-            const float found = weighted[u][m][n][e] - row_sum[l][row] * widen(x[row * stride + column]);
-            out[row * p.width + column] = 4 / scale[l] * found;
+            const float found = weighted[u][m][n][e] - shared.row_sum[l][row] * widen(x[row * stride + column]);
+            out[row * p.width + column] = 4 / shared.scale[l] * found;
           }
     }
   }

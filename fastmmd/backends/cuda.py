@@ -24,8 +24,9 @@ from fastmmd.matmul import matmul_precision, torch_precision
 from fastmmd.problem import Problem
 
 SMALL_ROWS = 256
-MAX_GAUSSIANS = 128  # in the mixtures of all layers together
+MAX_GAUSSIANS = 128  # in the mixtures of all layers together: kMaxGaussians of csrc/cuda/plan.h
 ANY = 1 << 62
+# Type of csrc/cuda/entry.h.
 _TYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2, torch.float64: 3}
 _STORED = {"bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -65,19 +66,25 @@ TABLE = (
     Line(
         *(ALL, (2, SMALL_ROWS), 8, 32),
         Small(part_features=64, chunk=32),
-        "d up to 512: 64 + 64 rows of 256 features are 40 blocks in the first launch and 32 in the second, each a "
+        "64 + 64 rows of 256 features are 40 blocks in the first launch and 32 in the second, each a "
         f"single wave; smaller chunks repeat the coefficients more often than they fill the GPU. {UNMEASURED}",
     ),
     Line(
-        *(ALL, (2, SMALL_ROWS), 8, 2048),
+        *(ALL, (2, SMALL_ROWS), 8, 256),
         Small(part_features=256, chunk=64),
         "64 + 64 rows of 2048 features: 80 blocks, then 128. Every block of the second launch reads all parts of its "
         f"rows' distances again, so parts are few. {UNMEASURED}",
     ),
     Line(
+        *(ALL, (2, SMALL_ROWS), 8, 2048),
+        Small(part_features=2048, chunk=64),
+        f"at most 16 parts up to d = 32,768; the second launch alone fills the GPU. {UNMEASURED}",
+    ),
+    Line(
         *(("tf32x3", "tf32", "bf16", "f16"), (4096, ANY), 2, 20),
         Tiles(blocks=264, buffers=2),
-        f"two blocks for each of an H200's 132 multiprocessors; products on tensor cores. {UNMEASURED}",
+        "twice as many blocks as an H200 has multiprocessors, each of which holds one (up to 128 features, two): no "
+        f"long tail. {UNMEASURED}",
     ),
     Line(
         *(("tf32x3", "tf32", "bf16", "f16"), (4096, ANY), 2, 20),
@@ -106,14 +113,19 @@ def unavailable(device: torch.device) -> str | None:
         return f"fastmmd was installed without CUDA kernels: {extension.CUDA_ABSENT}"
     if device.type != ("cpu" if extension.CUDA_ON_HOST else "cuda"):
         return f"it computes on CUDA devices, the tensors are on {device.type}"
-    return None if device.type == "cpu" else _not_compiled_for(device.index)
+    return None if device.type == "cpu" else _not_compiled_for(device.index or 0)
 
 
 @cache
-def _not_compiled_for(index: int | None) -> str | None:
+def _not_compiled_for(index: int) -> str | None:
     if torch.version.hip is not None:
         return "it computes on NVIDIA GPUs"
-    return missing_architecture(torch.cuda.get_device_capability(index), compiled.module.CUDA_ARCHS)  # type: ignore[union-attr]
+    extension: Any = compiled.module
+    reason = missing_architecture(torch.cuda.get_device_capability(index), extension.CUDA_ARCHS)
+    if reason is None:
+        with _current(torch.device("cuda", index)):
+            reason = extension.cuda_probe(index) or None  # such as a driver older than CUDA's runtime
+    return reason
 
 
 def missing_architecture(capability: tuple[int, int], built: str) -> str | None:
@@ -136,7 +148,7 @@ def missing_architecture(capability: tuple[int, int], built: str) -> str | None:
 
 def product_format(precision: str, inputs: Sequence[Tensor], dtype: torch.dtype) -> str:
     """Of the products' operands: never less precise than asked for. fp16 inputs have TF32's 11 digits, and products of
-    fp16 are twice as fast."""
+    fp16 are twice as fast. (Features more than 65,504 from the mean would be infinite.)"""
     if dtype == torch.float64:
         return "fp64"
     if precision == "tf32" and all(x.dtype == torch.float16 for x in inputs):
@@ -319,9 +331,10 @@ class _FusedPanels(Panels):
         config: Blocks,
     ) -> None:
         super().__init__(problem, sources, targets, bandwidths, needs_grad, format)
+        self.tf32 = format == "tf32"  # row sums of C see what the library's products see
         layers, n = len(self.z), problem.n
         most = int((config.workspace_bytes / (layers * self.z[0].element_size())) ** 0.5)
-        self.side = -(-n // -(-n // most))  # blocks of nearly equal size
+        self.side = -(-n // (64 * -(-n // most))) * 64  # blocks of nearly equal size, rows aligned for the library
         self.spec = compiled.problem(problem, tuple([z.shape[1] for z in self.z]))
         self.noises = _noises(problem, pooling.Rows(self.z, self.norms, self.bandwidths))
         self.workspace = torch.empty(layers, self.side**2, dtype=self.dtype, device=self.device)
@@ -347,6 +360,7 @@ class _FusedPanels(Panels):
             [block.data_ptr() for block in inner],
             [norm.data_ptr() for norm in self.norms],
             self.with_gradient,
+            self.tf32,
             self.bandwidths.data_ptr(),
             self.noises.data_ptr(),
             self.partial_sums.data_ptr(),
@@ -384,12 +398,20 @@ def _row_major(x: Tensor) -> Tensor:
 
 def _queue(device: torch.device) -> tuple[int, int]:
     """The device's number and torch's current stream."""
-    return (0, 0) if device.type == "cpu" else (device.index, torch.cuda.current_stream(device).cuda_stream)
+    return (0, 0) if device.type == "cpu" else (device.index, _stream(device.index))
+
+
+def _public_stream(index: int) -> int:
+    return torch.cuda.current_stream(index).cuda_stream
+
+
+# Private, and much faster: the public one makes an object.
+_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _public_stream)
 
 
 @cache
 def _shared_memory(device: torch.device) -> int:
-    """Bytes that a block of threads can have on request."""
+    """Bytes that a block of threads can have on request, its static ones included."""
     if device.type == "cpu":  # on the host, as on sm_90
         return 227 << 10
     properties = torch.cuda.get_device_properties(device)

@@ -21,7 +21,7 @@ def extension(**attributes):
 
     def shared_bytes(format, units, layers, with_gradient, buffers):
         element = 2 if format in ("bf16", "f16") else 4
-        return element * 64 * ((1 + buffers) * 16 * units + layers * 64)
+        return 3000 + element * 64 * ((1 + buffers) * 16 * units + layers * 64)
 
     usual = {
         "CUDA": True,
@@ -29,6 +29,7 @@ def extension(**attributes):
         "CUDA_ON_HOST": False,
         "CUDA_ARCHS": "90",
         "cuda_tiles_shared_bytes": shared_bytes,
+        "cuda_probe": lambda device: "",
     }
     return SimpleNamespace(**(usual | attributes))
 

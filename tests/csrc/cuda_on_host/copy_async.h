@@ -13,23 +13,23 @@ constexpr int kWords = 4;   // 16 bytes
 
 inline void complete(const AsyncCopy& copy) {
   auto* to = static_cast<Word*>(copy.shared);
-  for (int i = 0; i < kWords; ++i) to[i] = copy.present ? static_cast<const Word*>(copy.global)[i] : 0u;
+  for (int i = 0; i < kWords; ++i) to[i] = static_cast<const Word*>(copy.global)[i];
 }
 
 }   // namespace cuda_on_host
 
 namespace fastmmd {
 
-inline void copy_async(void* shared, const void* global, bool present) {
+inline void copy_async(void* shared, const void* global) {
   using namespace cuda_on_host;
   check_aligned(shared, "the destination of copy_async");
   check_aligned(global, "the source of copy_async");
   for (int i = 0; i < kWords; ++i) {
     static_cast<Word*>(shared)[i] = 0xffffffffu;
-    if (present) (void)static_cast<const Word*>(global)[i];   // a fault is reported here, not in the wait
+    (void)static_cast<const Word*>(global)[i];   // a fault is reported here, not in the wait
   }
   Thread& me = Block::current->thread();
-  me.copies.push_back({shared, global, present, me.groups});
+  me.copies.push_back({shared, global, me.groups});
 }
 
 inline void copy_async_commit() { ++cuda_on_host::Block::current->thread().groups; }

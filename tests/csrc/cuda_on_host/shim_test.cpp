@@ -299,14 +299,14 @@ __global__ void copies(float* global, unsigned* out) {   // out [5][8]
   const auto look = [&](unsigned at) {
     for (unsigned i = 0; i < 8; ++i) out[8 * at + i] = __float_as_uint(x[i]);
   };
-  copy_async(x, global, true);
+  copy_async(x, global);
   copy_async_commit();
-  copy_async(x + 4, nullptr, false);
+  copy_async(x + 4, global + 4);
   look(0);
   copy_async_wait<0>();   // the second belongs to no group yet
   look(1);
   copy_async_commit();
-  copy_async(x, global + 4, true);
+  copy_async(x, global + 4);
   copy_async_commit();
   copy_async_wait<1>();
   look(2);
@@ -322,8 +322,8 @@ void test_copies() {
   const float nan = __uint_as_float(kAll);
   const float expected[4][8] = {{nan, nan, nan, nan, nan, nan, nan, nan},
                                 {1, 2, 3, 4, nan, nan, nan, nan},
-                                {nan, nan, nan, nan, 0, 0, 0, 0},
-                                {9, 6, 7, 8, 0, 0, 0, 0}};
+                                {nan, nan, nan, nan, 5, 6, 7, 8},
+                                {9, 6, 7, 8, 5, 6, 7, 8}};
   bool good = true;
   for (size_t i = 0; i < 32; ++i) good = good && out[i] == __float_as_uint(expected[i / 8][i % 8]);
   expect(good, "copy_async");

@@ -13,7 +13,6 @@ enum class State { kReady, kAtBarrier, kInMeeting, kReturned };
 struct AsyncCopy {
   void* shared;
   const void* global;
-  bool present;
   int group;
 };
 
