@@ -25,6 +25,7 @@ def describe(device: torch.device) -> dict[str, str | int | bool | None]:
         "revision": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "compiler": compiled and compiled["compiler"],
+        "cuda_kernels": compiled and compiled["cuda"],
         "cpu_variant": compiled and compiled["cpu_variants"][0],
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -59,11 +60,16 @@ def _version(package: str) -> str | None:
 
 def _said(*command: str, find: str) -> str | None:
     """What `find` matches first in the output of a tool; None if there is no such tool, or it fails."""
-    tool = shutil.which(command[0]) or shutil.which(command[0], path="/usr/local/cuda/bin")
-    if tool is None:
+    program = tool(command[0])
+    if program is None:
         return None
-    match = re.search(find, subprocess.run([tool, *command[1:]], capture_output=True, text=True).stdout)
+    match = re.search(find, subprocess.run([program, *command[1:]], capture_output=True, text=True).stdout)
     return match and match[match.re.groups]
+
+
+def tool(name: str) -> str | None:
+    """Where a program is, in PATH or in CUDA's usual place."""
+    return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,11 +1,12 @@
-"""Everything about one GPU in one call: tests, then a sanitizer, then the benchmark; for a machine without network.
+"""Everything about one GPU in one call: tests, then sanitizers, then the benchmark; for a machine without network.
 
-    python bench/gpu.py --install               build and install this checkout first (nothing is downloaded)
+    python bench/gpu.py --install               build and install this checkout first (nothing is downloaded); CUDA
+                                                kernels for this GPU alone, unless FASTMMD_CUDA_ARCHS names others
     python bench/gpu.py --minutes 6 --out DIR   the default time; results to DIR (default: bench/results)
 
 Needs a CUDA device, PyTorch for CUDA, Triton, pytest and numpy. Writes NAME.json and NAME.md, where NAME is the GPU's,
-after every case; NAME-tests.txt with the tests' output; and plots where matplotlib is installed. If a test fails,
-nothing is timed and the exit status is 1.
+after every case; NAME-tests.txt and NAME-sanitizer.txt with what these said; and plots where matplotlib is installed.
+If a test fails, nothing is timed and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import argparse
 import importlib.util
 import os
 import re
-import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,7 +33,9 @@ from bench.report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("tests/test_gpu.py", "-m", "gpu", "-q", "-p", "no:cacheprovider")
-SANITIZER_SECONDS = 60
+SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
+SANITIZER_SECONDS = 90  # for each, and no more than a third of the time that is left; they run side by side
+BACKENDS = ("auto", "cuda", "triton", "torch")
 TRAINING_SECONDS = 25  # kept free for the training step and for counting launches
 
 
@@ -41,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cannot measure here: {lack}", file=sys.stderr)
         return 2
     if options.install:
-        pip = (sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", str(ROOT))
-        subprocess.run(pip, check=True)
+        if (code := install(torch.cuda.get_device_capability())) != 0:
+            return code
         again = [argument for argument in arguments if argument != "--install"]
         os.execv(sys.executable, [sys.executable, __file__, *again])  # with the new build
     end = time.monotonic() + 60 * options.minutes
@@ -64,9 +69,11 @@ def examine(report: Report, device: torch.device, out: Path, end: float) -> int:
         report.save(out)
         print(report.checks["tests"], flush=True)
         if passed:
-            report.checks["compute-sanitizer"] = sanitize()
+            seconds = min(SANITIZER_SECONDS, (end - time.monotonic()) / 3)
+            outcomes = sanitize(out.with_name(f"{out.stem}-sanitizer.txt"), seconds)
+            report.checks |= outcomes
             report.save(out)
-            print(report.checks["compute-sanitizer"], flush=True)
+            print(*(f"{check}: {outcome}" for check, outcome in outcomes.items()), sep="\n", flush=True)
             measure(report, device, out, end)
     finally:  # what was measured before a fault of the device still makes a table
         print(throughput.publish(report, out))
@@ -82,51 +89,79 @@ def missing() -> str | None:
     return f"not installed: {', '.join(lacking)}" if lacking else None
 
 
+def install(capability: tuple[int, int]) -> int:
+    """pip's exit status. Prints what the build says of itself; all of it if that fails."""
+    settings = dict(os.environ)
+    if torch.version.hip is None and not settings.get("FASTMMD_CUDA_ARCHS"):
+        settings["FASTMMD_CUDA_ARCHS"] = "{}{}".format(*capability)
+    pip = (sys.executable, "-m", "pip", "install", "-v", "--no-build-isolation", "--no-deps", str(ROOT))
+    done = subprocess.run(pip, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = re.findall(r"^ *(fastmmd: .*)$", done.stdout, re.MULTILINE) if done.returncode == 0 else [done.stdout]
+    print(*said, sep="\n", flush=True)
+    return done.returncode
+
+
 def run_tests(log: Path, seconds: float) -> tuple[bool, str]:
     """Whether all passed within `seconds`, and pytest's last line. In a process of its own: a fault on the device ends
     that one only."""
     workers = ()
     if importlib.util.find_spec("xdist"):  # most of the time kernels are compiled, one at a time a process
         workers = ("-n", str(max(1, min(8, (os.cpu_count() or 2) // 2))))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
-        command = [sys.executable, "-m", "pytest", *TESTS, *workers]
-        try:
-            code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=seconds).returncode
-        except subprocess.TimeoutExpired:
-            return False, f"FAILED: not finished in {seconds:.0f} s"
+    code = finish([sys.executable, "-m", "pytest", *TESTS, *workers], log, seconds)
+    if code is None:
+        return False, f"FAILED: not finished in {seconds:.0f} s"
     lines = log.read_text(errors="replace").splitlines()
     last = next((line for line in reversed(lines) if line.strip()), "no output")
     return code == 0, f"{'passed' if code == 0 else 'FAILED'}: {last.strip('= ')}"
 
 
-def sanitize() -> str:
-    """How memcheck of a few small cases ends. Its absence or refusal is no failure: a driver may forbid it."""
-    if shutil.which("compute-sanitizer") is None:
-        return "not installed"
-    command = ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "86", sys.executable, "-m", "pytest")
-    # Without torch's cache every tensor is an allocation of its own, and an overrun leaves it.
+def sanitize(log: Path, seconds: float) -> dict[str, str]:
+    """How each tool of compute-sanitizer ends on a few small cases. Its absence or refusal is no failure: a driver may
+    forbid it. The tools run side by side, `seconds` at most."""
+    program = environment.tool("compute-sanitizer")
+    if program is None:
+        return {"compute-sanitizer": "not installed"}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(SANITIZERS)) as pool:
+        logs = {name: Path(folder) / name for name in SANITIZERS}
+        outcomes = pool.map(lambda name: _sanitize(program, name, logs[name], seconds), logs)
+        found = {f"compute-sanitizer {name}": outcome for name, outcome in zip(logs, outcomes, strict=True)}
+        log.write_text("".join(f"== {name}\n{path.read_text(errors='replace')}\n" for name, path in logs.items()))
+    return found
+
+
+def _sanitize(program: str, name: str, log: Path, seconds: float) -> str:
+    command = [program, "--tool", name, "--error-exitcode", "86", sys.executable, "-m", "pytest", *TESTS]
+    # Without torch's cache every tensor is an allocation of its own: an overrun leaves it, and new memory is new.
     settings = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    try:
-        found = subprocess.run(
-            [*command, *TESTS, "-k", "sanitizer"],
-            cwd=ROOT,
-            env=settings,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=SANITIZER_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return f"memcheck not finished in {SANITIZER_SECONDS} s"
-    lines = [line.strip("= ") for line in (found.stdout + found.stderr).splitlines() if line.startswith("=====")]
-    summary = lines[-1] if lines else f"exit status {found.returncode}"
-    return f"memcheck: {summary}" if found.returncode in (0, 86) else f"memcheck refused or failed: {summary}"
+    code = finish([*command, "-k", "sanitizer"], log, seconds, settings)
+    if code is None:
+        return f"not finished in {seconds:.3g} s"
+    lines = log.read_text(errors="replace").splitlines()
+    words = [line.strip("= ") for line in lines if line.startswith("=====")][-1:] or [f"exit status {code}"]
+    words += [line for line in lines if re.match(r"\d+ (passed|failed|skipped|error)", line)][-1:]
+    return ("" if code in (0, 86) else "refused or failed: ") + "; ".join(words)
+
+
+def finish(command: Sequence[str], log: Path, seconds: float, settings: Mapping[str, str] | None = None) -> int | None:
+    """The exit status of a command whose output goes to `log`; None if it took too long, and then whatever it started
+    is ended too."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        options = {"stdout": file, "stderr": subprocess.STDOUT, "start_new_session": True}
+        process = subprocess.Popen(command, cwd=ROOT, env=settings, **options)
+        try:
+            return process.wait(max(seconds, 0))
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def measure(report: Report, device: torch.device, out: Path, end: float) -> None:
     left = (end - time.monotonic() - TRAINING_SECONDS) / 60
-    arguments = ["--device", "cuda", "--backends", "auto", "torch", "--rounds", "9", "--seconds", "0.4"]
+    arguments = ["--device", "cuda", "--backends", *BACKENDS, "--rounds", "9", "--seconds", "0.4"]
     options = throughput.command_line().parse_args([*arguments, "--minutes", f"{max(left, 0.1):.2f}"])
     report.settings |= {name: value for name, value in vars(options).items() if name != "out"}
     for share in training.shares(device, options.rounds, seconds=1.0):
@@ -140,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=6.0, help="for all of it, after installation (default: 6)")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="folder (default: bench/results)")
     parser.add_argument("--revision", help="of git, for a copy of the checkout without .git")
-    parser.add_argument("--install", action="store_true", help="pip install this checkout first, without downloads")
+    parser.add_argument("--install", action="store_true", help="build and pip install this checkout first")
     return parser
 
 

@@ -31,7 +31,7 @@ class Result:
     seconds: by phase. extra_bytes: peak memory beside inputs and returned gradients. For fastmmd's backends also, round
     by round and of forward + backward: speedup over other competitors, share of torch.mm's rate, and seconds over an
     empty autograd.Function. On a GPU also, up to some number of rows: graph, seconds of forward + backward in a CUDA
-    graph; launches, of kernels, copies and fills, with "forward" and "both".
+    graph; launches, of kernels, copies and fills, with "forward" and "both". backend: the one that "auto" took.
     """
 
     case: str
@@ -47,6 +47,11 @@ class Result:
     overhead: Spread | None = None
     graph: Spread | None = None
     launches: dict[str, int] = field(default_factory=dict)
+    backend: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.competitor} ({self.backend})" if self.backend else self.competitor
 
     @property
     def failed(self) -> bool:
@@ -126,7 +131,9 @@ class Report:
         machine = e["gpu"] or f"{e['cpu']}, {e['threads']} threads, {e['cpu_variant'] or 'nothing compiled'}"
         revision = (e["revision"] or "unknown")[:10] + (" + changes" if e["dirty"] else "")
         if e["gpu"]:
-            machine += f", driver {e['driver']}, Triton {e['triton']}"
+            kernels = e.get("cuda_kernels")
+            machine += f", driver {e['driver']}, Triton {e['triton']}, "
+            machine += f"CUDA kernels for {kernels}" if kernels else "no CUDA kernels"
         return f"{machine}; torch {e['torch']}, fastmmd {e['fastmmd']} ({revision}), fp32, {e['date'][:10]}"
 
 
@@ -177,7 +184,7 @@ def _summary(report: Report, cases: dict[str, Case]) -> Iterator[str]:
         others = {other.competitor: other for other in report.of(result.case)}
         yield _row(
             result.case,
-            result.competitor,
+            result.label,
             _time(result.seconds["both"]),
             *(_speedup(result, others.get(name), floors.get(name)) for name in baselines),
             _spread(result.share, "{:.2f}") + _target(">=", targets.share),
@@ -200,10 +207,10 @@ def _everyone(report: Report) -> Iterator[str]:
         errors = (f"{r.errors.loss:.1e}", f"{r.errors.gradient:.1e}")
         if r.red:
             limits = f"{r.allowed.loss:.1e} and {r.allowed.gradient:.1e}"
-            yield _row(r.case, r.competitor, f"**wrong: errors beyond {limits}**", *[""] * 4, *errors, "")
+            yield _row(r.case, r.label, f"**wrong: errors beyond {limits}**", *[""] * 4, *errors, "")
             continue
         times = [_time(r.seconds[phase]) for phase in PHASES]
-        yield _row(r.case, r.competitor, *times, f"{r.extra_bytes / MIB:.2f} MiB", *errors, str(r.rounds))
+        yield _row(r.case, r.label, *times, f"{r.extra_bytes / MIB:.2f} MiB", *errors, str(r.rounds))
 
 
 def _on_a_gpu(report: Report, cases: dict[str, Case]) -> Iterator[str]:
@@ -223,7 +230,7 @@ def _on_a_gpu(report: Report, cases: dict[str, Case]) -> Iterator[str]:
         counts = [str(result.launches[phase]) if result.launches else "-" for phase in ("forward", "both")]
         target = report.targets(cases[result.case]).graph_us if result.speedup else None
         graph = _time(result.graph) + _target("<", target) if result.graph else "-"
-        yield _row(result.case, result.competitor, _time(result.seconds["both"]), graph, *counts)
+        yield _row(result.case, result.label, _time(result.seconds["both"]), graph, *counts)
     yield ""
 
 

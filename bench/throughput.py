@@ -27,7 +27,7 @@ from torch import Tensor
 
 from bench import environment, measure, yardsticks
 from bench.cases import CASES, Case
-from bench.competitors import FASTMMD, Competitor, Loss, line_up
+from bench.competitors import FASTMMD, Competitor, Loss, automatic, line_up
 from bench.gate import Gate
 from bench.report import FAILED, Report, Result, markdown
 from fastmmd.dispatch import BACKENDS
@@ -61,13 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def select(device: torch.device, quick: bool = False, text: str = "") -> list[Case]:
-    """The cases for a device. On a GPU, where time can be short, those with targets of their own come first."""
+    """The cases for a device. On a GPU, where time can be short, those that say so come first, then those with targets
+    of their own."""
     cases = [
         case
         for case in CASES
         if (case.quick or not quick) and text in case.name and (device.type == "cuda" or not case.gpu)
     ]
-    return sorted(cases, key=lambda case: case.gpu_targets == Case.gpu_targets) if device.type == "cuda" else cases
+    if device.type != "cuda":
+        return cases
+    return sorted(cases, key=lambda case: (not case.first, case.gpu_targets == Case.gpu_targets))
 
 
 def measure_all(
@@ -119,6 +122,8 @@ def run(
     results, steps = [], {}
     for competitor in competitors:
         result = Result(case.name, competitor.name, competitor.absent(case, device, budget_bytes))
+        if competitor.name == FASTMMD:
+            result.backend = automatic(case, device)
         results.append(result)
         if result.skipped:
             continue

@@ -1,11 +1,14 @@
-"""Measures the launch table's configurations (kernels/table.py) on the GPU at hand, and proposes lines.
+"""Measures the configurations of the launch tables on the GPU at hand, and proposes lines.
 
     python -m bench.tune --minutes 10
-    python -m bench.tune --only tiles           lines whose name contains this
+    python -m bench.tune --only "cuda tiles"    lines whose name contains this; names begin with the backend
+
+The tables are fastmmd/backends/cuda.py and kernels/table.py. A backend that can't run here is left out.
 
 Each candidate is compared with the fp64 reference at a ragged size and at the sizes that are timed; one that is wrong,
 fails to compile or needs more than the GPU has is named and dropped. The rest are timed in turns, small ones in CUDA
-graphs. Where time does not suffice for all, a random part is tried. Nothing is changed: lines are copied by hand.
+graphs. Where time does not suffice for all, a random part is tried. Then the routes of all backends take turns over N:
+what `AUTOMATIC` in fastmmd/dispatch.py and the tables' rows rest on. Nothing is changed: lines are copied by hand.
 """
 
 from __future__ import annotations
@@ -20,29 +23,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from bench import candidates, environment, measure
-from bench.candidates import Job, Sweep
+from bench.candidates import Job, Sweep, backend_of, name, table_of
 from bench.cases import Case
 from bench.competitors import Loss, line_up
 from bench.gate import Gate
 from bench.throughput import GRAPH_ROWS, ROOT
-from fastmmd.backends import triton as backend
-from fastmmd.kernels import table
-from fastmmd.kernels.table import Config, Line
+from fastmmd import dispatch
 from fastmmd.models.files import write_atomically
+
+if TYPE_CHECKING:
+    from bench.candidates import Line
 
 CHECKING = 0.7  # part of a job's time for compiling and checking; the rest is for timing
 ROUNDS = 7
 WORTH = 0.98  # of the present time: what takes longer than this is no reason for a change
+EAGER, GRAPH = "eager", "in a CUDA graph"
+FILES = {"cuda": "fastmmd/backends/cuda.py", "triton": "kernels/table.py"}
 
-Check = Callable[[Case, Line, torch.device], str | None]
-Clock = Callable[[Case, Mapping[str, Line], torch.device, float], dict[str, list[float]]]
+Check = Callable[[Case, "Line", torch.device], "str | None"]
+Clock = Callable[[Case, Mapping[str, "Line"], torch.device, float], dict[str, list[float]]]
+Routes = Mapping[int, Mapping[str, Mapping[str, float]]]  # N, EAGER or GRAPH, route: seconds
 
 
 @dataclass
@@ -60,13 +68,19 @@ class Found:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     device = torch.device("cuda", 0)
-    if (lack := backend.unavailable(device) if torch.cuda.is_available() else "no CUDA device") is not None:
-        print(f"cannot tune here: {lack}", file=sys.stderr)
+    backends = []
+    for backend in candidates.BACKENDS:
+        lack = dispatch.unavailable(backend, device) if torch.cuda.is_available() else "no CUDA device"
+        if lack is None:
+            backends.append(backend)
+        else:
+            print(f"cannot tune {backend} here: {lack}", file=sys.stderr)
+    if not backends:
         return 2
     end = time.monotonic() + 60 * options.minutes
     record: dict[str, Any] = {"environment": environment.describe(device), "jobs": [], "routes": []}
     where = record["environment"]["gpu"]
-    todo = [job for job in candidates.jobs(table.vendor()) if options.only in job.name]
+    todo = [job for job in candidates.jobs(backends) if options.only in job.name]
     sweeps = [] if options.only else candidates.sweeps()
     lines: list[Line] = []
     for position, job in enumerate(todo):
@@ -78,11 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join([*listing(job, found), ""]), flush=True)
     for sweep in sweeps:
         if time.monotonic() < end:
-            seconds = compare(sweep, lines, device)
+            seconds = compare(sweep, backends, lines, device)
             record["routes"].append({"case": sweep.case.name, "seconds": seconds})
             _save(record, options.out)
             print("\n".join([*crossing(sweep, seconds), ""]), flush=True)
-    print("\n".join(source(line) for line in lines))
+    for backend in backends:
+        print("\n".join([f"# {FILES[backend]}", *(source(line) for line in lines if backend_of(line) == backend)]))
     return 0
 
 
@@ -98,11 +113,13 @@ def check_line(case: Case, line: Line, device: torch.device) -> str | None:
 
 
 def time_lines(
-    case: Case, lines: Mapping[str, Line], device: torch.device, seconds_each: float
+    case: Case, lines: Mapping[str, Line], device: torch.device, seconds_each: float, how: str | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of forward + backward, a number a round, by name."""
+    """Seconds of forward + backward, a number a round, by name. how: EAGER or GRAPH; by default the latter for few
+    rows."""
     sources, targets = _gate(case, device).sources, _gate(case, device).targets
-    make = measure.graph_step if case.n <= GRAPH_ROWS else measure.gradient_step
+    graph = case.n <= GRAPH_ROWS if how is None else how == GRAPH
+    make = measure.graph_step if graph else measure.gradient_step
     steps = {key: make(loss_of(case, line), sources, targets) for key, line in lines.items()}
     samples = measure.interleave(steps, device, ROUNDS, seconds_each)
     return {key: own["both"] for key, own in samples.items()}
@@ -115,10 +132,10 @@ def _gate(case: Case, device: torch.device) -> Gate:
 
 def loss_of(case: Case, line: Line) -> Loss:
     """The loss of a case, computed as a line of the table says, whatever the table would choose."""
-    loss = line_up(("triton",))[0].make(case)
+    loss = line_up((backend_of(line),))[0].make(case)
 
     def forced(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        with patch.object(table, "line", lambda *_: line):
+        with patch.object(table_of(backend_of(line)), "line", lambda *_: line):
             return loss(sources, targets)
 
     return forced
@@ -163,33 +180,32 @@ def search(
     return found
 
 
-def compare(sweep: Sweep, lines: Sequence[Line], device: torch.device) -> dict[int, dict[str, float]]:
-    """Seconds by N and route, each route with the configuration proposed for it (the present one if there is none)."""
-    seconds: dict[int, dict[str, float]] = {}
+def compare(
+    sweep: Sweep,
+    backends: Sequence[str],
+    lines: Sequence[Line],
+    device: torch.device,
+    check: Check = check_line,
+    clock: Callable[..., dict[str, list[float]]] = time_lines,
+) -> Routes:
+    """Each route with the configuration proposed for it (the present one if there is none)."""
+    seconds: dict[int, dict[str, dict[str, float]]] = {}
     for n in sweep.rows:
         case = candidates.of_rows(sweep.case, n)
-        routes = {route.__module__.rpartition(".")[2]: _fitting(lines, route, case) for route in sweep.routes}
-        right = {key: line for key, line in routes.items() if check_line(case, line, device) is None}
-        samples = time_lines(case, right, device, 0.1) if right else {}
-        seconds[n] = {key: measure.Spread.of(values).p50 for key, values in samples.items()}
+        routes = {route: candidates.line_for(*route.split(), case, lines) for route in names(sweep, backends)}
+        right = {key: line for key, line in routes.items() if line and check(case, line, device) is None}
+        for how in (EAGER, GRAPH) if n <= GRAPH_ROWS else (EAGER,):
+            samples = clock(case, right, device, 0.1, how) if right else {}
+            found = {key: measure.Spread.of(values).p50 for key, values in samples.items()}
+            seconds.setdefault(n, {})[how] = found
     return seconds
 
 
-def _fitting(lines: Sequence[Line], route: type, case: Case) -> Line:
-    fit = [
-        line
-        for line in (*lines, *table.TABLE)
-        if isinstance(line.config, route) and line.vendor == table.vendor() and len(case.dims) <= line.layers
-    ]
-    return next((line for line in fit if case.precision in line.formats), fit[0])
+def names(sweep: Sweep, backends: Sequence[str]) -> list[str]:
+    return [f"{backend} {kind}" for backend in backends for kind in sweep.kinds]
 
 
 # What is printed -----------------------------------------------------------------------------------------------------
-
-
-def name(config: Config) -> str:
-    """As it is written in the table."""
-    return f"{type(config).__module__.rpartition('.')[2]}.{config!r}"
 
 
 def proposal(job: Job, found: Found, where: str) -> Line:
@@ -224,33 +240,44 @@ def listing(job: Job, found: Found) -> Iterator[str]:
         yield f"* {found.untried} more were not tried: no time"
 
 
-def crossing(sweep: Sweep, seconds: Mapping[int, Mapping[str, float]]) -> Iterator[str]:
-    """Routes over N, and up to where the first one is the fastest."""
-    names = [route.__module__.rpartition(".")[2] for route in sweep.routes]
-    yield f"## {' or '.join(names)}: d {' x '.join(map(str, sweep.case.dims))}, {sweep.case.precision}"
+def crossing(sweep: Sweep, seconds: Routes) -> Iterator[str]:
+    """Routes over N, and where each is the fastest: of all, and of its backend."""
+    routes = list(dict.fromkeys(key for of in seconds.values() for found in of.values() for key in found))
+    yield f"## {' or '.join(sweep.kinds)}: d {' x '.join(map(str, sweep.case.dims))}, {sweep.case.precision}"
     yield ""
-    yield "| N | " + " | ".join(f"{key}, us" for key in names) + " | fastest |"
-    yield "| --- |" + " --- |" * (len(names) + 1)
+    yield "| N | " + " | ".join(f"{key}, us" for key in routes) + " |"
+    yield "| --- |" + " --- |" * len(routes)
     for n, of in seconds.items():
-        cells = " | ".join(f"{1e6 * of[key]:.1f}" if key in of else "failed" for key in names)
-        yield f"| {n} | {cells} | {min(of, key=lambda key: of[key]) if of else '-'} |"
-    ahead = [n for n, of in seconds.items() if of and min(of, key=lambda key: of[key]) == names[0]]
+        for how, found in of.items():
+            cells = " | ".join(f"{1e6 * found[key]:.1f}" if key in found else "failed" for key in routes)
+            yield f"| {n}, {how} | {cells} |"
     yield ""
-    yield f"{names[0]} is fastest at N = {', '.join(map(str, ahead)) or 'none'}"
+    backends = list(dict.fromkeys(key.split()[0] for key in routes))
+    for how in (EAGER, GRAPH):
+        for whose in ("", *(backends if len(backends) > 1 else ())):
+            fastest: dict[str, list[int]] = {}
+            for n, of in seconds.items():
+                own = {key: time for key, time in of.get(how, {}).items() if key.startswith(whose)}
+                if own:
+                    fastest.setdefault(min(own, key=lambda key: own[key]), []).append(n)
+            if fastest:
+                where = "; ".join(f"{key} at N = {', '.join(map(str, at))}" for key, at in fastest.items())
+                yield f"* fastest {how}{f' of {whose}' if whose else ''}: {where}"
 
 
 def source(line: Line) -> str:
     """A line as Python."""
-    formats = "ALL" if line.formats == table.ALL else repr(line.formats)
-    rows = f"({line.rows[0]}, {_number(line.rows[1])})"
-    return (
-        f"    Line(\n        *({line.vendor!r}, {formats}, {rows}, {line.layers}, {_number(line.dim)}, "
-        f"{_number(line.width)}),\n        {name(line.config)},\n        {json.dumps(line.reason)},\n    ),"
-    )
+    of = table_of(backend_of(line))
+    fits = ", ".join(_python(value, of) for value in line[:-2])
+    return f"    Line(\n        *({fits}),\n        {name(line.config)},\n        {json.dumps(line.reason)},\n    ),"
 
 
-def _number(value: int) -> str:
-    return "ANY" if value == table.ANY else str(value)
+def _python(value: Any, of: ModuleType) -> str:
+    if value == of.ALL or value == of.ANY:
+        return "ALL" if value == of.ALL else "ANY"
+    if isinstance(value, tuple):
+        return "(" + ", ".join(_python(item, of) for item in value) + (",)" if len(value) == 1 else ")")
+    return json.dumps(value)
 
 
 def _save(record: dict[str, Any], out: Path) -> None:
@@ -261,7 +288,7 @@ def _save(record: dict[str, Any], out: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="for all of it (default: 10)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="lines whose name contains this, and no thresholds")
+    parser.add_argument("--only", default="", metavar="TEXT", help="lines whose name contains this; no routes")
     parser.add_argument("--seed", type=int, default=0, help="of the order in which candidates are tried")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "runs" / "bench" / "tune.json", help="(default: runs/bench/tune.json)"

@@ -307,6 +307,7 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
     }
     if constexpr (WithGradient) {
       __syncthreads();
+      T tile_weighted[2][4] = {}, tile_sum[2] = {};   // the domains nearly cancel: sums of sums
 #pragma unroll
       for (int k = 0; k < kTile / 4; ++k) {
         Four<T> a[2];
@@ -317,11 +318,17 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
           const Four<T> b = y[4 * k + e][out_column];
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
-            row_sum[r] += a[r].v[e];
+            tile_sum[r] += a[r].v[e];
 #pragma unroll
-            for (int f = 0; f < 4; ++f) weighted[r][f] += a[r].v[e] * b.v[f];
+            for (int f = 0; f < 4; ++f) tile_weighted[r][f] += a[r].v[e] * b.v[f];
           }
         }
+      }
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        row_sum[r] += tile_sum[r];
+#pragma unroll
+        for (int f = 0; f < 4; ++f) weighted[r][f] += tile_weighted[r][f];
       }
     }
   }

@@ -55,6 +55,17 @@ def test_competitors_agree_with_the_reference(name, case):
     assert errors.within(allowed)
 
 
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+@pytest.mark.parametrize("case", [case for case in CASES if case.first], ids=lambda case: case.name)
+def test_gpu_backends_pass_the_gate_where_they_run_on_the_cpu(backend, case):
+    """As tests/conftest.py says. What the gate refuses is not timed."""
+    (competitor,) = line_up((backend,))[:1]
+    if reason := competitor.absent(case, CPU, 2**30):
+        pytest.skip(reason)
+    errors, allowed = Gate(case, *case.inputs()).errors(competitor.make(case))
+    assert errors.within(allowed)
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_agree_with_the_reference(name):
     case = SMALL if name == keops.NAME else Case("one layer", 20, 20, (16,), JAN[:1])

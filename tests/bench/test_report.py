@@ -55,10 +55,16 @@ def test_table_states_targets_reasons_and_no_time_of_a_wrong_loss(report):
 
 @pytest.fixture
 def of_a_gpu(report):
-    report.environment |= {"gpu": "A GPU", "driver": "580.1", "triton": "3.6.0"}
+    report.environment |= {
+        "gpu": "A GPU",
+        "driver": "580.1",
+        "triton": "3.6.0",
+        "cuda_kernels": "90 90+PTX by nvcc 13.0",
+    }
     report.checks = {"tests": "passed: 3 passed"}
     ours = report.results[0]
     ours.graph, ours.launches = Spread(11e-6, 12e-6, 13e-6), {"forward": 2, "both": 7}
+    ours.backend = "cuda"
     report.training = [
         StepShare("fp32", FASTMMD, None, Spread(0.03, 0.031, 0.033), Spread(0.001, 0.002, 0.003)),
         StepShare("fp32", NAIVE, "out of memory"),
@@ -73,9 +79,9 @@ def test_round_trip_of_a_gpus_record(of_a_gpu, tmp_path):
 
 def test_columns_of_a_gpu(of_a_gpu):
     table = markdown(of_a_gpu, {"tiny": CASE})
-    assert "A GPU, driver 580.1, Triton 3.6.0; torch" in table
+    assert "A GPU, driver 580.1, Triton 3.6.0, CUDA kernels for 90 90+PTX by nvcc 13.0; torch" in table
     assert "* tests: passed: 3 passed" in table
-    assert "| tiny | fastmmd | 2 [1 - 4] ms | 12 [11 - 13] us (< 15) | 2 | 7 |" in table
+    assert "| tiny | fastmmd (cuda) | 2 [1 - 4] ms | 12 [11 - 13] us (< 15) | 2 | 7 |" in table
     assert "| fp32 | fastmmd | 31 [30 - 33] ms | 0.2 [0.1 - 0.3] |" in table
     assert "| fp32 | naive broadcast | out of memory | - |" in table
     assert "(>= 25)" not in table  # a target on CPUs
@@ -94,8 +100,9 @@ def test_cases_of_a_device():
     assert not any(case.gpu or case.precision != "ieee" for case in cpu)
     assert set(gpu) == set(CASES)
     assert len({case.name for case in CASES}) == len(CASES)
-    own = [case.gpu_targets != Case.gpu_targets for case in gpu]
-    assert own == sorted(own, reverse=True)  # first those with targets of their own
+    assert [(case.n, case.dims) for case in gpu[:3]] == [(72, (256, 31)), (128, (2048, 8)), (256, (256, 10))]
+    own = [case.gpu_targets != Case.gpu_targets for case in gpu[3:]]
+    assert own == sorted(own, reverse=True)  # then those with targets of their own
     assert any(case.n == 131072 and case.dims == (256, 8) for case in gpu)
     assert any(case.n == 8192 and case.dims == (2048,) for case in gpu)
 
