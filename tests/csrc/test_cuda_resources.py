@@ -17,11 +17,17 @@ SAMPLE = ("sm_90", "sm_120")  # a minute and a half of one core
 # A few bytes are the assembler's choice: it stops at 64, 80 or 128 registers so that more warps fit. More: a reason.
 A_FEW = 64
 EIGHT = "eight layers: sixteen values a pair are held at once; nobody is known to train with more than three"
+SHARED = "held to 128 registers, so that two blocks of threads share a multiprocessor"
 SPILLS = {
+    "pass: coefficients_in_place<double, 8>": EIGHT,
+    "small: small_loss<double, 8, 32, true>": EIGHT,
     "small: small_loss<double, 8, 64, true>": EIGHT,
     "small: small_loss<float, 8, 32, false>": EIGHT,
     "small: small_loss<float, 8, 32, true>": EIGHT,
     "small: small_loss<float, 8, 64, true>": EIGHT,
+    "tiles: tiles_loss<bf16, 2, 2>": SHARED,
+    "tiles: tiles_loss<f16, 2, 2>": SHARED,
+    "tiles: tiles_loss<tf32, 2, 2>": SHARED,
 }
 
 
