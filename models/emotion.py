@@ -40,6 +40,9 @@ METHODS = dict(zip(Method.__args__, published.METHODS, strict=True))
 CONFIGS = dict(zip(Method.__args__, ("target_only", "source_only", "dan", "jan", "both"), strict=True))
 ETAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 
+# What everything says that a demonstration writes.
+INVENTED = "Generated pictures, invented labels."
+
 
 @dataclass(frozen=True)
 class Roots:
@@ -117,7 +120,7 @@ def compare(
     ]
     results = execute_all(runs, output, jobs or (1 if torch.cuda.is_available() else cpu_count()))
     write_tables(results, output, sweep is not None, demo)
-    report(output)
+    report(output, demo)
     print(f"Tables, figures and runs: {output}")
 
 
@@ -138,45 +141,50 @@ def sweep_args(eta: float) -> tuple[str, ...]:
 
 
 def write_tables(results: Sequence[Result], output: Path, swept: bool, demo: bool) -> None:
-    """Writes and prints `results.csv` and `table2`, or `sweep.csv` and `sweep`."""
-    notes = "Generated pictures, invented labels, another network: not to be compared with what is published." * demo
+    """Writes and prints `results.csv` and `table2`, or `sweep.csv` and `sweep`.
+
+    What is published stands beside results on the real sets only.
+    """
     if swept:
         names = {result["method"]: result["method"].replace("eta", "eta ") for result in results}
         write_csv(results, output / "sweep.csv")
-        table = accuracy_table(results, TASKS, names, notes=f"lambda = 1 - eta. {notes}")
+        table = accuracy_table(results, TASKS, names, notes=" ".join(["lambda = 1 - eta.", *([INVENTED] * demo)]))
         table.write(output / "sweep.md", "Accuracy against eta", "tab:eta")
     else:
         write_csv(results, output / "results.csv")
-        table = accuracy_table(results, TASKS, METHODS, published.ACCURACY, f"Published: He & Ding 2020. {notes}")
+        notes = INVENTED if demo else "Published: He & Ding 2020."
+        table = accuracy_table(results, TASKS, METHODS, None if demo else published.ACCURACY, notes)
         table.write(output / "table2.md", "Accuracy of transfer between image-emotion data sets", "tab:transfer")
     print(f"\n{table.markdown()}")
 
 
-def report(output: Path) -> None:
+def report(output: Path, demo: bool = False) -> None:
     """Draws what the paper's figures 2 to 4 show, and more, from the files in `output`.
 
     For each task `classes_<task>.png` (accuracy of each class), `confusion_<task>.png`, `pairs_<task>.md` (do two
     methods differ by more than chance?) and `domains_<task>.png` (t-SNE of the first run of the last method); over all
-    tasks `accuracy.png`. After a sweep `sweep.png`.
+    tasks `accuracy.png`. After a sweep `sweep.png`. In a demonstration each says that its labels are invented.
     """
+    note = f"\n{INVENTED}" if demo else ""
     if (output / "results.csv").is_file():
         results = read_results(output / "results.csv")
         found = summaries(results)
         accuracies = {TASKS[t]: {METHODS[m]: one.accuracies for m, one in arms.items()} for t, arms in found.items()}
-        figures.methods(accuracies, "points: runs, one a fold (and seed)", output / "accuracy.png")
+        figures.methods(accuracies, f"bars: means, points: runs, one a fold (and seed){note}", output / "accuracy.png")
         for task in found:
-            report_task(task, [result for result in results if result["task"] == task], output)
+            report_task(task, [result for result in results if result["task"] == task], output, demo)
     if (output / "sweep.csv").is_file():
         found = summaries(read_results(output / "sweep.csv"))
         accuracies = {
             TASKS[task]: {float(name.removeprefix("eta")): one.accuracies for name, one in arms.items()}
             for task, arms in found.items()
         }
-        figures.sweep(accuracies, output / "sweep.png")
+        figures.sweep(accuracies, output / "sweep.png", note.strip() or None)
 
 
-def report_task(task: str, results: Sequence[Result], output: Path) -> None:
+def report_task(task: str, results: Sequence[Result], output: Path, demo: bool) -> None:
     """The figures of one task."""
+    note = f"\n{INVENTED}" if demo else ""
     folders: dict[str, list[Path]] = {}
     for result in results:
         folders.setdefault(METHODS[result["method"]], []).append(output / result["folder"])
@@ -188,20 +196,21 @@ def report_task(task: str, results: Sequence[Result], output: Path) -> None:
     classes = next(iter(found.values())).classes
     counts = next(iter(matrices.values())).sum(axis=1)
     untested = [name for name, count in zip(classes, counts, strict=True) if not count]
-    title = f"{TASKS[task]}, all folds"
+    title = f"{TASKS[task]}, all folds{note}"
     figures.by_class(matrices, classes, output / f"classes_{task}.png", title, untested)
     figures.confusions(matrices, classes, output / f"confusion_{task}.png", title)
     # Runs of several seeds are not independent of each other.
     if len(found) > 1 and len({result["seed"] for result in results}) == 1:
         pairs = significance.compare(predictions.paired(found))
-        significance.pairs_table(pairs, TASKS[task]).write(output / f"pairs_{task}.md", title)
+        table = significance.pairs_table(pairs, None if demo else TASKS[task])
+        table.write(output / f"pairs_{task}.md", title.replace("\n", ". "))
 
     method, (folder, *_) = list(folders.items())[-1]
     stages = {}
     for stage, name in (("before training", "features_before.npz"), ("after training", "features.npz")):
         with np.load(folder / name) as arrays:
             stages[stage] = {part: (arrays[part], arrays[f"{part}_labels"]) for part in ("source", "target")}
-    embedding.draw_domains(stages, classes, output / f"domains_{task}.png", f"{TASKS[task]}, {method}, one fold")
+    embedding.draw_domains(stages, classes, output / f"domains_{task}.png", f"{TASKS[task]}, {method}, one fold{note}")
 
 
 def read_results(path: Path) -> list[Result]:

@@ -40,7 +40,7 @@ def confusions(
     figure = Figure(figsize=(side * columns, side * rows), layout="compressed")
     grid = figure.subplots(rows, columns, squeeze=False).flat
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if longest > 3 else {}
-    for (name, matrix), axes in zip(matrices.items(), grid, strict=False):
+    for place, ((name, matrix), axes) in enumerate(zip(matrices.items(), grid, strict=False)):
         percent = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         display = ConfusionMatrixDisplay(percent)
         values = {"include_values": len(classes) <= READABLE, "values_format": ".0f"}
@@ -51,7 +51,7 @@ def confusions(
                 text.set_color("black" if float(text.get_text()) > 55 else "white")
         axes.set_xticks(ticks, names, **turned)
         axes.set_yticks(ticks, names)
-        axes.set(title=name, xlabel="predicted", ylabel="label (each row: 100 %)")
+        axes.set(title=name, xlabel="predicted", ylabel="label (each row: 100 %)" if place % columns == 0 else "")
     for axes in grid:  # what the loop above left over
         axes.axis("off")
     figure.suptitle(title)
@@ -69,7 +69,8 @@ def per_class(matrix: np.ndarray, classes: Sequence[str], title: str, path: Path
     axes = figure.subplots()
     bars = axes.barh(range(len(names)), 100 * matrix.diagonal() / np.maximum(counts, 1), color=COLOURS[5])
     if len(classes) <= 100:
-        axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=size)
+        labels = [f"{bar.get_width():.0f}" if count else "no images" for bar, count in zip(bars, counts, strict=True)]
+        axes.bar_label(bars, labels, padding=3, fontsize=size)
     ticks = range(0, len(names), math.ceil(len(names) / 100))
     axes.set_yticks(ticks, [names[tick] for tick in ticks], fontsize=size)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -144,10 +145,12 @@ def methods(results: Mapping[str, Mapping[str, Sequence[float]]], title: str, pa
     """
     names = list(dict.fromkeys(name for rows in results.values() for name in rows))
     bars = max(map(len, results.values()))
-    figure = Figure(figsize=(1.2 + max(3.0, 0.95 * bars) * len(results), 4.2), layout="constrained")
-    for axes, (task, rows) in zip(
-        figure.subplots(1, len(results), squeeze=False, sharey=True)[0], results.items(), strict=True
-    ):
+    columns = len(results) if len(results) <= 3 else 2
+    lines = math.ceil(len(results) / columns)
+    size = (1.2 + max(3.0, 0.95 * bars) * columns, 0.8 + 3.4 * lines)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    for axes, (task, rows) in zip(grid, results.items(), strict=False):
         for place, (name, accuracies) in enumerate(rows.items()):
             mean = float(np.mean(accuracies))
             axes.bar(place, mean, width=0.7, color=COLOURS[names.index(name) % len(COLOURS)])
@@ -157,7 +160,9 @@ def methods(results: Mapping[str, Mapping[str, Sequence[float]]], title: str, pa
         axes.set_xticks(range(len(rows)), [textwrap.fill(name, 11) for name in rows])
         axes.set(title=task, ylim=(0, 100))
         _open_grid(axes)
-    figure.axes[0].set_ylabel("accuracy on the unseen target test images, %")
+    for axes in grid[len(results) :]:
+        axes.axis("off")
+    figure.supylabel("accuracy on the unseen target test images, %", fontsize="medium")
     figure.suptitle(title, fontsize="medium")
     save(figure, path)
 
@@ -199,6 +204,9 @@ def sweep(
     axes.set(xlabel=weight, ylabel="accuracy, %")
     axes.set_xticks(sorted({w for by_weight in results.values() for w in by_weight}))
     _open_grid(axes)
+    low, high = axes.get_ylim()
+    more = max(0.0, (10 - (high - low)) / 2)  # so that one image more or less does not look like a cliff
+    axes.set_ylim(low - more, high + more)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right upper", frameon=False, title="lines: means, dots: runs", alignment="left")
     axes.set_title(title)

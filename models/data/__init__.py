@@ -4,9 +4,11 @@ from fastmmd.models.data.digits import FontDigits, Mnist5k, OptDigits
 from fastmmd.models.data.domain import ImageDomain
 from fastmmd.models.data.domains import DomainPair
 from fastmmd.models.data.emoji import Emoji
+from fastmmd.models.data.features import CachedFeatures
 from fastmmd.models.data.images import EvalTransform, TrainTransform
 
 __all__ = [
+    "CachedFeatures",
     "DomainPair",
     "Emoji",
     "EvalTransform",

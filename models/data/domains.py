@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from sklearn.model_selection import train_test_split
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from fastmmd.models.data.features import CachedFeatures
 from fastmmd.models.data.folds import Fold, Split, floor_split
 from fastmmd.models.data.sampling import SeededView, StreamLoader, StreamSampler, View, item_names
 
@@ -41,10 +44,14 @@ class DomainPair(LightningDataModule):
             validation or test part. For domains that show the same things, such as `Emoji`.
         exclude_from_eval: classes that are left out of validation, test and prediction, but not of training. He &
             Ding leave out anger on IAPS-Subset, which has eight images of it.
+        target_per_class: training items that are kept of each class of the target, chosen by `split_seed`; the others
+            are left out altogether, from the transfer term too. None keeps all.
         balanced: whether training batches have as many items of each class in the mean.
         train_transform: image -> tensor for training; may be random (torch's generator), see `SeededView`.
         eval_transform: image -> tensor for validation, test and prediction. A transform with a method `match` is told
             what the network's backbone expects, see `EvalTransform.match`.
+        features: folder to keep the frozen backbone's outputs in. Given, these are computed once and stand for the
+            images in all batches, see `CachedFeatures`; training then sees what `eval_transform` shows.
         seed: seed of the batches and of random transforms.
         split_seed: seed of the splits, so that runs with different `seed` are tested on the same items.
         workers: loader processes of each domain. Batches do not depend on it.
@@ -56,7 +63,8 @@ class DomainPair(LightningDataModule):
 
     Raises:
         ValueError: the domains' classes differ; a class has too few items to be split; there is no such fold or class;
-            `split` is that of another data set; (when loading) fewer items are evaluated than there are processes.
+            `split` is that of another data set; `features` together with `train_transform`, or (when training begins)
+            with a backbone that is not frozen; (when loading) fewer items are evaluated than there are processes.
     """
 
     def __init__(
@@ -73,9 +81,11 @@ class DomainPair(LightningDataModule):
         split: str | None = None,
         exclude_held_out: bool = False,
         exclude_from_eval: Sequence[str] = (),
+        target_per_class: int | None = None,
         balanced: bool = False,
         train_transform: Callable[[Any], Any] | None = None,
         eval_transform: Callable[[Any], Any] | None = None,
+        features: str | None = None,
         seed: int = 0,
         split_seed: int = 0,
         workers: int = 0,
@@ -93,6 +103,9 @@ class DomainPair(LightningDataModule):
         self.steps_per_epoch = steps_per_epoch
         self.balanced = balanced
         self.transforms = {"train": train_transform, "eval": eval_transform}
+        self.features = features
+        if features is not None and train_transform is not None:
+            raise ValueError("features: the outputs of the backbone are computed once, so there is no train_transform")
         self.seed = seed
         self.workers = workers
 
@@ -109,6 +122,8 @@ class DomainPair(LightningDataModule):
             raise ValueError(f"fold: expected one of 0..{len(self.split.folds) - 1}, got {fold}")
         # In the order of the data set, which is the same whether the split is new or read.
         train, validation, test = (sorted(part) for part in self.split.folds[fold].places(self.names["target"]))
+        if target_per_class is not None:
+            train = self._few("target", train, target_per_class, split_seed)
         held_out = {self.names["target"][item] for item in (*validation, *test)} if exclude_held_out else ()
         rest = [item for item, name in enumerate(self.names["source"]) if name not in held_out]
         source_train, source_validation_items = self._cut("source", rest, source_validation, split_seed)
@@ -128,10 +143,15 @@ class DomainPair(LightningDataModule):
         return bool(self.items["target"][1])
 
     def setup(self, stage: str) -> None:
-        expected = getattr(self.trainer.lightning_module.network.backbone, "preprocessing", None)
+        network = self.trainer.lightning_module.network
+        expected = getattr(network.backbone, "preprocessing", None)
         for transform in self.transforms.values():
             if expected is not None and hasattr(transform, "match"):
                 transform.match(expected)
+        if self.features is not None:
+            if not network.freeze_backbone:
+                raise ValueError("features: a backbone that is trained has no fixed outputs; freeze it, or give none")
+            self._compute_features(network.backbone)
 
     def train_dataloader(self) -> CombinedLoader:
         return CombinedLoader({name: self._train_loader(name) for name in self.domains}, "max_size_cycle")
@@ -198,6 +218,14 @@ class DomainPair(LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
         }
 
+    def _compute_features(self, backbone: nn.Module) -> None:
+        """Puts the backbone's outputs in the place of images, if that has not been done."""
+        transform, device = self.transforms["eval"], self.trainer.strategy.root_device
+        for name, domain in self.domains.items():
+            if not isinstance(domain, CachedFeatures):
+                self.domains[name] = CachedFeatures(domain, backbone, transform, self.features, device)
+        self.transforms = {"train": None, "eval": None}
+
     def _label(self, name: str, item: int) -> str:
         return self.classes[int(self.domains[name].targets[item])]
 
@@ -220,6 +248,13 @@ class DomainPair(LightningDataModule):
         labels = {name(item): self._label("target", item) for part in (train, validated, tested) for item in part}
         protocol = {"name": "random", "seed": seed, "validation": validation, "test": test}
         return Split(protocol, tuple(self.classes), labels, (fold,))
+
+    def _few(self, name: str, items: Sequence[int], count: int, seed: int) -> list[int]:
+        """At most `count` of a domain's `items` of each class, in ascending order; less are a part of more."""
+        members: dict[str, list[int]] = {}
+        for item in np.random.default_rng(seed).permutation(items).tolist():
+            members.setdefault(self._label(name, item), []).append(item)
+        return sorted(item for of_class in members.values() for item in of_class[:count])
 
     def _cut(self, name: str, items: Sequence[int], part: float, seed: int) -> tuple[list[int], list[int]]:
         """Stratified split of a domain's `items` into (the rest, `part` of them), each in ascending order."""

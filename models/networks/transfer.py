@@ -18,7 +18,8 @@ class TransferNet(nn.Module):
         width: width of the bottleneck.
         dropout: probability of dropping a bottleneck feature.
         batch_norm: normalise the bottleneck before its ReLU.
-        freeze_backbone: leave the backbone as it is, weights and batch statistics.
+        freeze_backbone: leave the backbone as it is, weights and batch statistics. In place of images the network
+            then also takes the backbone's outputs, see `data.features`.
     """
 
     def __init__(
@@ -44,6 +45,9 @@ class TransferNet(nn.Module):
         nn.init.constant_(self.bottleneck[0].bias, 0.1)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
+        # Modules begin in training mode and Lightning's trainer leaves modes as they are: without this call the batch
+        # norms of a frozen backbone would follow the batches.
+        self.train()
 
     def train(self, mode: bool = True) -> TransferNet:
         super().train(mode)
@@ -52,6 +56,10 @@ class TransferNet(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [n, c, h, w] to bottleneck features [n, width] and logits (no softmax) [n, num_classes]."""
-        features = self.bottleneck(self.backbone(images))
+        """Images [n, c, h, w] to bottleneck features [n, width] and logits (no softmax) [n, num_classes].
+
+        With a frozen backbone its outputs [n, backbone.out_features] may stand for the images.
+        """
+        computed = self.freeze_backbone and images.shape[1:] == (self.backbone.out_features,)
+        features = self.bottleneck(images if computed else self.backbone(images))
         return features, self.head(features)

@@ -227,6 +227,17 @@ def test_excluded_class_is_trained_and_not_evaluated(blobs):
     assert {data.domains["target"].targets[item] for item in data.test_items} == {0, 2}
 
 
+def test_few_items_of_each_class(blobs):
+    everything = blobs()
+    five, two = (blobs(target_per_class=count) for count in (5, 2))
+    labels = [five.domains["target"].targets[item] for item in five.items["target"][0]]
+    assert Counter(labels) == {0: 5, 1: 5, 2: 5}
+    assert set(two.items["target"][0]) < set(five.items["target"][0]) < set(everything.items["target"][0])
+    assert five.items["target"][0] == sorted(five.items["target"][0]) == blobs(target_per_class=5).items["target"][0]
+    assert (five.items["source"], five.test_items) == (everything.items["source"], everything.test_items)
+    assert blobs(target_per_class=1000).items == everything.items
+
+
 @pytest.mark.parametrize("count", [4, 20, 21, 23, 40, 41, 83])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_shares_are_complete_and_equally_many_batches(blobs, count, ranks):

@@ -4,7 +4,7 @@ import csv
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -135,6 +135,8 @@ def test_miniature_table(roots, tmp_path, monkeypatch, capsys):
     }
     assert found["I->A", "pooled"] == pooled
     assert found["I->A", "published"] == {"CTD": "30.77", "Ours": "39.15"}
+    pairs = (tmp_path / "pairs_iaps_artphoto.md").read_text()
+    assert "He & Ding's table 2" in pairs
     text = (tmp_path / "table2.md").read_text()
     assert text in capsys.readouterr().out
     assert "Target labels used in training. Checkpoint: last, not selected. Steps: 4." in text
@@ -172,6 +174,19 @@ def test_sweep(roots, tmp_path, monkeypatch):
         assert (term.joint, term.marginal) == weights
     assert table(tmp_path, "sweep.md")["F->I", "pooled"]["eta 0.5"] == "25.00 (2/8)"
     assert (tmp_path / "sweep.png").is_file()
+
+
+def test_nothing_published_stands_beside_invented_labels(roots, tmp_path, monkeypatch):
+    in_this_process(monkeypatch)
+    monkeypatch.setattr(emotion, "write_emotion_sets", lambda folder: asdict(roots))
+    settings = {"tasks": ["iaps_artphoto"], "methods": ["ctd", "ours"], "folds": [1], "overrides": (*SHORT, *SILENT)}
+    compare(demo=True, output=tmp_path, **settings)
+    for file in ("table2.md", "table2.tex", "pairs_iaps_artphoto.md"):
+        text = (tmp_path / file).read_text()
+        assert "Ding" not in text
+        assert "ublished" not in text
+    assert "Generated pictures, invented labels." in (tmp_path / "table2.md").read_text()
+    assert "iaps_artphoto" in (tmp_path / "results.csv").read_text()
 
 
 def test_data_sets_without_a_root_are_named():

@@ -92,9 +92,12 @@ def test_torchvision_network_that_is_no_backbone(name):
         Torchvision(name)
 
 
-def test_frozen_backbone_stays_as_it_is():
+@pytest.mark.parametrize("mode", ["new", "train"])
+def test_frozen_backbone_stays_as_it_is(mode):
     torch.manual_seed(0)
-    network = TransferNet(Torchvision("resnet18"), 3, width=6, freeze_backbone=True).train()
+    network = TransferNet(Torchvision("resnet18"), 3, width=6, freeze_backbone=True)
+    if mode == "train":
+        network.eval().train()
     before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
     network(torch.randn(4, 3, 32, 32))[1].sum().backward()
     assert all(torch.equal(value, before[name]) for name, value in network.backbone.state_dict().items())

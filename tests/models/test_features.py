@@ -1,0 +1,118 @@
+"""Features of a frozen backbone: computed once, and the same to the network as the images."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from fastmmd.models.data import CachedFeatures, DomainPair
+from fastmmd.models.module import TransferTask
+from fastmmd.models.networks import TransferNet
+
+from .conftest import CLASSES, Blobs, Trunk
+
+
+class Counted(Trunk):
+    """Counts the items that have passed through it, and is not the same in training as in evaluation."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__()
+        self.append(torch.nn.Dropout(0.5))
+        self.count = 0
+
+    def forward(self, images):
+        self.count += len(images)
+        return super().forward(images)
+
+
+def test_features_are_the_backbones_outputs(tmp_path):
+    domain, backbone = Blobs(100), Counted()
+    data = CachedFeatures(domain, backbone, None, tmp_path)
+    assert (len(data), data.classes, data.targets, data.names[:2]) == (100, CLASSES, domain.targets, ["0", "1"])
+    assert backbone.training
+    assert backbone.count == 100
+    expected = backbone.eval()(domain.images).detach()
+    torch.testing.assert_close(data.features, expected)
+    features, label = data[7]
+    assert torch.equal(features, data.features[7])
+    assert label == domain.targets[7]
+
+
+def test_features_are_computed_once(tmp_path):
+    first = CachedFeatures(Blobs(20), Counted(), None, tmp_path)
+    backbone = Counted()
+    again = CachedFeatures(Blobs(20), backbone, None, tmp_path)
+    assert backbone.count == 0
+    assert torch.equal(first.features, again.features)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
+
+
+@pytest.mark.parametrize("change", ["weights", "images", "items", "transform"])
+def test_other_features_have_another_file(tmp_path, change):
+    CachedFeatures(Blobs(20), Counted(), None, tmp_path)
+    backbone, transform = Counted(), None
+    domain = Blobs(21 if change == "items" else 20, shift=float(change == "images"))
+    if change == "weights":
+        backbone[0].bias.data[3] += 1
+    if change == "transform":
+        transform = torch.neg
+    CachedFeatures(domain, backbone, transform, tmp_path)
+    assert backbone.count == len(domain)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_interrupted_computation_leaves_no_file(tmp_path, monkeypatch):
+    backbone = Counted()
+    monkeypatch.setattr(backbone, "forward", lambda images: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        CachedFeatures(Blobs(20), backbone, None, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def trained(folder, features):
+    """A short training on a frozen backbone: the task, and what passed through the backbone."""
+    backbone = Counted()
+    data = DomainPair(Blobs(60), Blobs(48, shift=1.0), 9, 6, steps_per_epoch=5, features=features)
+    torch.manual_seed(1)
+    task = TransferTask(TransferNet(backbone, 3, width=6, freeze_backbone=True), CLASSES)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    torch.manual_seed(2)
+    trainer.fit(task, data)
+    (metrics,) = trainer.test(task, data, verbose=False)
+    return task, backbone, metrics["test/accuracy"]
+
+
+def test_training_on_features_equals_training_on_images(tmp_path):
+    task, backbone, accuracy = trained(tmp_path, None)
+    cached, once, cached_accuracy = trained(tmp_path, str(tmp_path / "features"))
+    again, never, _ = trained(tmp_path, str(tmp_path / "features"))
+    assert (once.count, never.count) == (60 + 48, 0)
+    assert backbone.count > 60 + 48
+    assert accuracy == pytest.approx(cached_accuracy)
+    for name, value in task.network.state_dict().items():
+        torch.testing.assert_close(cached.network.state_dict()[name], value)
+        assert torch.equal(cached.network.state_dict()[name], again.network.state_dict()[name])
+    # The whole network is there for images.
+    assert cached.network(torch.zeros(2, 4))[1].shape == (2, 3)
+
+
+def test_features_of_a_trained_backbone_are_refused(tmp_path, network):
+    data = DomainPair(Blobs(60), Blobs(48), features=str(tmp_path))
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(network=network))
+    with pytest.raises(ValueError, match="features: a backbone that is trained has no fixed outputs"):
+        data.setup("fit")
+
+
+def test_features_know_no_training_transform(tmp_path, blobs):
+    with pytest.raises(ValueError, match=r"features: .* there is no train_transform"):
+        blobs(features=str(tmp_path), train_transform=torch.neg)
