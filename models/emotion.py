@@ -68,7 +68,7 @@ def compare(
     sweep: Literal["eta"] | None = None,
     demo: bool = False,
     skip_unreadable: bool = False,
-    output: Path = Path("runs/emotion"),
+    output: Path | None = None,
     checkpoint: Checkpoint = "last",
     jobs: int | None = None,
     overrides: Sequence[str] = (),
@@ -92,7 +92,7 @@ def compare(
         demo: use generated pictures with invented labels, written into `output`, and the small network of `small.yaml`;
             shows that all works, and nothing about emotions.
         skip_unreadable: leave out images that cannot be decoded (each run then decodes all once) and do not stop.
-        output: folder of all that is written.
+        output: folder of all that is written; if not given, runs/emotion, or runs/emotion-demo.
         checkpoint: tested weights: the last, or the best on the target's validation images.
         jobs: runs at a time, one thread each; if not given, as many as there are cores, or one on a GPU.
         overrides: further arguments for every run, such as --config=own.yaml or --data.workers=8.
@@ -100,6 +100,7 @@ def compare(
     Raises:
         ValueError: a data set of one of the tasks has no root.
     """
+    output = output or Path("runs/emotion-demo" if demo else "runs/emotion")
     if demo:
         root = Roots(**write_emotion_sets(output / "data"))
         overrides = ("--config=small.yaml", *overrides)

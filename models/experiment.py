@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -25,6 +25,7 @@ from fastmmd import compiled
 from fastmmd.models.callbacks import chosen_by
 from fastmmd.models.cli import TransferCLI, packaged
 from fastmmd.models.files import write_atomically
+from fastmmd.models.settings import FREE
 
 Checkpoint = Literal["last", "best"]
 Result = dict[str, Any]
@@ -55,8 +56,10 @@ class Run:
         return f"seed{self.seed}" if self.fold is None else f"fold{self.fold}-seed{self.seed}"
 
     def folder(self, root: Path) -> Path:
-        """Where the run writes. The name ends in a hash of arguments, configurations and code: a change begins anew."""
-        digest = hashlib.sha256(f"{self} {VERSIONS} {code_digest()}".encode())
+        """Where the run writes. The name ends in a hash of arguments (but for those that change no result),
+        configurations and code: a change begins anew."""
+        args = tuple(arg for arg in self.args if arg.removeprefix("--").split("=")[0] not in FREE)
+        digest = hashlib.sha256(f"{replace(self, args=args)} {VERSIONS} {code_digest()}".encode())
         for arg in packaged(self.args):
             path = Path(arg.removeprefix("--config=").removeprefix("--data.split="))
             if path.is_file():

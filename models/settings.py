@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule
 
 # Settings that change no result.
-FREE = {"data.workers"}
+FREE = {"data.workers", "data.features", "data.source.cache", "data.target.cache"}
 
 
 def refuse_other_settings(checkpoint: Mapping[str, Any], model: LightningModule, data: LightningDataModule) -> None:
@@ -29,7 +29,7 @@ def refuse_other_settings(checkpoint: Mapping[str, Any], model: LightningModule,
     different = [
         f"{key} ({made.get(key, absent)!r}, now {asked.get(key, absent)!r})"
         for key in dict.fromkeys([*made, *asked])
-        if key not in FREE and made.get(key, absent) != asked.get(key, absent)
+        if key.replace(".init_args.", ".") not in FREE and made.get(key, absent) != asked.get(key, absent)
     ]
     if different:
         raise ValueError(

@@ -105,7 +105,10 @@ class DomainPair(LightningDataModule):
         self.transforms = {"train": train_transform, "eval": eval_transform}
         self.features = features
         if features is not None and train_transform is not None:
-            raise ValueError("features: the outputs of the backbone are computed once, so there is no train_transform")
+            raise ValueError(
+                "features: the outputs of the backbone are computed once, so no random transform can have a part; "
+                "set data.train_transform to null"
+            )
         self.seed = seed
         self.workers = workers
 

@@ -24,8 +24,8 @@ class CachedFeatures(Dataset):
     """A domain seen through a backbone that is not trained: (features [backbone.out_features] float32, label).
 
     They are computed when first asked for, in evaluation mode, and written to `<digest>.safetensors` in `folder`, where
-    every later run finds them. The digest is over the backbone's weights, all item names, and `LOOKED_AT` prepared
-    images, evenly spaced; it does not see another image that was put in place of one of the others under its name.
+    every later run finds them. The digest is over the backbone and its weights, all item names, the domain's
+    `fingerprint` if it has one (which changes with its files), and `LOOKED_AT` prepared images, evenly spaced.
 
     Nothing random can happen to the images any more.
 
@@ -56,7 +56,7 @@ class CachedFeatures(Dataset):
         self.targets = domain.targets
         self.names = item_names(domain)
         images = View(domain, range(len(domain)), transform)
-        path = Path(folder) / f"{_digest(backbone, images, self.names)}.safetensors"
+        path = Path(folder) / f"{_digest(backbone, domain, images, self.names)}.safetensors"
         if not path.is_file():
             rank_zero_info(f"computing the features of {len(images)} images, once: {path}")
             content = save({"features": _outputs(backbone, images, torch.device(device))})
@@ -71,11 +71,14 @@ class CachedFeatures(Dataset):
         return self.features[item], self.targets[item]
 
 
-def _digest(backbone: nn.Module, images: Dataset, names: list[str]) -> str:
-    digest = hashlib.sha256("\n".join([type(backbone).__qualname__, *names]).encode())
+def _digest(backbone: nn.Module, domain: Dataset, images: Dataset, names: list[str]) -> str:
+    weights = backbone.state_dict()
+    shapes = [f"{name} {tuple(value.shape)}" for name, value in weights.items()]
+    described = [repr(backbone), *shapes, getattr(domain, "fingerprint", ""), *names]
+    digest = hashlib.sha256("\n".join(described).encode())
     count = min(LOOKED_AT, len(images))
     looked_at = [images[k * len(images) // count][0] for k in range(count)]
-    for value in (*backbone.state_dict().values(), *looked_at):
+    for value in (*weights.values(), *looked_at):
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -79,6 +79,16 @@ def test_groups_are_those_of_the_set(icon_set):
     assert [data.classes[label] for label in data.targets] == ["Animals & Nature", *["Smileys & Emotion"] * 2]
 
 
+def test_equal_drawings_are_kept_once(icon_set):
+    """Else a network could be tested on a picture that it has learned by another name."""
+    path = icon_set / "icons.json"
+    content = json.loads(path.read_text())
+    content["icons"]["grinning-face"] = content["icons"]["angry-face"]
+    path.write_text(json.dumps(content))
+    data = Emoji(icon_set)
+    assert (data.names, len(data.targets)) == (["1f415", "1f600"], 2)
+
+
 def test_emotions_are_those_of_the_table(icon_set):
     data = Emoji(icon_set, labels="emotions")
     assert data.classes == tuple(EMOTIONS)

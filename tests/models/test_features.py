@@ -49,7 +49,7 @@ def test_features_are_computed_once(tmp_path):
     assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
 
 
-@pytest.mark.parametrize("change", ["weights", "images", "items", "transform"])
+@pytest.mark.parametrize("change", ["weights", "images", "items", "transform", "layers", "files"])
 def test_other_features_have_another_file(tmp_path, change):
     CachedFeatures(Blobs(20), Counted(), None, tmp_path)
     backbone, transform = Counted(), None
@@ -58,6 +58,10 @@ def test_other_features_have_another_file(tmp_path, change):
         backbone[0].bias.data[3] += 1
     if change == "transform":
         transform = torch.neg
+    if change == "layers":  # with the same weights
+        backbone.append(torch.nn.Tanh())
+    if change == "files":
+        domain.fingerprint = "written later"
     CachedFeatures(domain, backbone, transform, tmp_path)
     assert backbone.count == len(domain)
     assert len(list(tmp_path.iterdir())) == 2
@@ -114,5 +118,5 @@ def test_features_of_a_trained_backbone_are_refused(tmp_path, network):
 
 
 def test_features_know_no_training_transform(tmp_path, blobs):
-    with pytest.raises(ValueError, match=r"features: .* there is no train_transform"):
+    with pytest.raises(ValueError, match=r"features: .* set data.train_transform to null"):
         blobs(features=str(tmp_path), train_transform=torch.neg)
