@@ -120,6 +120,8 @@ def unavailable(device: torch.device) -> str | None:
 def _not_compiled_for(index: int) -> str | None:
     if torch.version.hip is not None:
         return "it computes on NVIDIA GPUs"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
     extension: Any = compiled.module
     reason = missing_architecture(torch.cuda.get_device_capability(index), extension.CUDA_ARCHS)
     if reason is None:
