@@ -162,9 +162,8 @@ class DomainPair(LightningDataModule):
 
     def train_dataloader(self) -> CombinedLoader:
         seen = self.trainer.lightning_module.seen
-        return CombinedLoader(
-            {name: self._train_loader(name) for name in self.domains if name in seen}, "max_size_cycle"
-        )
+        loaders = {name: self._train_loader(name) for name in self.domains if name in seen}
+        return CombinedLoader(loaders, "max_size_cycle")
 
     def val_dataloader(self) -> list[DataLoader]:
         """The validation parts of source and target, in this order."""

@@ -22,7 +22,7 @@ class Table(nn.Module):
 
     def forward(self, images):
         self.calls += 1
-        return images[:, :4], images[:, 4:]
+        return {"features": images[:, :4]}, images[:, 4:]
 
 
 def make_batch(source=5, target=3):
@@ -125,7 +125,7 @@ def test_pull_of_the_transfer_term_goes_through_the_softmax_layer():
     network = TransferNet(Trunk(), 3, width=6, dropout=0.0)
     batch = {d: (torch.randn(n, 4), torch.arange(n) % 3) for d, n in (("source", 9), ("target", 6))}
     _, terms = TransferTask(network, CLASSES, fastmmd.TransferLoss(0.0, (0.0, 1.0))).objective(batch, trace=True)
-    features = [network(images)[0].detach().requires_grad_() for images, _ in batch.values()]
+    features = [network(images)[0]["features"].detach().requires_grad_() for images, _ in batch.values()]
     mmd = fastmmd.TransferLoss(0.0, (0.0, 1.0))(*((x, softmax(network.head(x), dim=1)) for x in features))
     expected = torch.cat(torch.autograd.grad(mmd, features)).norm()
     assert expected > 0
@@ -189,10 +189,10 @@ def test_loss_is_fp32_under_mixed_precision():
     batch = {d: (torch.randn(n, 4), torch.arange(n) % 3) for d, n in (("source", 9), ("target", 6))}
     task = TransferTask(network, CLASSES, fastmmd.TransferLoss(), target_labels="used")
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = network(torch.cat([batch["source"][0], batch["target"][0]]))
+        layers, logits = network(torch.cat([batch["source"][0], batch["target"][0]]))
         loss, terms = task.objective(batch, trace=True)
-    assert outputs[0].dtype == outputs[1].dtype == torch.bfloat16
-    features, logits = (output.detach().float() for output in outputs)
+    assert layers["features"].dtype == logits.dtype == torch.bfloat16
+    features, logits = (output.detach().float() for output in (layers["features"], logits))
     expected = fastmmd.TransferLoss()(
         (features[:9], softmax(logits[:9], dim=1)), (features[9:], softmax(logits[9:], dim=1))
     )
