@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastmmd.models.analysis import figures
 from fastmmd.models.files import write_atomically
+from fastmmd.models.networks.network import over_crops
 
 
 class RandomState(Callback):
@@ -61,9 +62,10 @@ class ResultFiles(Callback):
       predicted class, probabilities.
     * `confusion.png` and `per_class.png`, after a test, with a line that says how many images were right, whether
       target labels were used in training, and what chose the checkpoint.
-    * `features_before.npz` when training begins and `features.npz` after a test, if `features`: the bottleneck's
-      features of the target's test images and of as many of the source. Arrays: `source` [n, width] and `target`
-      [m, width] in fp32, `source_labels` [n] and `target_labels` [m], `classes` [classes].
+    * `features_before.npz` when training begins and `features.npz` after a test, if `features`: the features of the
+      target's test images and of as many of the source: the network's layers side by side, means over an image's
+      crops. Arrays: `source` [n, width] and `target` [m, width] in fp32, `source_labels` [n] and `target_labels` [m],
+      `classes` [classes].
 
     Where there are several processes, the first writes for all.
 
@@ -161,7 +163,8 @@ class ResultFiles(Callback):
             features, labels = [], []
             for images, targets in loader:
                 images = trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(images))
-                features.append(pl_module(images)[0].float().cpu())
+                layers, _ = over_crops(pl_module, images)
+                features.append(torch.cat(list(layers.values()), dim=1).float().cpu())
                 labels.append(targets)
             arrays |= {name: torch.cat(features).numpy(), f"{name}_labels": torch.cat(labels).numpy()}
         pl_module.train(training)

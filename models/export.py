@@ -16,14 +16,13 @@ import safetensors.torch
 import torch
 import torchvision
 from jsonargparse import auto_cli
-from PIL import Image
 
 import fastmmd
 from fastmmd.models.files import write_atomically
 from fastmmd.models.trained import Trained, load_trained
 
 Format = Literal["safetensors", "torch_export", "onnx"]
-INPUT, OUTPUTS = "images", ("features", "logits")
+INPUT = "images"
 DYNAMIC = ({0: torch.export.Dim("n")},)
 
 
@@ -35,7 +34,9 @@ def export(checkpoint: Path, output: Path, format: Format = "safetensors") -> Pa
     * onnx: `model.onnx`.
 
     The last two contain the computation, for any number of images: "images" [n, channels, height, width] float32 to
-    "features" [n, width] and "logits" [n, classes], of which a softmax makes probabilities.
+    the network's layers by name, such as "features", each [n, width], and "logits" [n, classes], of which a softmax
+    makes probabilities. Where evaluation was over several crops of an image, each is an input of its own, and the
+    probabilities are to be averaged over them.
 
     Args:
         checkpoint: of `python -m fastmmd.models fit`.
@@ -75,13 +76,14 @@ def description(trained: Trained, name: str) -> dict[str, Any]:
         "input": {
             "name": INPUT,
             "shape": ["n", *trained.shape],
+            "crops": len(trained.crops("black")),
             "mean": mean,
             "std": std,
             "note": "RGB or grey in [0, 1], less mean, divided by std",
             "transform": trained.settings["eval_transform"],
             "steps": str(getattr(trained.transform, "steps", trained.transform)),
         },
-        "outputs": list(OUTPUTS),
+        "outputs": _outputs(trained),
         "network": trained.settings["network"],
         "versions": {
             "fastmmd": fastmmd.__version__,
@@ -99,7 +101,7 @@ def normalisation(trained: Trained) -> tuple[list[float], list[float]]:
     Raises:
         ValueError: the transform makes no difference between black and white.
     """
-    black, white = (trained.transform(Image.new("RGB", (64, 64), name))[:, 0, 0] for name in ("black", "white"))
+    black, white = (trained.crops(colour)[0, :, 0, 0] for colour in ("black", "white"))
     if (black == white).any():
         raise ValueError(
             "eval_transform: expected one that normalises each channel, got one that is the same for black and white"
@@ -110,6 +112,13 @@ def normalisation(trained: Trained) -> tuple[list[float], list[float]]:
 
 def _example(trained: Trained) -> torch.Tensor:
     return torch.zeros(2, *trained.shape)  # two, for a batch of one would be taken for a constant
+
+
+def _outputs(trained: Trained) -> list[str]:
+    """Names of the network's outputs, in their order."""
+    with torch.inference_mode():
+        layers, _ = trained.network(_example(trained))
+    return [*layers, "logits"]
 
 
 def _safetensors(trained: Trained) -> bytes:
@@ -132,7 +141,7 @@ def _onnx(trained: Trained) -> bytes:
         dynamo=True,
         dynamic_shapes=DYNAMIC,
         input_names=[INPUT],
-        output_names=OUTPUTS,
+        output_names=_outputs(trained),
         verbose=False,
     )
     return program.model_proto.SerializeToString()

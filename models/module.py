@@ -13,24 +13,24 @@ from torch.nn.functional import cross_entropy, softmax
 from torchmetrics.classification import MulticlassAccuracy
 
 from fastmmd import TransferLoss
-from fastmmd.models.networks import TransferNet
+from fastmmd.models.networks import Network
+from fastmmd.models.networks.network import Outputs, over_crops
 from fastmmd.models.schedules import inverse_decay, ramp
 from fastmmd.models.settings import refuse_other_settings
 
 DOMAINS = ("source", "target")
 PARTS = ("network", "transfer")
 Labels = Literal["used", "ignored"]
-Layer = Literal["features", "logits", "softmax"]
 Batch = Mapping[str, tuple[Tensor, Tensor]]
 
 
 class TransferTask(LightningModule):
-    """Minimises `L = [L_s] + [L_t] + ramp * (lambda * JMMD(features, softmax) + eta * MMD(features))`.
+    """Minimises `L = [L_s] + [L_t] + ramp * (lambda * JMMD(layers) + eta * MMD(layers))`.
 
     Equations 11-13 of He & Ding 2020. `L_s` and `L_t` are mean cross-entropies on the labelled source and target
-    batches (the paper prints 1/n_s in front of L_t, a misprint for 1/n_t); the rest is `fastmmd.TransferLoss` over two
-    layers, the bottleneck's features and the head's softmax. Its argument `joint` is lambda, the weight over all
-    layers together, `marginal` is eta, a weight each. The methods are settings:
+    batches (the paper prints 1/n_s in front of L_t, a misprint for 1/n_t); the rest is `fastmmd.TransferLoss` over
+    `layers`, in the paper the bottleneck's features and the head's softmax. Its argument `joint` is lambda, the weight
+    over all layers together, `marginal` is eta, a weight each. The methods are settings:
 
     | method                     | source_labels | target_labels | transfer                   |
     |----------------------------|---------------|---------------|----------------------------|
@@ -49,36 +49,40 @@ class TransferTask(LightningModule):
     norm that alone adapts a network to the target, which `see="both"` without a transfer term measures.
 
     With mixed precision the network runs in it and the loss in fp32. With several processes each has the loss of its
-    own batch, MMD and JMMD too, and the gradients are averaged: that is not the MMD of all batches together.
+    own batch, MMD and JMMD too, and the gradients are averaged: that is not the MMD of all batches together. The same
+    holds for batches whose gradients are accumulated (`trainer.accumulate_grad_batches`).
 
-    Training is SGD with Nesterov momentum under the "inv" schedule, stepped every batch. He & Ding give neither; the
-    defaults are JAN's published recipe.
+    Training is SGD with momentum under the "inv" schedule. He & Ding give neither; the defaults are JAN's published
+    recipe. The schedule and the ramp count steps of the optimiser, not batches.
 
     Args:
-        network: maps images to (features, logits).
+        network: maps images to (layers, logits), see `Network`.
         classes: class names in label order.
         transfer: the transfer term, or `None` for none.
-        layers: what the transfer term sees, in the order of its kernels and marginal weights. The joint term is over
-            all of them; a marginal weight of 0 leaves a layer out of the marginal terms.
+        layers: what the transfer term sees, in the order of its kernels and marginal weights: names of the network's
+            layers, "logits" or "softmax". The joint term is over all of them; a marginal weight of 0 leaves a layer out
+            of the marginal terms.
         source_labels, target_labels: whether L_s and L_t are part of the loss.
         see: the domains that go through the network in training: those that a term needs, or both.
         label_smoothing: of L_s and L_t, in [0, 1).
         ramp: raise the transfer term's weight over the whole training (see `schedules.ramp`); the paper does not.
         learning_rate: of the new layers, at step 0.
-        backbone_rate: the backbone's learning rate as a factor on `learning_rate`.
+        backbone_rate: the learning rate of the network's backbone, if it has one, as a factor on `learning_rate`.
         momentum, weight_decay: of SGD.
-        decay_rate, decay_power: of the schedule (see `schedules.inverse_decay`).
+        nesterov: whether the momentum is Nesterov's.
+        decay_rate, decay_power: of the schedule (see `schedules.inverse_decay`); a power of 0 keeps the rate.
 
     Raises:
-        ValueError: no term is left: labels of both domains ignored.
+        ValueError: no term is left: labels of both domains ignored. In training: `layers` names one that the network
+            does not have.
     """
 
     def __init__(
         self,
-        network: TransferNet,
+        network: Network,
         classes: Sequence[str],
         transfer: TransferLoss | None = None,
-        layers: Sequence[Layer] = ("features", "softmax"),
+        layers: Sequence[str] = ("features", "softmax"),
         source_labels: Labels = "used",
         target_labels: Labels = "ignored",
         see: Literal["needed", "both"] = "needed",
@@ -90,6 +94,7 @@ class TransferTask(LightningModule):
         weight_decay: float = 5e-4,
         decay_rate: float = 3e-4,
         decay_power: float = 0.75,
+        nesterov: bool = True,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=PARTS)
@@ -105,8 +110,8 @@ class TransferTask(LightningModule):
         self.val_accuracy = nn.ModuleDict({d: MulticlassAccuracy(len(classes), average="micro") for d in DOMAINS})
         self.test_accuracy = MulticlassAccuracy(len(classes), average="micro")
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [n, c, h, w] to features [n, width] and logits [n, classes]."""
+    def forward(self, images: Tensor) -> Outputs:
+        """Images [n, c, h, w] to the network's layers, each [n, width], and logits [n, classes]."""
         return self.network(images)
 
     def objective(self, batch: Batch, weight: float = 1.0, trace: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
@@ -115,16 +120,17 @@ class TransferTask(LightningModule):
         Args:
             batch: domain -> (images [n, c, h, w], labels [n] int64); n may differ between domains.
             weight: factor on the transfer term.
-            trace: also measure the transfer term's pull, the norm of its gradient with respect to the features,
-                through the softmax layer too. Its value hardly moves while it works; the pull shows that it does.
+            trace: also measure the transfer term's pull, the norm of its gradient with respect to all layers of the
+                network together, through the softmax too. Its value hardly moves while it works; the pull shows that
+                it does.
 
         Returns:
             The loss (0-d, with gradient), and the detached terms by name.
         """
         images = [batch[domain][0] for domain in self.seen]
-        features, logits = self(torch.cat(images))
-        with torch.autocast(features.device.type, enabled=False):
-            layers = self._by_domain(features, logits, [len(part) for part in images])
+        own_layers, logits = self(torch.cat(images))
+        with torch.autocast(logits.device.type, enabled=False):
+            layers = self._by_domain(own_layers, logits, [len(part) for part in images])
             smoothing = self.hparams.label_smoothing
             terms = {
                 f"{d}_loss": cross_entropy(layers["logits"][d], batch[d][1], label_smoothing=smoothing)
@@ -133,6 +139,8 @@ class TransferTask(LightningModule):
             loss = torch.stack(list(terms.values())).sum()
             if self.transfer is not None:
                 names = self.hparams.layers
+                if absent := [name for name in names if name not in layers]:
+                    raise ValueError(f"layers: the network has no {', '.join(absent)}; there are {', '.join(layers)}")
                 found = self.transfer.discrepancy(*([layers[name][d] for name in names] for d in DOMAINS))
                 transfer = weight * found.loss
                 loss = loss + transfer
@@ -140,15 +148,20 @@ class TransferTask(LightningModule):
                 for name, mmd, bandwidth in zip(names, found.marginals, found.bandwidths, strict=True):
                     terms |= {f"mmd_{name}": mmd, f"bandwidth_{name}": bandwidth}
                 if trace:
-                    (pull,) = torch.autograd.grad(transfer, features, retain_graph=True)
-                    terms["transfer_gradient"] = pull.norm()
+                    inputs = list(own_layers.values())
+                    pulls = torch.autograd.grad(
+                        transfer, inputs, retain_graph=True, allow_unused=True, materialize_grads=True
+                    )
+                    terms["transfer_gradient"] = torch.cat(pulls, dim=1).norm()
         return loss, {"loss": loss.detach()} | {name: value.detach() for name, value in terms.items()}
 
-    def _by_domain(self, features: Tensor, logits: Tensor, sizes: Sequence[int]) -> dict[str, dict[str, Tensor]]:
+    def _by_domain(
+        self, own_layers: Mapping[str, Tensor], logits: Tensor, sizes: Sequence[int]
+    ) -> dict[str, dict[str, Tensor]]:
         """layer -> domain -> its rows, in fp32 at least; `sizes` are the rows of the domains that are seen."""
         layers = {
             name: layer.to(torch.promote_types(layer.dtype, torch.float32))
-            for name, layer in (("features", features), ("logits", logits))
+            for name, layer in {**own_layers, "logits": logits}.items()
         }
         layers["softmax"] = softmax(layers["logits"], dim=1)
         return {name: dict(zip(self.seen, layer.split(sizes), strict=True)) for name, layer in layers.items()}
@@ -183,7 +196,7 @@ class TransferTask(LightningModule):
         images, labels = batch
         domain = DOMAINS[dataloader_idx]
         accuracy = self.val_accuracy[domain]
-        accuracy(self(images)[1], labels)
+        accuracy(over_crops(self, images)[1], labels)
         self.log(f"val/{domain}_accuracy", accuracy, prog_bar=True, add_dataloader_idx=False)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -193,26 +206,26 @@ class TransferTask(LightningModule):
         return outputs
 
     def predict_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Class probabilities [n, classes] of a batch, beside its labels [n]."""
+        """Class probabilities [n, classes] of a batch, means over an image's crops, beside its labels [n]."""
         images, labels = batch
-        return {"labels": labels, "probabilities": softmax(self(images)[1], dim=1)}
+        return {"labels": labels, "probabilities": over_crops(self, images)[1]}
 
     def configure_optimizers(self) -> dict[str, Any]:
         settings = self.hparams
-        new_layers = [*self.network.bottleneck.parameters(), *self.network.head.parameters()]
+        factors = {"backbone": settings.backbone_rate, "new layers": 1.0}
+        groups: dict[str, list[nn.Parameter]] = {name: [] for name in factors}
+        for name, value in self.network.named_parameters():
+            groups["backbone" if name.startswith("backbone.") else "new layers"].append(value)
         optimizer = torch.optim.SGD(
             [
-                {
-                    "name": "backbone",
-                    "params": list(self.network.backbone.parameters()),
-                    "lr": settings.learning_rate * settings.backbone_rate,
-                },
-                {"name": "new layers", "params": new_layers},
+                {"name": name, "params": values, "lr": settings.learning_rate * factors[name]}
+                for name, values in groups.items()
+                if values
             ],
             lr=settings.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
-            nesterov=settings.momentum > 0,
+            nesterov=settings.nesterov and settings.momentum > 0,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: inverse_decay(step, settings.decay_rate, settings.decay_power)

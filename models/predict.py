@@ -16,11 +16,11 @@ from jsonargparse import ArgumentParser
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
-from torch.nn.functional import softmax
 from tqdm import tqdm
 
 from fastmmd.models.data.domain import ImageDomain
 from fastmmd.models.files import write_atomically
+from fastmmd.models.networks.network import over_crops
 from fastmmd.models.trained import load_trained
 
 # Of a contact sheet: cells, and the pixels of a cell: its picture's square, the text below it, the margin around both.
@@ -30,6 +30,8 @@ SQUARE, TEXT, MARGIN = 180, 40, 10
 
 def predict(checkpoint: Path, images: Path, output: Path, skip_unreadable: bool = False, device: str = "cpu") -> None:
     """Classifies every picture below a folder, of any format that PIL reads.
+
+    Where the run's evaluation saw several crops of a picture, the probabilities are means over them here too.
 
     Args:
         checkpoint: of `python -m fastmmd.models fit`.
@@ -131,7 +133,7 @@ def _readable(pictures: ImageDomain, unreadable: list[str] | None) -> Iterator[t
 @torch.inference_mode()
 def _classified(network: torch.nn.Module, inputs: Sequence[Tensor], device: str) -> Tensor:
     """Probabilities [n, classes] on the CPU."""
-    probabilities = softmax(network(torch.stack(list(inputs)).to(device))[1], dim=1).cpu()
+    probabilities = over_crops(network, torch.stack(list(inputs)).to(device))[1].cpu()
     if not probabilities.isfinite().all():
         raise FloatingPointError("the network's outputs are not finite: its weights are of no use")
     return probabilities

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import Parameter, signature
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -15,6 +16,7 @@ def refuse_other_settings(checkpoint: Mapping[str, Any], model: LightningModule,
     """Compares a checkpoint's settings of model and data with those of the run that would resume from it.
 
     The state dicts of different methods fit each other, because a transfer loss has no parameters; the settings differ.
+    What the checkpoint does not name, because the setting is newer, had the value that is now the default.
 
     Raises:
         ValueError: they differ; the error names every setting that does, with both values.
@@ -23,7 +25,9 @@ def refuse_other_settings(checkpoint: Mapping[str, Any], model: LightningModule,
     for name, part in (("model", model), ("data", data)):
         stored = checkpoint.get(part.CHECKPOINT_HYPER_PARAMS_KEY) if part is not None else None
         if stored is not None:
-            made |= _flat(name, stored)
+            known = signature(type(part)).parameters.values()
+            defaults = {one.name: one.default for one in known if one.default is not Parameter.empty}
+            made |= _flat(name, {key: defaults[key] for key in part.hparams if key in defaults} | dict(stored))
             asked |= _flat(name, part.hparams)
     absent = "nothing"
     different = [

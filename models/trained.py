@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from fastmmd.models.data.images import match
+
 
 @dataclass(frozen=True)
 class Trained:
     """What a checkpoint of the command line holds.
 
     Args:
-        network: in evaluation mode, on the CPU; images [n, *shape] to (features [n, width], logits [n, classes]).
-        transform: RGB picture to tensor [*shape].
+        network: in evaluation mode, on the CPU; images [n, *shape] to its layers by name, each [n, width], and logits
+            [n, classes].
+        transform: RGB picture to tensor [*shape], or to several crops [crops, *shape], see `networks.over_crops`.
         classes: names in label order.
         settings: the configuration of network and transform as plain values.
     """
@@ -35,7 +38,12 @@ class Trained:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the network's input, without the batch: [channels, height, width]."""
-        return tuple(self.transform(Image.new("RGB", (64, 64))).shape)
+        return tuple(self.crops("black").shape[1:])
+
+    def crops(self, colour: str) -> Tensor:
+        """What the transform makes of a picture of one colour: [crops, *shape], where one crop is the rule."""
+        result = self.transform(Image.new("RGB", (64, 64), colour))
+        return result if result.ndim == 4 else result[None]
 
 
 def load_trained(checkpoint: Path) -> Trained:
@@ -74,9 +82,7 @@ def load_trained(checkpoint: Path) -> Trained:
         transform = _like_items(_built("target", Dataset, data["target"]))
     else:
         transform = _built("eval_transform", Callable[[Any], Any], settings["eval_transform"])
-    expected = getattr(network.backbone, "preprocessing", None)
-    if expected is not None and hasattr(transform, "match"):  # as `DomainPair` does
-        transform.match(expected)
+    match(transform, getattr(network, "preprocessing", None))  # as `DomainPair` does
     return Trained(network.eval(), transform, tuple(model["classes"]), settings)
 
 

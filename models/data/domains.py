@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastmmd.models.data.features import CachedFeatures
 from fastmmd.models.data.folds import Fold, Split, floor_split
+from fastmmd.models.data.images import match
 from fastmmd.models.data.sampling import SeededView, StreamLoader, StreamSampler, View, item_names
 
 
@@ -27,7 +28,11 @@ class DomainPair(LightningDataModule):
     `classes`, the class names in label order, and `targets`, every item's label. `ImageFolder` itself is one.
 
     A training batch is `{"source": (images, labels), "target": (images, labels)}`; the two sizes may differ. Whether
-    the target's training labels are used is the model's choice. All splits are stratified.
+    the target's training labels are used is the model's choice; a domain that the model does not see in training is
+    not loaded. All splits are stratified.
+
+    To train and test on one data set, give it as source and as target, with `exclude_held_out`: the source is then what
+    the split leaves for training, and a model that sees the source alone learns from these items.
 
     With several processes each has batches of its own, of the sizes given; what is evaluated is shared out among them.
 
@@ -41,20 +46,22 @@ class DomainPair(LightningDataModule):
             protocol, `floor_split`.
         split: file that `Split.write` has written, such as the `split.json` of another run.
         exclude_held_out: whether to leave out of the source the items that are called like an item of the target's
-            validation or test part. For domains that show the same things, such as `Emoji`.
+            validation or test part. For domains that show the same things, such as `Emoji`, or are the same.
         exclude_from_eval: classes that are left out of validation, test and prediction, but not of training. He &
             Ding leave out anger on IAPS-Subset, which has eight images of it.
         target_per_class: training items that are kept of each class of the target, chosen by `split_seed`; the others
             are left out altogether, from the transfer term too. None keeps all.
         balanced: whether training batches have as many items of each class in the mean.
         train_transform: image -> tensor for training; may be random (torch's generator), see `SeededView`.
-        eval_transform: image -> tensor for validation, test and prediction. A transform with a method `match` is told
-            what the network's backbone expects, see `EvalTransform.match`.
+        eval_transform: image -> tensor for validation, test and prediction; with a first dimension of crops, such as
+            `FiveCropEval`, predictions are averaged over them. A transform with a method `match` is told what the
+            network expects, see `EvalTransform.match`.
         features: folder to keep the frozen backbone's outputs in. Given, these are computed once and stand for the
             images in all batches, see `CachedFeatures`; training then sees what `eval_transform` shows.
         seed: seed of the batches and of random transforms.
         split_seed: seed of the splits, so that runs with different `seed` are tested on the same items.
         workers: loader processes of each domain. Batches do not depend on it.
+        eval_batch: items of a batch in validation, test and prediction; if not given, four times those of training.
 
     Attributes:
         split: all folds of the target, by item name.
@@ -89,6 +96,7 @@ class DomainPair(LightningDataModule):
         seed: int = 0,
         split_seed: int = 0,
         workers: int = 0,
+        eval_batch: int | None = None,
     ) -> None:
         super().__init__()
         if list(source.classes) != list(target.classes):
@@ -100,6 +108,7 @@ class DomainPair(LightningDataModule):
         self.num_classes = len(self.classes)
         self.domains = {"source": source, "target": target}
         self.batch_sizes = {"source": source_batch, "target": target_batch}
+        self.eval_batch_sizes = {name: eval_batch or 4 * size for name, size in self.batch_sizes.items()}
         self.steps_per_epoch = steps_per_epoch
         self.balanced = balanced
         self.transforms = {"train": train_transform, "eval": eval_transform}
@@ -147,17 +156,17 @@ class DomainPair(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         network = self.trainer.lightning_module.network
-        expected = getattr(network.backbone, "preprocessing", None)
         for transform in self.transforms.values():
-            if expected is not None and hasattr(transform, "match"):
-                transform.match(expected)
+            match(transform, getattr(network, "preprocessing", None))
         if self.features is not None:
-            if not network.freeze_backbone:
+            if not getattr(network, "freeze_backbone", False):
                 raise ValueError("features: a backbone that is trained has no fixed outputs; freeze it, or give none")
             self._compute_features(network.backbone)
 
     def train_dataloader(self) -> CombinedLoader:
-        return CombinedLoader({name: self._train_loader(name) for name in self.domains}, "max_size_cycle")
+        seen = self.trainer.lightning_module.seen
+        loaders = {name: self._train_loader(name) for name in self.domains if name in seen}
+        return CombinedLoader(loaders, "max_size_cycle")
 
     def val_dataloader(self) -> list[DataLoader]:
         """The validation parts of source and target, in this order."""
@@ -178,7 +187,7 @@ class DomainPair(LightningDataModule):
         items = held_out or train
         count = min(len(items), len(self.test_items))
         chosen = {"source": [items[k * len(items) // count] for k in range(count)], "target": self.test_items}
-        return {name: self._loader(name, items, self.batch_sizes[name]) for name, items in chosen.items()}
+        return {name: self._loader(name, items, self.eval_batch_sizes[name]) for name, items in chosen.items()}
 
     def _train_loader(self, name: str) -> DataLoader:
         domain, (items, _) = self.domains[name], self.items[name]
@@ -200,7 +209,7 @@ class DomainPair(LightningDataModule):
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         if 0 < len(items) < ranks:
             raise ValueError(f"{name}: {len(items)} items to evaluate are too few for {ranks} processes")
-        size = 4 * self.batch_sizes[name]
+        size = self.eval_batch_sizes[name]
         # Shares differ by one item, but not in their number of batches: processes wait for each other at each.
         least, more = divmod(len(items), ranks)
         while more and least % size == 0:

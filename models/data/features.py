@@ -32,7 +32,7 @@ class CachedFeatures(Dataset):
     Args:
         domain: (image, label) with the attributes `classes` and `targets`, see `DomainPair`.
         backbone: maps images [n, 3, h, w] to [n, out_features].
-        transform: image -> tensor, nothing random.
+        transform: image -> tensor of one crop, nothing random.
         folder: where the files are.
         device: where the backbone computes.
 
@@ -42,6 +42,7 @@ class CachedFeatures(Dataset):
 
     Raises:
         RuntimeError: an item cannot be read; the error names it.
+        ValueError: the transform makes several crops of an image.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class CachedFeatures(Dataset):
         self.targets = domain.targets
         self.names = item_names(domain)
         images = View(domain, range(len(domain)), transform)
+        if (shape := images[0][0].shape)[:-3]:
+            raise ValueError(f"transform: expected one crop of an image, got {list(shape)}")
         path = Path(folder) / f"{_digest(backbone, domain, images, self.names)}.safetensors"
         if not path.is_file():
             rank_zero_info(f"computing the features of {len(images)} images, once: {path}")

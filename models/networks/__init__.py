@@ -1,6 +1,21 @@
-"""Networks: backbones (images to vectors) and the transfer network that is built on one of them."""
+"""Networks: backbones (images to vectors), those that are built on one of them, and MldrNet."""
 
 from fastmmd.models.networks.backbones import DigitCNN, EfficientNetLite0, ResNet50, Timm, Torchvision
+from fastmmd.models.networks.compared import ACNN, TCNN, Classifier
+from fastmmd.models.networks.mldrnet import MldrNet
+from fastmmd.models.networks.network import Network
 from fastmmd.models.networks.transfer import TransferNet
 
-__all__ = ["DigitCNN", "EfficientNetLite0", "ResNet50", "Timm", "Torchvision", "TransferNet"]
+__all__ = [
+    "ACNN",
+    "TCNN",
+    "Classifier",
+    "DigitCNN",
+    "EfficientNetLite0",
+    "MldrNet",
+    "Network",
+    "ResNet50",
+    "Timm",
+    "Torchvision",
+    "TransferNet",
+]

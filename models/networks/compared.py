@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from fastmmd.models.data.images import Preprocessing
 from fastmmd.models.networks.mldrnet import check_images
+from fastmmd.models.networks.network import Network, Outputs
 
 
-class Classifier(nn.Module):
+class Classifier(Network):
     """A backbone and a linear layer, with PyTorch's default initial values.
 
     Args:
@@ -36,12 +37,13 @@ class Classifier(nn.Module):
     def __init__(self, backbone: nn.Module, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
+        self.preprocessing = getattr(backbone, "preprocessing", None)
         self.head = nn.Linear(backbone.out_features, num_classes)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [n, c, h, w] to features [n, backbone.out_features] and logits (no softmax) [n, num_classes]."""
+    def forward(self, images: Tensor) -> Outputs:
+        """Images [n, c, h, w] to the layer "features" [n, backbone.out_features] and logits [n, num_classes]."""
         features = self.backbone(images)
-        return features, self.head(features)
+        return {"features": features}, self.head(features)
 
 
 class ACNN(nn.Module):

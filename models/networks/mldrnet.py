@@ -13,13 +13,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fastmmd.models.data.images import Preprocessing
+from fastmmd.models.networks.network import Network, Outputs
+
 Fusion = Literal["mean", "max", "min", "concat", "gru"]
 
 # The extrema share their gradient among equal values, of which there are many behind a ReLU: no level comes first.
 REDUCTIONS = {"mean": torch.mean, "max": torch.amax, "min": torch.amin}
 
 
-class MldrNet(nn.Module):
+class MldrNet(Network):
     """A chain of convolutional layers with a branch after each; the branches' outputs are fused into one prediction.
 
     Rao, Xu & Xu state the filter sizes (11x11, then 5x5), max-pooling after a convolutional layer, the branches' parts
@@ -38,6 +41,9 @@ class MldrNet(nn.Module):
     `fusion="gru"` is the MldrNet with Bi-GRU that the paper compares with, a method of Zhu et al.: the representations,
     from low to high, are a sequence for a bidirectional GRU. Its width, and the mean over its steps, are ours. For
     their second loss see `ContrastiveLoss`.
+
+    The paper's images are 375x375, cropped from the centre and the corners (`data.FiveCropTrain`); the 400 pixels that
+    the shorter side has before that, and ImageNet's mean and deviation, are ours.
 
     Args:
         num_classes: number of logits.
@@ -76,6 +82,7 @@ class MldrNet(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        self.preprocessing = Preprocessing(resize=400, crop=375)
         if not 1 <= depth <= len(channels):
             raise ValueError(f"depth: expected 1 to {len(channels)}, the number of channels, got {depth}")
         widths = {"mean": width, "max": width, "min": width, "concat": depth * width, "gru": 2 * gru_width}
@@ -117,13 +124,12 @@ class MldrNet(nn.Module):
         heads = [width] * depth if self.fuses_logits else [widths[fusion]]
         self.heads = nn.ModuleList(nn.Sequential(nn.Dropout(dropout), nn.Linear(n, num_classes)) for n in heads)
 
-    def forward(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def forward(self, images: Tensor) -> Outputs:
         """Images [n, 3, h, w] to the levels' representations, low to high, and logits.
 
-        The paper's images are 375x375.
-
         Returns:
-            `depth` tensors [n, width], none negative, and logits (no softmax) [n, num_classes].
+            layers: "level1", "level2", ..., as many as `depth`, each [n, width], none negative.
+            logits: no softmax, [n, num_classes].
 
         Raises:
             ValueError: the images have another shape, or a side below 11 pixels, that of the first filters.
@@ -134,7 +140,7 @@ class MldrNet(nn.Module):
         for layer, branch in zip(self.chain, self.branches, strict=True):
             maps = layer(maps)
             levels.append(branch(maps))
-        return tuple(levels), self.classify(levels)
+        return {f"level{k}": level for k, level in enumerate(levels, 1)}, self.classify(levels)
 
     def classify(self, levels: Sequence[Tensor]) -> Tensor:
         """Representations [n, width] of all levels, low to high, to logits [n, num_classes]."""

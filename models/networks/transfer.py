@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastmmd.models.networks.network import Network, Outputs
 
-class TransferNet(nn.Module):
+
+class TransferNet(Network):
     """Backbone, one fully-connected layer (the bottleneck), and a linear head.
 
     He & Ding 2020, section 3, is a pretrained ResNet-50 with one fully-connected layer behind its convolutions and a
@@ -33,6 +35,7 @@ class TransferNet(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone.requires_grad_(not freeze_backbone)
+        self.preprocessing = getattr(backbone, "preprocessing", None)
         self.freeze_backbone = freeze_backbone
         self.bottleneck = nn.Sequential(
             nn.Linear(backbone.out_features, width),
@@ -55,11 +58,11 @@ class TransferNet(nn.Module):
             self.backbone.eval()
         return self
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [n, c, h, w] to bottleneck features [n, width] and logits (no softmax) [n, num_classes].
+    def forward(self, images: Tensor) -> Outputs:
+        """Images [n, c, h, w] to the layer "features", the bottleneck's [n, width], and logits [n, num_classes].
 
         With a frozen backbone its outputs [n, backbone.out_features] may stand for the images.
         """
         computed = self.freeze_backbone and images.shape[1:] == (self.backbone.out_features,)
         features = self.bottleneck(images if computed else self.backbone(images))
-        return features, self.head(features)
+        return {"features": features}, self.head(features)

@@ -78,6 +78,20 @@ def test_fit_then_test_validate_and_predict(tmp_path, caplog, monkeypatch):
     assert torch.load(last, weights_only=True)["global_step"] == 12
 
 
+def test_checkpoints_without_newer_settings_resume(tmp_path):
+    """What an older checkpoint does not name had the value that is now the default; another one is refused."""
+    digits("fit", "jan", tmp_path, *SHORT)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    stored = torch.load(last, weights_only=True)
+    del stored["hyper_parameters"]["nesterov"], stored["datamodule_hyper_parameters"]["eval_batch"]
+    torch.save(stored, last)
+    with pytest.raises(ValueError, match=re.escape("model.nesterov (True, now False)") + "$"):
+        digits("fit", "jan", tmp_path, *SHORT, "--ckpt_path=last", "--model.nesterov=false")
+    digits("test", "jan", tmp_path)
+    digits("fit", "jan", tmp_path, *SHORT, "--ckpt_path=last", "--trainer.max_epochs=3")
+    assert torch.load(last, weights_only=True)["global_step"] == 12
+
+
 @pytest.mark.parametrize(
     ("subcommand", "path"),
     [("test", None), ("validate", None), ("predict", None), ("test", "last"), ("test", "best"), ("fit", "other.ckpt")],

@@ -75,7 +75,8 @@ def test_shapes(name):
     network = small(name)
     least = LEAST[name]
     for height, width in ((least, least), (64, 48), (97, 130)):
-        features, logits = network(torch.rand(2, 3, height, width))
+        layers, logits = network(torch.rand(2, 3, height, width))
+        (features,) = layers.values()
         assert (features.shape, logits.shape) == ((2, 16), (2, 4))
         assert features.min() >= 0
         assert torch.equal(logits, network.head(features))
@@ -97,7 +98,8 @@ def test_no_image_has_an_effect_on_another(name):
 def test_classifier_of_a_torchvision_network():
     torch.manual_seed(0)
     network = Classifier(Torchvision("resnet18"), 8).eval()
-    features, logits = network(torch.rand(2, 3, 32, 32))
+    layers, logits = network(torch.rand(2, 3, 32, 32))
+    features = layers["features"]
     assert (features.shape, logits.shape) == ((2, 512), (2, 8))
     assert torch.equal(logits, network.head(features))
 

@@ -13,8 +13,9 @@ from fastmmd.models.data.images import Preprocessing
 from fastmmd.models.data.readers import MIKELS
 from fastmmd.models.data.sampling import SeededView, StreamSampler, item_names
 from fastmmd.models.data.stats import PAPER
+from fastmmd.models.networks import TransferNet
 
-from .conftest import Blobs
+from .conftest import Blobs, Trunk
 
 
 def batches(first=0, steps=5, size=7, batch=3, seed=(0, 0)):
@@ -121,7 +122,8 @@ def test_item_that_cannot_be_read_is_named(known):
 def test_batches_do_not_depend_on_workers(blobs, workers):
     data = blobs(train_transform=v2.GaussianNoise(), workers=workers)
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=3))
-    data.trainer = SimpleNamespace(fit_loop=loop, global_rank=0, world_size=1)
+    task = SimpleNamespace(seen=["source", "target"])
+    data.trainer = SimpleNamespace(fit_loop=loop, global_rank=0, world_size=1, lightning_module=task)
     (images, labels), target = next(iter(data.train_dataloader()))[0].values()
     assert (len(labels), len(target[1])) == (9, 6)
     stream = StreamSampler(54, 9, 1, seed=(0, 0), first=lambda: 4)
@@ -263,8 +265,9 @@ def test_transforms_follow_the_backbone(blobs):
     train, evaluation = TrainTransform(), EvalTransform(resize=40)
     data = blobs(train_transform=train, eval_transform=evaluation)
     expected = Preprocessing((0.0,) * 3, (0.5,) * 3, "bicubic", 50, 32)
-    backbone = SimpleNamespace(preprocessing=expected)
-    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(network=SimpleNamespace(backbone=backbone)))
+    trunk = Trunk()
+    trunk.preprocessing = expected
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(network=TransferNet(trunk, 3)))
     white = v2.functional.to_pil_image(torch.ones(3, 60, 60))
     assert evaluation(white).shape == (3, 224, 224)
     data.setup("fit")

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._pytree import tree_leaves
 
 from fastmmd.models import export as exporting
 from fastmmd.models.export import export
@@ -54,7 +55,7 @@ def save_photo_checkpoint(path, **changes):
 def assert_same(outputs, network, images):
     with torch.inference_mode():
         expected = network(images)
-    for output, value in zip(outputs, expected, strict=True):
+    for output, value in zip(tree_leaves(outputs), tree_leaves(expected), strict=True):
         torch.testing.assert_close(torch.as_tensor(output), value, atol=1e-5, rtol=1e-5)
 
 

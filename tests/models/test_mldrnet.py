@@ -74,8 +74,9 @@ def test_maps_of_the_papers_images():
 @pytest.mark.parametrize(("depth", "height", "width"), [(1, 11, 11), (2, 32, 32), (4, 47, 30), (6, 64, 17)])
 def test_shapes(fusion, fuse, depth, height, width):
     network = small(fusion, fuse, depth)
-    levels, logits = network(torch.rand(2, 3, height, width))
-    assert isinstance(levels, tuple)
+    layers, logits = network(torch.rand(2, 3, height, width))
+    assert list(layers) == [f"level{k}" for k in range(1, depth + 1)]
+    levels = list(layers.values())
     assert [level.shape for level in levels] == [(2, 32)] * depth
     assert min(level.min() for level in levels) >= 0
     assert logits.shape == (2, 4)
@@ -88,9 +89,9 @@ def test_levels_are_of_growing_depth():
     """A level depends on the layers up to its own and on no later one."""
     network = small(depth=4)
     images = torch.rand(2, 3, 32, 32)
-    before, _ = network(images)
+    before = network(images)[0].values()
     network.chain[2][0].weight.data.mul_(-1)
-    after, _ = network(images)
+    after = network(images)[0].values()
     assert [torch.equal(*pair) for pair in zip(before, after, strict=True)] == [True, True, False, False]
 
 
@@ -106,7 +107,7 @@ def test_logits_are_not_normalised(fusion, fuse):
 def test_fusion_of_class_logits(fusion, reduce):
     network = small(fusion)
     levels, logits = network(torch.rand(5, 3, 32, 32))
-    branches = [head(level) for head, level in zip(network.heads, levels, strict=True)]
+    branches = [head(level) for head, level in zip(network.heads, levels.values(), strict=True)]
     assert len(branches) == 3
     torch.testing.assert_close(logits, reduce(torch.stack(branches), dim=0))
 
@@ -205,7 +206,7 @@ def test_overfits_with_both_losses_of_zhu():
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     for _ in range(90):
         levels, logits = network(images)
-        apart = contrastive(network.combine(levels), labels)
+        apart = contrastive(network.combine(list(levels.values())), labels)
         optimizer.zero_grad()
         (cross_entropy(logits, labels) + apart).backward()
         optimizer.step()

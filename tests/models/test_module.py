@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy, softmax
 
 import fastmmd
+from fastmmd.functional import JAN_KERNELS
 from fastmmd.models.module import TransferTask
-from fastmmd.models.networks import TransferNet
+from fastmmd.models.networks import ACNN, Classifier, MldrNet, TransferNet
 from fastmmd.models.schedules import inverse_decay, ramp
 
 from .conftest import CLASSES, Trunk
@@ -22,7 +23,7 @@ class Table(nn.Module):
 
     def forward(self, images):
         self.calls += 1
-        return images[:, :4], images[:, 4:]
+        return {"features": images[:, :4]}, images[:, 4:]
 
 
 def make_batch(source=5, target=3):
@@ -125,7 +126,7 @@ def test_pull_of_the_transfer_term_goes_through_the_softmax_layer():
     network = TransferNet(Trunk(), 3, width=6, dropout=0.0)
     batch = {d: (torch.randn(n, 4), torch.arange(n) % 3) for d, n in (("source", 9), ("target", 6))}
     _, terms = TransferTask(network, CLASSES, fastmmd.TransferLoss(0.0, (0.0, 1.0))).objective(batch, trace=True)
-    features = [network(images)[0].detach().requires_grad_() for images, _ in batch.values()]
+    features = [network(images)[0]["features"].detach().requires_grad_() for images, _ in batch.values()]
     mmd = fastmmd.TransferLoss(0.0, (0.0, 1.0))(*((x, softmax(network.head(x), dim=1)) for x in features))
     expected = torch.cat(torch.autograd.grad(mmd, features)).norm()
     assert expected > 0
@@ -141,6 +142,115 @@ def test_pull_of_the_transfer_term():
     expected = torch.cat(torch.autograd.grad(mmd, images)).norm()
     torch.testing.assert_close(terms["transfer_gradient"], expected)
     assert not any(value.requires_grad for value in terms.values())
+
+
+LEVELS = ("level1", "level2", "level3", "level4", "softmax")
+KERNELS = (fastmmd.Gaussian(weights=(0.2,) * 5),) * 4 + JAN_KERNELS[1:]
+
+
+@pytest.fixture
+def mldrnet():
+    torch.manual_seed(0)
+    return MldrNet(3, channels=(4, 6, 6, 6), branch_channels=4, branch_map=2, width=12, dropout=0.0)
+
+
+def image_batch(source=7, target=5):
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"source": source, "target": target}
+    return {d: (torch.randn(n, 3, 64, 64, generator=generator), torch.arange(n) % 3) for d, n in sizes.items()}
+
+
+def levels_by_hand(network, batch):
+    """The five layers of each domain, by a forward pass of its own."""
+    outputs = [network(images) for images, _ in batch.values()]
+    return [[*layers.values(), softmax(logits, dim=1)] for layers, logits in outputs]
+
+
+def test_joint_term_over_four_levels_and_softmax(mldrnet):
+    batch = image_batch()
+    transfer = fastmmd.TransferLoss(1.0, 0.0, KERNELS)
+    loss, terms = TransferTask(mldrnet, CLASSES, transfer, layers=LEVELS).objective(batch)
+    layers = levels_by_hand(mldrnet, batch)
+    expected = fastmmd.jmmd(*layers, KERNELS)
+    assert expected > 0
+    torch.testing.assert_close(terms["transfer_loss"], expected.detach())
+    (images, labels), _ = batch.values()
+    torch.testing.assert_close(loss, cross_entropy(mldrnet(images)[1], labels) + expected)
+    assert {f"mmd_{name}" for name in LEVELS} <= set(terms)
+
+
+def test_marginal_term_of_each_level(mldrnet):
+    batch, weights = image_batch(), (0.5, 0.25, 2.0, 1.0)
+    transfer = fastmmd.TransferLoss(0.0, weights, KERNELS[:4])
+    _, terms = TransferTask(mldrnet, CLASSES, transfer, layers=LEVELS[:4]).objective(batch)
+    source, target = levels_by_hand(mldrnet, batch)
+    values = [fastmmd.mmd(*pair, KERNELS[0]) for pair in zip(source[:4], target[:4], strict=True)]
+    for name, value in zip(LEVELS, values, strict=False):
+        torch.testing.assert_close(terms[f"mmd_{name}"], value.detach())
+    expected = sum(weight * value for weight, value in zip(weights, values, strict=True))
+    torch.testing.assert_close(terms["transfer_loss"], expected.detach())
+
+
+@pytest.mark.parametrize("layers", [LEVELS, ("softmax",), ("level2",)])
+def test_pull_on_all_levels_together(mldrnet, layers):
+    """With respect to all levels, through the softmax too; a level without a part in the term counts as 0."""
+    batch = image_batch()
+    chosen = [LEVELS.index(name) for name in layers]
+    transfer = fastmmd.TransferLoss(1.0, 0.0, [KERNELS[k] for k in chosen])
+    _, terms = TransferTask(mldrnet, CLASSES, transfer, layers=layers).objective(batch, trace=True)
+    levels = [[one.detach().requires_grad_() for one in mldrnet(images)[0].values()] for images, _ in batch.values()]
+    seen = [[*one, softmax(mldrnet.classify(one), dim=1)] for one in levels]
+    value = transfer(*([one[k] for k in chosen] for one in seen))
+    pulls = torch.autograd.grad(value, [*levels[0], *levels[1]], allow_unused=True)
+    expected = torch.cat([pull.flatten() for pull in pulls if pull is not None]).norm()
+    assert expected > 0
+    torch.testing.assert_close(terms["transfer_gradient"], expected)
+
+
+def test_layer_that_the_network_lacks(mldrnet):
+    task = TransferTask(mldrnet, CLASSES, fastmmd.TransferLoss(), layers=("features", "softmax"))
+    expected = "layers: the network has no features; there are level1, level2, level3, level4, logits, softmax"
+    with pytest.raises(ValueError, match=expected):
+        task.objective(image_batch())
+
+
+@pytest.mark.parametrize("kind", ["transfer", "classifier", "mldrnet"])
+def test_a_step_of_each_network(mldrnet, kind):
+    torch.manual_seed(0)
+    backbone = ACNN(8, 4, (24, 16), dropout=0.0)
+    network = {"transfer": TransferNet(backbone, 3, dropout=0.0), "classifier": Classifier(backbone, 3)}.get(
+        kind, mldrnet
+    )
+    layers, kernels = (LEVELS, KERNELS) if kind == "mldrnet" else (("features", "softmax"), JAN_KERNELS)
+    task = TransferTask(network, CLASSES, fastmmd.TransferLoss(1.0, 0.0, kernels), layers=layers, learning_rate=1e-4)
+    optimizer = task.configure_optimizers()["optimizer"]
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    new = {"new layers": pytest.approx(1e-4)}
+    assert rates == (new if kind == "mldrnet" else {"backbone": pytest.approx(1e-5)} | new)
+    own = [value for group in optimizer.param_groups for value in group["params"]]
+    assert list(map(id, own)) == list(map(id, network.parameters()))
+    before, batch = [value.detach().clone() for value in own], image_batch()
+    loss, _ = task.objective(batch)
+    loss.backward()
+    optimizer.step()
+    assert not any(torch.equal(*pair) for pair in zip(own, before, strict=True))
+    assert task.objective(batch)[0] < loss
+    assert list(task.predict_step(batch["target"])["probabilities"].shape) == [5, 3]
+
+
+def test_names_of_parameters_are_those_of_older_checkpoints(network):
+    parts = ("backbone.0", "bottleneck.0", "head")
+    assert list(network.state_dict()) == [f"{part}.{kind}" for part in parts for kind in ("weight", "bias")]
+
+
+def test_constant_rate_and_plain_momentum(mldrnet):
+    task = TransferTask(mldrnet, CLASSES, learning_rate=1e-3, decay_power=0.0, nesterov=False)
+    made = task.configure_optimizers()
+    (group,) = made["optimizer"].param_groups
+    for _ in range(3):
+        assert (group["lr"], group["nesterov"], group["momentum"]) == (1e-3, False, 0.9)
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
 
 
 def test_rates_of_the_layers_and_schedule(network):
@@ -189,10 +299,10 @@ def test_loss_is_fp32_under_mixed_precision():
     batch = {d: (torch.randn(n, 4), torch.arange(n) % 3) for d, n in (("source", 9), ("target", 6))}
     task = TransferTask(network, CLASSES, fastmmd.TransferLoss(), target_labels="used")
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = network(torch.cat([batch["source"][0], batch["target"][0]]))
+        layers, logits = network(torch.cat([batch["source"][0], batch["target"][0]]))
         loss, terms = task.objective(batch, trace=True)
-    assert outputs[0].dtype == outputs[1].dtype == torch.bfloat16
-    features, logits = (output.detach().float() for output in outputs)
+    assert layers["features"].dtype == logits.dtype == torch.bfloat16
+    features, logits = (output.detach().float() for output in (layers["features"], logits))
     expected = fastmmd.TransferLoss()(
         (features[:9], softmax(logits[:9], dim=1)), (features[9:], softmax(logits[9:], dim=1))
     )

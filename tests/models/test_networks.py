@@ -16,7 +16,9 @@ from fastmmd.models.networks import DigitCNN, EfficientNetLite0, ResNet50, Timm,
 def test_transfer_net_returns_features_and_logits():
     network = TransferNet(DigitCNN(), num_classes=10, width=64, batch_norm=True)
     network.bottleneck[0].bias.data -= 1
-    features, logits = network(torch.rand(5, 1, 16, 16))
+    layers, logits = network(torch.rand(5, 1, 16, 16))
+    (features,) = layers.values()
+    assert list(layers) == ["features"]
     assert (features.shape, logits.shape) == ((5, 64), (5, 10))
     assert features.min() >= 0
     assert torch.equal(logits, network.head(features))

@@ -17,7 +17,7 @@ from fastmmd.models.digits import SOURCES
 from fastmmd.models.experiment import Run
 from fastmmd.models.module import TransferTask
 from fastmmd.models.networks import DigitCNN, ResNet50, TransferNet
-from fastmmd.models.schedules import ramp
+from fastmmd.models.schedules import inverse_decay, ramp
 
 from .conftest import CLASSES, Trunk
 
@@ -40,8 +40,8 @@ class Recorder(Callback):
         self.seen[trainer.global_step] = [batch["source"][0], batch["target"][0], torch.tensor(rates)]
 
 
-def train(folder, blobs, stop=None, dropout_seed=1, workers=0):
-    """20 steps in 4 epochs, with dropout and random augmentation; a checkpoint every 3 steps."""
+def train(folder, blobs, stop=None, dropout_seed=1, workers=0, accumulate=1):
+    """20 batches in 4 epochs, with dropout and random augmentation; a checkpoint every 3 steps."""
     torch.manual_seed(0)
     task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, fastmmd.TransferLoss(), ramp=True)
     data = blobs(train_transform=v2.GaussianNoise(), workers=workers)
@@ -50,6 +50,7 @@ def train(folder, blobs, stop=None, dropout_seed=1, workers=0):
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=4,
+        accumulate_grad_batches=accumulate,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -73,6 +74,20 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, blobs, stop, workers):
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
     momenta = (trainer.optimizers[0].state_dict()["state"] for trainer in (resumed_trainer, whole_trainer))
     torch.testing.assert_close(*momenta, rtol=0, atol=0)
+
+
+def test_resumed_run_with_accumulated_gradients(tmp_path, blobs):
+    """Of the five batches of an epoch two make a step, and the last one by itself."""
+    whole, whole_trainer, seen = train(tmp_path / "whole", blobs, accumulate=2)
+    assert whole_trainer.global_step == 12
+    assert list(seen) == list(range(12))
+    for step, (*_, rates) in seen.items():
+        torch.testing.assert_close(rates, inverse_decay(step) * torch.tensor([3e-4, 3e-3]))
+    assert whole.ramp_steps == 12
+    train(tmp_path / "parts", blobs, stop=8, accumulate=2)
+    resumed, _, seen = train(tmp_path / "parts", blobs, dropout_seed=2, accumulate=2)
+    assert list(seen) == list(range(6, 12))
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
 def trainer(**settings):

@@ -1,0 +1,53 @@
+"""What every network here returns, and how an image that comes as several crops is classified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softmax
+
+from fastmmd.models.data.images import Preprocessing
+
+Outputs = tuple[dict[str, Tensor], Tensor]
+
+
+class Network(nn.Module):
+    """A network that the transfer task trains.
+
+    Its forward pass maps images [n, c, h, w] to
+
+    * its layers by name, each [n, width], which a transfer term can see. None is computed from another, and the logits
+      are computed from them;
+    * the logits (no softmax) [n, classes].
+
+    Parameters of a submodule `backbone`, if there is one, are trained at a rate of their own. A network of one's own for
+    the command line derives from this class and takes `num_classes`.
+
+    Attributes:
+        preprocessing: how its images are prepared, which the transforms follow; `None` if they are not photographs.
+    """
+
+    preprocessing: Preprocessing | None = None
+
+    def forward(self, images: Tensor) -> Outputs:
+        raise NotImplementedError
+
+
+def over_crops(network: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
+    """Layers and class probabilities of images; where an image comes as several crops, their means over its crops.
+
+    The crops go through the network one after another, so that several take no more memory than one.
+
+    Args:
+        network: images to (layers, logits).
+        images: a crop of each, [n, c, h, w] or whatever else the network takes; or several, [n, crops, c, h, w].
+
+    Returns:
+        layers: name -> [n, width].
+        probabilities: [n, classes].
+    """
+    outputs = [network(crop) for crop in (images.unbind(dim=1) if images.ndim == 5 else (images,))]
+    layers = {name: torch.stack([layers[name] for layers, _ in outputs]).mean(dim=0) for name in outputs[0][0]}
+    return layers, torch.stack([softmax(logits, dim=1) for _, logits in outputs]).mean(dim=0)
