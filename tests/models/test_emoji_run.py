@@ -32,7 +32,7 @@ def icon_sets(tmp_path, monkeypatch):
     every = [name for group in names.values() for name in group]
     for vendor in ("first", "second"):
         content = {
-            "icons": {"prefix": vendor, "icons": {name: {"body": vendor} for name in every}},
+            "icons": {"prefix": vendor, "icons": {name: {"body": f"{vendor} {name}"} for name in every}},
             "metadata": {"categories": names},
             "chars": {f"{0x1F000 + k:x}": name for k, name in enumerate(every)},
         }
