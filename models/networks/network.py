@@ -22,8 +22,8 @@ class Network(nn.Module):
       are computed from them;
     * the logits (no softmax) [n, classes].
 
-    Parameters of a submodule `backbone`, if there is one, are trained at a rate of their own. A network of one's own for
-    the command line derives from this class and takes `num_classes`.
+    Parameters of a submodule `backbone`, if there is one, are trained at a rate of their own. The command line takes
+    any class that derives from this one and has an argument `num_classes`.
 
     Attributes:
         preprocessing: how its images are prepared, which the transforms follow; `None` if they are not photographs.

@@ -277,3 +277,25 @@ def test_transforms_follow_the_backbone(blobs):
     assert sides == [[40, 40]]  # what was given stays
     resize = train.steps.transforms[1]
     assert (resize.size, resize.interpolation) == ([50, 50], v2.InterpolationMode.BICUBIC)
+
+
+def test_domain_that_the_task_does_not_see_is_not_loaded(blobs):
+    for seen in (["source"], ["target"], ["source", "target"]):
+        data = blobs()
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=-1))
+        task = SimpleNamespace(seen=seen)
+        data.trainer = SimpleNamespace(fit_loop=loop, global_rank=0, world_size=1, lightning_module=task)
+        batch, *_ = next(iter(data.train_dataloader()))
+        assert list(batch) == seen
+
+
+def test_one_set_as_both_domains(blobs):
+    one = blobs().domains["target"]
+    data = DomainPair(one, one, exclude_held_out=True, source_validation=0.0, eval_batch=5)
+    (train, validation), (source, nothing) = data.items["target"], data.items["source"]
+    assert source == train
+    assert not nothing
+    assert sorted([*source, *validation, *data.test_items]) == list(range(48))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)
+    assert len(next(iter(data.test_dataloader()))[1]) == 5
+    assert [len(next(iter(loader))[1]) for loader in data.samples().values()] == [5, 5]

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from fastmmd.models import cli, predict
-from fastmmd.models.data import CachedFeatures, DomainPair, FiveCropEval, FiveCropTrain, layouts
+from fastmmd.models.data import CachedFeatures, FiveCropEval, FiveCropTrain, layouts
 from fastmmd.models.data.images import Preprocessing
 from fastmmd.models.data.readers import MIKELS, read_domain
 from fastmmd.models.export import export
@@ -233,28 +233,6 @@ def test_mldrnet_between_two_sets(sets, tmp_path):
     stored = torch.load(tmp_path / "tcnn" / "checkpoints" / "last.ckpt", weights_only=True)
     groups = stored["optimizer_states"][0]["param_groups"]
     assert [(group["name"], group["lr"]) for group in groups] == [("backbone", 0.001), ("new layers", 0.001)]
-
-
-def test_domain_that_the_task_does_not_see_is_not_loaded(blobs):
-    for seen in (["source"], ["target"], ["source", "target"]):
-        data = blobs()
-        loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=-1))
-        task = SimpleNamespace(seen=seen)
-        data.trainer = SimpleNamespace(fit_loop=loop, global_rank=0, world_size=1, lightning_module=task)
-        batch, *_ = next(iter(data.train_dataloader()))
-        assert list(batch) == seen
-
-
-def test_one_set_as_both_domains(blobs):
-    one = blobs().domains["target"]
-    data = DomainPair(one, one, exclude_held_out=True, source_validation=0.0, eval_batch=5)
-    (train, validation), (source, nothing) = data.items["target"], data.items["source"]
-    assert source == train
-    assert not nothing
-    assert sorted([*source, *validation, *data.test_items]) == list(range(48))
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1)
-    assert len(next(iter(data.test_dataloader()))[1]) == 5
-    assert [len(next(iter(loader))[1]) for loader in data.samples().values()] == [5, 5]
 
 
 def test_transforms_of_a_network_without_photographs_stay(blobs):
