@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from fastmmd.models.analysis import figures
+from fastmmd.models.analysis.predictions import write_predictions
 from fastmmd.models.files import write_atomically
 from fastmmd.models.networks.network import over_crops
 
@@ -145,13 +145,10 @@ class ResultFiles(Callback):
         predictions = probabilities.argmax(dim=1)
         classes = pl_module.hparams.classes
         folder = Path(trainer.default_root_dir)
-        with write_atomically(folder / "predictions.csv") as file:
-            writer = csv.writer(file)
-            writer.writerow(["item", "label", "prediction", *(f"p_{name}" for name in classes)])
-            data = trainer.datamodule
-            for item, label, prediction, row in zip(data.test_items, labels, predictions, probabilities, strict=False):
-                name = data.names["target"][item]
-                writer.writerow([name, classes[label], classes[prediction], *(f"{p:.6f}" for p in row.tolist())])
+        data = trainer.datamodule
+        # With `trainer.limit_test_batches` fewer are tested.
+        names = [data.names["target"][item] for item in data.test_items[: len(labels)]]
+        write_predictions(folder / "predictions.csv", names, labels.tolist(), probabilities.numpy(), classes)
         return folder, labels, predictions
 
     @torch.no_grad()

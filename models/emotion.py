@@ -26,7 +26,7 @@ from joblib import cpu_count
 from jsonargparse import auto_cli
 
 from fastmmd.models.analysis import embedding, figures, predictions, published, significance
-from fastmmd.models.data.demo import write_emotion_sets
+from fastmmd.models.data.demo import INVENTED, write_emotion_sets
 from fastmmd.models.experiment import Checkpoint, Result, Run, execute_all
 from fastmmd.models.results import accuracy_table, summaries, write_csv
 
@@ -39,9 +39,6 @@ METHODS = dict(zip(Method.__args__, published.METHODS, strict=True))
 # The packaged configuration of each method; with target labels used, "source only" is both without transfer.
 CONFIGS = dict(zip(Method.__args__, ("target_only", "source_only", "dan", "jan", "both"), strict=True))
 ETAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-
-# What everything says that a demonstration writes.
-INVENTED = "Generated pictures, invented labels."
 
 
 @dataclass(frozen=True)

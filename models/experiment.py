@@ -61,9 +61,9 @@ class Run:
         args = tuple(arg for arg in self.args if arg.removeprefix("--").split("=")[0] not in FREE)
         digest = hashlib.sha256(f"{replace(self, args=args)} {VERSIONS} {code_digest()}".encode())
         for arg in packaged(self.args):
-            path = Path(arg.removeprefix("--config=").removeprefix("--data.split="))
-            if path.is_file():
-                digest.update(path.read_bytes())
+            name = arg.removeprefix("--config=").removeprefix("--data.split=")
+            if not name.startswith("--") and Path(name).is_file():
+                digest.update(Path(name).read_bytes())
         return root / self.task / self.method / f"{self.name}-{digest.hexdigest()[:8]}"
 
     def result(self, root: Path) -> Result | None:
@@ -74,28 +74,46 @@ class Run:
     def execute(self, root: Path) -> Result:
         """Trains, from the last checkpoint if there is one, and tests. Its files appear when they are complete."""
         begin = time.monotonic()
-        folder = self.folder(root)
+        cli = self.cli(root)
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path="last")
+        (metrics,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=self.checkpoint, verbose=False)
+        correct = round(len(cli.datamodule.test_items) * metrics["test/accuracy"])
+        return self.finish(root, cli, correct, chosen_by(cli.trainer), cli.trainer.global_step, begin)
+
+    def cli(self, root: Path) -> TransferCLI:
+        """Model, data and trainer, as the arguments say."""
         fold = [] if self.fold is None else [f"--data.fold={self.fold}"]
-        cli = TransferCLI(
-            [*self.args, *fold, f"--seed_everything={self.seed}", f"--output={folder}"],
+        return TransferCLI(
+            [*self.args, *fold, f"--seed_everything={self.seed}", f"--output={self.folder(root)}"],
             run=False,
             trainer_defaults={"enable_progress_bar": False, "enable_model_summary": False},
         )
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path="last")
-        (metrics,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=self.checkpoint, verbose=False)
+
+    def finish(self, root: Path, cli: TransferCLI, correct: int, checkpoint: str, steps: int, begin: float) -> Result:
+        """The result, which it writes; the run is then finished.
+
+        Args:
+            root: of all runs.
+            cli: what was run.
+            correct: number of test images that were right.
+            checkpoint: what chose the tested weights.
+            steps: of the optimiser.
+            begin: when the run began, by `time.monotonic`.
+        """
+        folder = self.folder(root)
         images = len(cli.datamodule.test_items)
         result = {
             "task": self.task,
             "method": self.method,
             "seed": self.seed,
             "fold": self.fold,
-            "accuracy": 100 * metrics["test/accuracy"],
-            "correct": round(images * metrics["test/accuracy"]),
+            "accuracy": 100 * correct / images,
+            "correct": correct,
             "test_images": images,
             "source_labels": cli.model.hparams.source_labels,
             "target_labels": cli.model.hparams.target_labels,
-            "checkpoint": chosen_by(cli.trainer),
-            "steps": cli.trainer.global_step,
+            "checkpoint": checkpoint,
+            "steps": steps,
             "seconds": round(time.monotonic() - begin, 1),
             "folder": str(folder.relative_to(root)),
             **VERSIONS,

@@ -89,18 +89,65 @@ def accuracy_table(
     return Table(header, rows, " ".join(filter(None, (conditions(results), notes))))
 
 
+def method_table(
+    results: Sequence[Result],
+    tasks: Mapping[str, str],
+    methods: Mapping[str, str],
+    published: Mapping[str, Mapping[str, float]] | None = None,
+    notes: str = "",
+) -> Table:
+    """A row a method; for each task accuracy, mean and deviation over runs, and what is published.
+
+    Args:
+        results: of any tasks and methods.
+        tasks, methods: the names for people; a row each method, in this order, if it was run or is published.
+        published: task -> method -> accuracy in percent, by the names for people. Methods that were not run have a row
+            too, after the others, which says so.
+        notes: more to be said below the table.
+    """
+    found = summaries(results)
+    shown = {tasks[task]: {methods[method]: one for method, one in arms.items()} for task, arms in found.items()}
+    reported = {task: (published or {}).get(task, {}) for task in shown}
+    run = [name for name in dict.fromkeys(methods.values()) if any(name in arms for arms in shown.values())]
+    only = [name for name in dict.fromkeys(n for arms in reported.values() for n in arms) if name not in run]
+    header = ["method"]
+    for task in shown:
+        header += [f"{task}, %", "correct/tested", *(["published"] if published else [])]
+    rows = []
+    for name in (*run, *only):
+        cells = [name if name in run else f"{name} (published only)"]
+        for task, arms in shown.items():
+            one = arms.get(name)
+            cells += ["-", "-"] if one is None else [one.spread, f"{one.correct}/{one.tested}"]
+            if published:
+                cells.append(f"{reported[task][name]:.2f}" if name in reported[task] else "-")
+        rows.append(cells)
+    runs = sorted({len(one.accuracies) for arms in shown.values() for one in arms.values()})
+    how = (
+        f"Mean ± standard deviation (n - 1) over {_span(runs)} runs. Target labels {_values(results, 'target_labels')} "
+        f"in training. Checkpoint: {_values(results, 'checkpoint')}. Steps: {_values(results, 'steps')}."
+    )
+    return Table(header, rows, " ".join(filter(None, (how, notes))))
+
+
 def conditions(results: Sequence[Result]) -> str:
-    """How the results came about, in a few sentences."""
-
-    def values(key: str) -> str:
-        return ", ".join(sorted({str(result[key]) for result in results}))
-
+    """How pooled results came about, in a few sentences."""
     runs = sorted({len(one.accuracies) for methods in summaries(results).values() for one in methods.values()})
     return (
         "Pooled: all correct of all tested over the runs. Mean ± standard deviation (n - 1) over "
-        f"{' to '.join(map(str, dict.fromkeys((runs[0], runs[-1]))))} runs (folds and seeds). Target labels "
-        f"{values('target_labels')} in training. Checkpoint: {values('checkpoint')}. Steps: {values('steps')}."
+        f"{_span(runs)} runs (folds and seeds). Target labels {_values(results, 'target_labels')} in training. "
+        f"Checkpoint: {_values(results, 'checkpoint')}. Steps: {_values(results, 'steps')}."
     )
+
+
+def _values(results: Iterable[Result], key: str) -> str:
+    """All values of a column."""
+    return ", ".join(sorted({str(result[key]) for result in results}))
+
+
+def _span(counts: Sequence[int]) -> str:
+    """Ascending counts as "3" or "1 to 3"."""
+    return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
 
 
 def write_csv(results: Sequence[Result], path: Path) -> None:

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from fastmmd.models.analysis.accuracy import Spread, class_accuracy
+from fastmmd.models.analysis.one_against_all import Rates
 from fastmmd.models.files import write_atomically
 
 # Okabe & Ito's palette, told apart under every common colour blindness.
@@ -112,7 +113,8 @@ def by_class(
             )
     kept = [k for k, name in enumerate(classes) if name not in leave_out]
     width = 0.82 / len(matrices)
-    figure = Figure(figsize=(1.5 + len(kept) * (0.5 + 0.17 * len(matrices)), 4.2), layout="constrained")
+    size = (max(5.0, 1.5 + len(kept) * (0.5 + 0.17 * len(matrices))), 4.2)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     for place, (name, matrix) in enumerate(matrices.items()):
         accuracy, low, high = (values[kept] for values in class_accuracy(matrix, spread))
@@ -132,8 +134,54 @@ def by_class(
     axes.set_xlim(-0.55, len(kept) - 0.45)
     axes.tick_params(axis="x", length=0)
     _open_grid(axes)
-    figure.legend(loc="outside upper center", ncols=len(matrices), frameon=False)
+    figure.legend(loc="outside upper center", ncols=_columns(matrices, size[0]), frameon=False)
     axes.set_title(title)
+    save(figure, path)
+
+
+def one_against_all(results: Mapping[str, Rates], classes: Sequence[str], path: Path, title: str | None = None) -> None:
+    """Draws how well each class is told from all others, as figures 8 to 10 of Rao, Xu & Xu.
+
+    Above the true-positive rate of each class with its 95 % interval (Wilson's), below the mean of the rates of both
+    sides, Machajdik & Hanbury's measure, where chance is 50 %.
+
+    Args:
+        results: method -> rates on the same items.
+        classes: class names in label order.
+        path: of the PNG.
+        title: of the figure.
+    """
+    counts = next(iter(results.values())).items
+    width = 0.82 / len(results)
+    size = (max(5.0, 2.0 + len(classes) * (0.55 + 0.17 * len(results))), 6.4)
+    figure = Figure(figsize=size, layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    for place, (name, one) in enumerate(results.items()):
+        places = np.arange(len(classes)) + (place - (len(results) - 1) / 2) * width
+        style = {"width": 0.92 * width, "color": COLOURS[place % len(COLOURS)]}
+        low, high = one.interval
+        ends = np.maximum([one.positive - low, high - one.positive], 0)
+        lines = {"elinewidth": 0.9, "ecolor": "#333333"}
+        above.bar(places, one.positive, yerr=ends, error_kw=lines, label=name, **style)
+        below.bar(places, one.both, label=name, **style)
+    below.axhline(50, color="#333333", linewidth=0.9, linestyle="--")
+    below.annotate(
+        "chance", (1, 50), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points", va="center"
+    )
+    below.set_xticks(range(len(classes)), [f"{name}\n({count})" for name, count in zip(classes, counts, strict=True)])
+    above.set(ylabel="true-positive rate, %", ylim=(0, 100))
+    below.set(
+        ylabel="mean of both sides' rates, %",
+        ylim=(0, 100),
+        xlabel="class against all others (images); lines: 95 % interval",
+    )
+    below.set_xlim(-0.55, len(classes) - 0.45)
+    for axes in (above, below):
+        axes.tick_params(axis="x", length=0)
+        _open_grid(axes)
+    bars = above.get_legend_handles_labels()
+    figure.legend(*bars, loc="outside upper center", ncols=_columns(results, size[0]), frameon=False)
+    above.set_title(title)
     save(figure, path)
 
 
@@ -225,6 +273,11 @@ def save(figure: Figure, path: Path) -> None:
         for kind, options in (("png", {"dpi": 150}), ("pdf", {"metadata": {"CreationDate": None}})):
             with write_atomically(path.with_suffix(f".{kind}"), "wb") as file:
                 figure.savefig(file, format=kind, **options)
+
+
+def _columns(names: Collection[str], width: float) -> int:
+    """How many columns of a legend fit into a figure of `width` inches."""
+    return max(1, min(len(names), int(width / (0.7 + 0.09 * max(map(len, names))))))
 
 
 def _open_grid(axes: Axes) -> None:

@@ -1,14 +1,16 @@
-"""The `predictions.csv` of one or several runs as arrays."""
+"""The `predictions.csv` of a run: written, and those of one or several runs as arrays."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
+
+from fastmmd.models.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,25 @@ class Predictions:
         kept = ~np.isin(self.labels, [self.classes.index(name) for name in classes])
         items = tuple(item for item, keep in zip(self.items, kept, strict=True) if keep)
         return Predictions(items, self.labels[kept], self.predictions[kept], self.probabilities[kept], self.classes)
+
+
+def write_predictions(
+    path: Path, items: Iterable[str], labels: Iterable[int], probabilities: np.ndarray, classes: Sequence[str]
+) -> None:
+    """Writes `predictions.csv`: a row an image, with the columns item, label, prediction, p_<class>...
+
+    Args:
+        path: of the file.
+        items: [n] names of the images.
+        labels: [n] indices into `classes`.
+        probabilities: [n, classes] in [0, 1]; the prediction is the class with the highest.
+        classes: class names in label order.
+    """
+    with write_atomically(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(["item", "label", "prediction", *(f"p_{name}" for name in classes)])
+        for item, label, row in zip(items, labels, probabilities, strict=True):
+            writer.writerow([item, classes[label], classes[row.argmax()], *(f"{p:.6f}" for p in row.tolist())])
 
 
 def read_predictions(*paths: Path) -> Predictions:

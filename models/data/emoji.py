@@ -12,14 +12,14 @@ package. Each is one npm package of 1 to 3 MB, its licence in its `info.json`:
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from fastmmd.models.files import write_atomically
 
@@ -148,6 +148,44 @@ class Emoji(Dataset):
             return (255, 255, 255)
         random = np.random.default_rng([self.seed, *f"{self.vendor}/{name}".encode()])
         return tuple(random.integers(256, size=3).tolist())
+
+
+class Vendors(Dataset):
+    """The emoji of several vendors as one domain: (RGB image, label).
+
+    Args:
+        sets: one a vendor, with the same classes.
+
+    Attributes:
+        classes: the class names.
+        targets: every item's label.
+        names: vendor and code points of every item, such as "noto/1f600".
+        groups: every item's code points; folds that tear no group (`stratified_split`) never ask for an emoji that
+            has been seen in another vendor's drawing.
+        fingerprint: what the pictures depend on, beside the names.
+
+    Raises:
+        ValueError: no sets, sets with other classes, or two of one vendor.
+    """
+
+    def __init__(self, sets: Sequence[Emoji]) -> None:
+        vendors = [one.vendor for one in sets]
+        if not sets or len(set(vendors)) < len(vendors):
+            raise ValueError(f"sets: expected at least one, each of another vendor, got {vendors}")
+        if any(one.classes != sets[0].classes for one in sets):
+            raise ValueError(f"sets: expected the same classes in all, got {[list(one.classes) for one in sets]}")
+        self.sets = ConcatDataset(sets)
+        self.classes = sets[0].classes
+        self.targets = [target for one in sets for target in one.targets]
+        self.groups = [name for one in sets for name in one.names]
+        self.names = [f"{one.vendor}/{name}" for one in sets for name in one.names]
+        self.fingerprint = " ".join(one.fingerprint for one in sets)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, item: int) -> tuple[Image.Image, int]:
+        return self.sets[item]
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from fastmmd.models.data.images import Preprocessing
 from fastmmd.models.networks.network import Network, Outputs
 
 Fusion = Literal["mean", "max", "min", "concat", "gru"]
+Levels = Literal["all", "last"]
 
 # The extrema share their gradient among equal values, of which there are many behind a ReLU: no level comes first.
 REDUCTIONS = {"mean": torch.mean, "max": torch.amax, "min": torch.amin}
@@ -60,6 +61,8 @@ class MldrNet(Network):
         width: of a representation.
         gru_width: of the GRU, in each direction.
         dropout: probability of dropping an input of a fully-connected layer.
+        levels: where the branches are: after all convolutional layers, or after the last alone. With one branch there
+            is nothing to fuse: this is the plain network that MldrNet is to be measured by (the comparison is ours).
 
     Raises:
         ValueError: `depth`, `fusion` or `fuse` is none of the possible values, or the two do not go together.
@@ -80,12 +83,16 @@ class MldrNet(Network):
         width: int = 512,
         gru_width: int = 256,
         dropout: float = 0.5,
+        levels: Levels = "all",
     ) -> None:
         super().__init__()
         self.preprocessing = Preprocessing(resize=400, crop=375)
         if not 1 <= depth <= len(channels):
             raise ValueError(f"depth: expected 1 to {len(channels)}, the number of channels, got {depth}")
-        widths = {"mean": width, "max": width, "min": width, "concat": depth * width, "gru": 2 * gru_width}
+        # The first convolutional layer with a branch, from 0.
+        self.first = depth - 1 if levels == "last" else 0
+        count = depth - self.first
+        widths = {"mean": width, "max": width, "min": width, "concat": count * width, "gru": 2 * gru_width}
         if fusion not in widths:
             raise ValueError(f"fusion: expected one of {', '.join(widths)}, got {fusion!r}")
         possible = ("logits", "hidden") if fusion in REDUCTIONS else ("hidden",)
@@ -107,6 +114,8 @@ class MldrNet(Network):
                     nn.MaxPool2d(pool, pool_stride, padding=pool // 2),
                 )
             )
+            inputs = outputs
+        for outputs in channels[self.first : depth]:
             self.branches.append(
                 nn.Sequential(
                     nn.Conv2d(outputs, branch_channels, 1),
@@ -118,17 +127,16 @@ class MldrNet(Network):
                     nn.ReLU(),
                 )
             )
-            inputs = outputs
         if fusion == "gru":
             self.gru = nn.GRU(width, gru_width, bidirectional=True)
-        heads = [width] * depth if self.fuses_logits else [widths[fusion]]
+        heads = [width] * count if self.fuses_logits else [widths[fusion]]
         self.heads = nn.ModuleList(nn.Sequential(nn.Dropout(dropout), nn.Linear(n, num_classes)) for n in heads)
 
     def forward(self, images: Tensor) -> Outputs:
         """Images [n, 3, h, w] to the levels' representations, low to high, and logits.
 
         Returns:
-            layers: "level1", "level2", ..., as many as `depth`, each [n, width], none negative.
+            layers: "level1", "level2", ... to that of `depth`, each [n, width], none negative.
             logits: no softmax, [n, num_classes].
 
         Raises:
@@ -136,11 +144,12 @@ class MldrNet(Network):
         """
         check_images(images, least=11)
         maps = images
-        levels = []
-        for layer, branch in zip(self.chain, self.branches, strict=True):
+        layers = {}
+        for place, layer in enumerate(self.chain):
             maps = layer(maps)
-            levels.append(branch(maps))
-        return {f"level{k}": level for k, level in enumerate(levels, 1)}, self.classify(levels)
+            if place >= self.first:
+                layers[f"level{place + 1}"] = self.branches[place - self.first](maps)
+        return layers, self.classify(list(layers.values()))
 
     def classify(self, levels: Sequence[Tensor]) -> Tensor:
         """Representations [n, width] of all levels, low to high, to logits [n, num_classes]."""
@@ -154,7 +163,7 @@ class MldrNet(Network):
         Of the representations that `forward` returns it makes one vector an image, as `ContrastiveLoss` takes them.
         """
         if self.fusion == "concat":
-            return torch.cat(list(vectors), dim=1)
+            return super().combine(vectors)
         stacked = torch.stack(list(vectors))
         if self.fusion == "gru":
             steps, _ = self.gru(stacked)

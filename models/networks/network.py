@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,31 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         raise NotImplementedError
+
+    def combine(self, vectors: Sequence[Tensor]) -> Tensor:
+        """All layers as one vector an image: [n, width] each to [n, sum of widths], side by side if nothing is said."""
+        return torch.cat(list(vectors), dim=1)
+
+
+class Layers(nn.Module):
+    """A network's layers side by side: what its last fully-connected layers see, as features of fixed weights.
+
+    For a network that is a backbone and a linear layer these are the backbone's outputs. For `MldrNet` they are the
+    representations of all levels, low to high; with the mean of the branches' logits as fusion, a linear layer on them
+    is exactly the mean of its branches' last layers.
+
+    Args:
+        network: whose `layers` are taken.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [n, c, h, w] to [n, width of all layers together], in the order in which the network names them."""
+        layers, _ = self.network(images)
+        return torch.cat(list(layers.values()), dim=1)
 
 
 def over_crops(network: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:

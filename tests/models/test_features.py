@@ -2,13 +2,19 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
+from torch import nn
+from torch.utils.data import Dataset
 
-from fastmmd.models.data import CachedFeatures, DomainPair
+from fastmmd.models.data import CachedFeatures, DomainPair, FiveCropEval
+from fastmmd.models.data.features import BATCH
 from fastmmd.models.module import TransferTask
-from fastmmd.models.networks import TransferNet
+from fastmmd.models.networks import MldrNet, TransferNet
+from fastmmd.models.networks.network import Layers
 
 from .conftest import CLASSES, Blobs, Trunk
 
@@ -19,7 +25,7 @@ class Counted(Trunk):
     def __init__(self):
         torch.manual_seed(0)
         super().__init__()
-        self.append(torch.nn.Dropout(0.5))
+        self.append(nn.Dropout(0.5))
         self.count = 0
 
     def forward(self, images):
@@ -59,12 +65,72 @@ def test_other_features_have_another_file(tmp_path, change):
     if change == "transform":
         transform = torch.neg
     if change == "layers":  # with the same weights
-        backbone.append(torch.nn.Tanh())
+        backbone.append(nn.Tanh())
     if change == "files":
         domain.fingerprint = "written later"
     CachedFeatures(domain, backbone, transform, tmp_path)
     assert backbone.count == len(domain)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+class Pictures(Dataset):
+    """Seventy pictures of 40 x 48 random pixels."""
+
+    classes, targets = ("a", "b"), [0, 1] * 35
+
+    def __len__(self):
+        return 70
+
+    def __getitem__(self, item):
+        pixels = np.random.default_rng(item).integers(256, size=(40, 48, 3), dtype=np.uint8)
+        return Image.fromarray(pixels), self.targets[item]
+
+
+class Colour(nn.Module):
+    """Images [n, 3, h, w] to the squares of their first pixels [n, 3]; the sizes of the batches that it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, images):
+        self.sizes.append(len(images))
+        return images[:, :, 0, 0] ** 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features_of_several_crops_are_their_mean(tmp_path, workers):
+    domain, backbone, transform = Pictures(), Colour(), FiveCropEval(40, 32)
+    data = CachedFeatures(domain, backbone, transform, tmp_path, workers=workers)
+    crops = torch.stack([transform(domain[item][0]) for item in range(70)])
+    assert crops.shape == (70, 5, 3, 32, 32)
+    torch.testing.assert_close(data.features, (crops[:, :, :, 0, 0] ** 2).mean(dim=1))
+    # A batch of one crop each, small enough that all crops of its images are no more than a batch of single ones.
+    assert (sum(backbone.sizes), max(backbone.sizes)) == (5 * 70, BATCH // 5)
+
+
+def average(picture):
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32)).mean(dim=(0, 1))
+
+
+def test_features_that_the_transform_makes(tmp_path):
+    data = CachedFeatures(Pictures(), nn.Identity(), average, tmp_path)
+    assert data.features.shape == (70, 3)
+    torch.testing.assert_close(data.features[69], average(Pictures()[69][0]))
+
+
+def test_layers_side_by_side():
+    torch.manual_seed(0)
+    network = MldrNet(3, depth=3, channels=(4, 6, 5), branch_channels=2, branch_map=2, width=7).eval()
+    images = torch.randn(2, 3, 64, 64)
+    features = Layers(network)(images)
+    layers, logits = network(images)
+    assert features.shape == (2, 21)
+    assert torch.equal(features[:, 7:14], layers["level2"])
+    # A linear layer on them is the mean of the branches' last layers.
+    last = [head[-1] for head in network.heads]
+    weight = torch.cat([one.weight for one in last], dim=1) / 3
+    torch.testing.assert_close(features @ weight.T + sum(one.bias for one in last) / 3, logits)
 
 
 def test_interrupted_computation_leaves_no_file(tmp_path, monkeypatch):

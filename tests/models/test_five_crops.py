@@ -10,11 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from fastmmd.models import cli, predict
-from fastmmd.models.data import CachedFeatures, FiveCropEval, FiveCropTrain, layouts
+from fastmmd.models.data import FiveCropEval, FiveCropTrain, layouts
 from fastmmd.models.data.images import Preprocessing
 from fastmmd.models.data.readers import MIKELS, read_domain
 from fastmmd.models.export import export
@@ -121,20 +120,6 @@ def test_task_predicts_and_validates_means():
     task.log = lambda *args, **kwargs: None
     task.validation_step((images, torch.tensor([1, 0])), 0, dataloader_idx=1)
     assert task.val_accuracy["target"].compute() == 0.5
-
-
-def test_features_of_a_frozen_backbone_are_those_of_one_crop(tmp_path):
-    class Pictures(Dataset):
-        classes, targets = ("a",), (0,)
-
-        def __len__(self):
-            return 1
-
-        def __getitem__(self, item):
-            return picture(), 0
-
-    with pytest.raises(ValueError, match=r"transform: expected one crop of an image, got \[5, 3, 32, 32\]"):
-        CachedFeatures(Pictures(), Trunk(), FiveCropEval(40, 32), tmp_path)
 
 
 @pytest.fixture(scope="module")

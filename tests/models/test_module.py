@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, softmax
 import fastmmd
 from fastmmd.functional import JAN_KERNELS
 from fastmmd.models.module import TransferTask
-from fastmmd.models.networks import ACNN, Classifier, MldrNet, TransferNet
+from fastmmd.models.networks import ACNN, Classifier, ContrastiveLoss, MldrNet, TransferNet
 from fastmmd.models.schedules import inverse_decay, ramp
 
 from .conftest import CLASSES, Trunk
@@ -309,3 +309,25 @@ def test_loss_is_fp32_under_mixed_precision():
     assert loss.dtype == terms["transfer_loss"].dtype == torch.float32
     assert float(terms["transfer_loss"]) == pytest.approx(float(expected), rel=1e-6)
     assert terms["transfer_gradient"] > 0
+
+
+def test_contrastive_term_is_that_of_the_combined_layers():
+    """Of labelled domains alone, each by itself, behind the network's own fusion."""
+    torch.manual_seed(0)
+    sizes = {"channels": (4, 6), "branch_channels": 4, "branch_map": 2, "width": 6, "gru_width": 3, "dropout": 0.0}
+    network = MldrNet(3, 2, "gru", **sizes)
+    batch = {d: (torch.randn(n, 3, 24, 24), torch.arange(n) % 3) for d, n in (("source", 5), ("target", 4))}
+    term = ContrastiveLoss()
+    for labelled in (["source"], ["source", "target"]):
+        labels = "used" if len(labelled) == 2 else "ignored"
+        plain = TransferTask(network, CLASSES, target_labels=labels, see="both")
+        task = TransferTask(network, CLASSES, target_labels=labels, see="both", contrastive=term)
+        loss, terms = task.objective(batch)
+        expected = [term(network.combine(list(network(batch[d][0])[0].values())), batch[d][1]) for d in labelled]
+        found = [terms[f"{d}_contrastive"] for d in labelled]
+        torch.testing.assert_close(found, [value.detach() for value in expected])
+        torch.testing.assert_close(loss, plain.objective(batch)[0] + sum(expected))
+        assert [name for name in terms if "contrastive" in name] == [f"{d}_contrastive" for d in labelled]
+    network.zero_grad()
+    loss.backward()
+    assert all(value.grad.any() for value in network.gru.parameters())

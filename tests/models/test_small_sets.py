@@ -1,0 +1,392 @@
+"""The experiments on small sets: each class against all others by known answers, and each command in miniature."""
+
+import csv
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fastmmd.models import cross_validation, small_sets
+from fastmmd.models.analysis import one_against_all, published
+from fastmmd.models.analysis.one_against_all import rates, scores
+from fastmmd.models.cross_validation import Features, Method, divide, predict
+from fastmmd.models.data.demo import write_abstract_set, write_emotion_sets, write_mart_set
+from fastmmd.models.data.emoji import EMOTIONS, Emoji, Vendors
+from fastmmd.models.data.images import Preprocessing
+from fastmmd.models.data.readers import MIKELS, read_domain
+from fastmmd.models.small_sets import Roots, emoji, emotions, mart
+from tests.models.test_export import save_photo_checkpoint
+
+DRAWN = []
+
+
+def mean_colour(picture):
+    """Stands in for the hand-crafted features: mean and deviation of red, green and blue."""
+    DRAWN.append(picture.size)
+    pixels = np.asarray(picture, dtype=np.float32)
+    return torch.from_numpy(np.concatenate([pixels.mean(axis=(0, 1)), pixels.std(axis=(0, 1))]))
+
+
+class Lite(nn.Module):
+    """Stands in for EfficientNet-Lite0: images [n, 3, 16, 16] to pixels of a coarse picture."""
+
+    preprocessing = Preprocessing(resize=18, crop=16)
+
+    def forward(self, images):
+        assert images.shape[1:] == (3, 16, 16)
+        return nn.functional.avg_pool2d(images, 8).flatten(1)
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    DRAWN.clear()
+    monkeypatch.setattr(cross_validation, "describe", mean_colour)
+    monkeypatch.setattr(cross_validation, "EfficientNetLite0", Lite)
+
+
+def fitted(monkeypatch):
+    """A list that gets an entry for each classifier that is fitted and tested."""
+    calls = []
+    held_out = one_against_all.held_out
+
+    def counted(*args):
+        calls.append(args[0])
+        return held_out(*args)
+
+    for module in (one_against_all, small_sets):
+        monkeypatch.setattr(module, "held_out", counted)
+    return calls
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def table(path):
+    """The cells of a Markdown table by row and column."""
+    header, _, *lines = [
+        [cell.strip() for cell in line.strip("|\n").split("|")]
+        for line in path.read_text().splitlines()
+        if line.startswith("|")
+    ]
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+# The core: pure functions of arrays.
+
+
+def test_rates_by_hand():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    found = np.array([[0.9, 0.6, 0.1], [0.5, 0.2, 0.1], [0.7, 0.4, 0.8], [0.7, 0.8, 0], [0.6, 0.3, 0], [0, 0, 0.2]])
+    one = rates(found, labels)
+    assert one.found.tolist() == [2, 1, 0]  # 0.5 is not above 0.5
+    assert one.items.tolist() == [3, 2, 1]
+    assert one.rejected.tolist() == [1, 3, 4]
+    assert one.others.tolist() == [3, 4, 5]
+    np.testing.assert_allclose(one.positive, [200 / 3, 50, 0])
+    np.testing.assert_allclose(one.both, [50, 62.5, 40])
+    low, high = one.interval
+    assert (low <= one.positive + 1e-9).all()
+    assert (one.positive <= high).all()
+    np.testing.assert_allclose([low[1], high[1]], [9.453, 90.547], atol=1e-3)  # Wilson, 1 of 2
+
+
+def division(count=90, classes=3, folds=5):
+    labels = np.arange(count) % classes
+    return labels, np.arange(count) // classes % folds
+
+
+@pytest.mark.parametrize("name", ["logistic", "naive_bayes"])
+def test_separable_classes_are_told_apart(name):
+    labels, folds = division()
+    features = np.random.default_rng(0).normal(size=(90, 4)) + 12 * np.eye(4)[labels]
+    one = rates(scores(name, features, labels, folds), labels)
+    assert one.positive.tolist() == one.both.tolist() == [100, 100, 100]
+
+
+def test_of_features_that_say_nothing_both_sides_are_half():
+    labels, folds = division(1500)
+    one = rates(scores("logistic", np.random.default_rng(0).normal(size=(1500, 3)), labels, folds), labels)
+    np.testing.assert_allclose(one.both, 50, atol=4)
+    # A class weighs as much as all others, or a classifier of one in three would always say no.
+    np.testing.assert_allclose(one.positive, 50, atol=12)
+
+
+def test_orders_do_not_matter():
+    labels, folds = division()
+    features = np.random.default_rng(0).normal(size=(90, 4)) + np.eye(4)[labels]
+    found = scores("logistic", features, labels, folds)
+    order = np.random.default_rng(1).permutation(90)
+    np.testing.assert_allclose(
+        scores("logistic", features[order], labels[order], folds[order]), found[order], atol=1e-4
+    )
+    renamed = scores("logistic", features, 2 - labels, 4 - folds)
+    np.testing.assert_allclose(renamed, found[:, ::-1], atol=1e-4)
+
+
+def test_gaps_and_shapes_are_refused():
+    labels, folds = division()
+    with pytest.raises(ValueError, match=r"labels: expected at least two, 0, 1, ... without a gap, got \[0, 2, 4\]"):
+        scores("logistic", np.zeros((90, 2)), 2 * labels, folds)
+    with pytest.raises(ValueError, match=r"found: expected the scores \[90, 3\], got \[90, 2\]"):
+        rates(np.zeros((90, 2)), labels)
+
+
+# Data.
+
+
+@pytest.fixture
+def vendors(tmp_path, monkeypatch):
+    """Folders of two icon sets in which each face is a plain colour of its emotion; two faces have one drawing."""
+    faces = {f"{ord(face):x}": emotion for emotion, group in EMOTIONS.items() for face in group}
+    for vendor in ("noto", "twemoji"):
+        shades = {code: f"{vendor} {MIKELS.index(emotion)} {k}" for k, (code, emotion) in enumerate(faces.items())}
+        shades["1f606"] = shades["1f604"]
+        content = {
+            "icons": {"prefix": vendor, "icons": {code: {"body": shade} for code, shade in shades.items()}},
+            "metadata": {"categories": {}},
+            "chars": {code: code for code in faces},
+        }
+        (tmp_path / vendor).mkdir()
+        for name, value in content.items():
+            (tmp_path / vendor / f"{name}.json").write_text(json.dumps(value))
+
+    def colour(emoji, name):
+        emotion, k = map(int, emoji.drawings[name].split("</svg>")[0].split(">")[1].split()[1:])
+        return (25 * emotion + k % 7, 200 - 25 * emotion, 100 + k % 5)
+
+    def draw(emoji, item):
+        name = emoji.names[item]
+        return Image.new("RGB", (8, 8), colour(emoji, name)), emoji.targets[item]
+
+    monkeypatch.setattr(Emoji, "__getitem__", draw)
+    return [tmp_path / vendor for vendor in ("noto", "twemoji")]
+
+
+def test_several_vendors_are_one_domain(vendors):
+    sets = [Emoji(folder, labels="emotions") for folder in vendors]
+    domain = Vendors(sets)
+    assert len(domain) == 2 * 74
+    assert (domain.names[0], domain.names[74]) == (f"noto/{domain.groups[0]}", f"twemoji/{domain.groups[0]}")
+    picture, label = domain[80]
+    assert label == domain.targets[80] == sets[1].targets[6]
+    assert picture.getpixel((0, 0)) == sets[1][6][0].getpixel((0, 0))
+    assert all(one.fingerprint in domain.fingerprint for one in sets)
+    with pytest.raises(ValueError, match=r"each of another vendor, got \['noto', 'noto'\]"):
+        Vendors([sets[0], sets[0]])
+    with pytest.raises(ValueError, match="sets: expected the same classes in all"):
+        Vendors([sets[0], Emoji(vendors[1])])
+
+
+def test_a_group_is_never_torn(vendors):
+    domain = Vendors([Emoji(folder, labels="emotions") for folder in vendors])
+    divided = divide(domain, folds=5, seed=0)
+    folds = dict(zip(divided.names, divided.folds, strict=True))
+    assert len(folds) == 148
+    assert all(folds[f"noto/{code}"] == folds[f"twemoji/{code}"] for code in domain.groups)
+    # Older releases of scikit-learn shuffle groups so that a fold may be without a class.
+    assert min(len(np.unique(divided.folds[divided.labels == label])) for label in range(8)) >= 3
+
+
+def test_demonstration_sets(tmp_path):
+    abstract = read_domain("abstract", str(write_abstract_set(tmp_path, size=16)))
+    assert 200 < len(abstract) < 260
+    assert len(abstract) + len(abstract.dropped["tied votes"]) == 280
+    assert (abstract.votes.sum(axis=1) == 14).all()
+    paintings = read_domain("mart", str(write_mart_set(tmp_path, size=16)))
+    assert (len(paintings), sum(paintings.targets)) == (500, 250)
+    looks = np.array([k % 8 in (0, 2, 3, 5) for k in range(500)])  # amusement, awe, contentment, excitement
+    assert 0.75 < (looks == paintings.targets).mean() < 0.95
+    times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    write_mart_set(tmp_path, size=16)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == times
+
+
+# Commands.
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """ArtPhoto with every emotion, IAPS with one image of anger, Abstract as it is but for the size."""
+    folder = tmp_path_factory.mktemp("sets")
+    sets = write_emotion_sets(folder, size=32, shrink={"artphoto": 6, "iaps": 6})
+    return Roots(**sets, abstract=write_abstract_set(folder, size=32))
+
+
+def test_emotions(roots, tmp_path, stand_ins, monkeypatch, capsys):
+    checkpoint = save_photo_checkpoint(tmp_path / "last.ckpt")
+    networks = {"Lite": "lite0", "ResNet": str(checkpoint)}
+    settings = {"min_per_class": 5, "output": tmp_path / "out", "networks": networks}
+    emotions(Roots(iaps=roots.iaps), **settings)
+    names = ("Lite", "ResNet", "hand-crafted, logistic", "hand-crafted, naive Bayes")
+
+    # IAPS in sixths: 6, 1, 9, 8, 12, 9, 7, 10.
+    found = rows(tmp_path / "out" / "iaps.csv")
+    assert len(found) == 4 * 61
+    assert list(found[0]) == ["method", "item", "fold", "label", *(f"p_{name}" for name in MIKELS if name != "anger")]
+    assert {row["fold"] for row in found} == set("01234")
+    cells = table(tmp_path / "out" / "iaps.md")
+    assert [(row["method"], row["rate, %"]) for row in cells] == [*product(names, ("true positives", "both sides"))]
+    for row, name in zip(cells[::2], names, strict=True):
+        of_awe = [one for one in found if one["method"] == name and one["label"] == "awe"]
+        right = sum(float(one["p_awe"]) > 0.5 for one in of_awe)
+        assert row["awe"] == f"{100 * right / len(of_awe):.1f}"
+        others = [one for one in found if one["method"] == name and one["label"] != "awe"]
+        rejected = sum(float(one["p_awe"]) <= 0.5 for one in others)
+        both = dict(cells[cells.index(row) + 1])
+        assert both["awe"] == f"{50 * right / len(of_awe) + 50 * rejected / len(others):.1f}"
+    text = (tmp_path / "out" / "iaps.md").read_text()
+    assert "Left out for too few images: anger (1)." in text
+    assert text in capsys.readouterr().out
+    assert (tmp_path / "out" / "iaps.tex").is_file()
+    with Image.open(tmp_path / "out" / "iaps.png") as image:
+        assert len(image.convert("L").getcolors()) > 10
+    assert (tmp_path / "out" / "iaps.pdf").is_file()
+    assert not (tmp_path / "out" / "artphoto.md").exists()
+
+    # Nothing is computed twice, but for the pictures that the name of a file of features depends on.
+    calls, pictures = fitted(monkeypatch), len(DRAWN)
+    before = (tmp_path / "out" / "iaps.csv").read_bytes()
+    emotions(Roots(iaps=roots.iaps), **settings)
+    assert not calls
+    assert len(DRAWN) - pictures == 16
+    assert (tmp_path / "out" / "iaps.csv").read_bytes() == before
+    emotions(Roots(iaps=roots.iaps), **(settings | {"seed": 1}))
+    assert len(calls) == 4 * 7
+
+
+def test_features_are_those_of_the_items_that_are_kept(roots, tmp_path, stand_ins):
+    domain = read_domain("iaps", str(roots.iaps))
+    divided = divide(domain, folds=5, seed=0, least=5)
+    assert divided.left_out == {"anger": 1}
+    seen = []
+
+    def nothing(name, features, labels, folds):
+        seen.append(features)
+        return np.zeros((len(labels), 7))
+
+    methods = [Method("A", "hand-crafted", "logistic")]
+    predict("iaps", domain, divided, methods, nothing, Features({}, tmp_path), tmp_path)
+    assert len(seen[0]) == len(divided.names) == 61
+    for item, name in enumerate(divided.names):
+        picture, label = domain[domain.names.index(name)]
+        np.testing.assert_allclose(seen[0][item], mean_colour(picture), rtol=1e-5)
+        assert domain.classes[label] == divided.classes[divided.labels[item]]
+
+
+def test_interrupted_command_goes_on(roots, tmp_path, stand_ins, monkeypatch):
+    calls = fitted(monkeypatch)
+    original = small_sets.one_against_all.scores
+
+    def failing(name, *arrays):
+        if name == "naive_bayes":
+            raise KeyboardInterrupt
+        return original(name, *arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one_against_all, "scores", failing)
+        with pytest.raises(KeyboardInterrupt):
+            emotions(Roots(artphoto=roots.artphoto), output=tmp_path)
+    assert calls == ["logistic"] * 16
+    assert not (tmp_path / "artphoto.csv").exists()
+    emotions(Roots(artphoto=roots.artphoto), output=tmp_path)
+    assert calls == ["logistic"] * 16 + ["naive_bayes"] * 8
+    assert len(table(tmp_path / "artphoto.md")) == 6
+
+
+def test_demonstration_of_emotions(roots, tmp_path, stand_ins, monkeypatch):
+    monkeypatch.setattr(
+        small_sets, "write_emotion_sets", lambda folder, shrink: {name: getattr(roots, name) for name in shrink}
+    )
+    monkeypatch.setattr(small_sets, "write_abstract_set", lambda folder: roots.abstract)
+    titles = []
+    monkeypatch.setattr(small_sets.figures, "one_against_all", lambda *args: titles.append(args[-1]))
+    emotions(demo=True, min_per_class=6, networks={}, output=tmp_path)
+    for name in ("artphoto", "abstract", "iaps"):
+        for kind in ("md", "tex"):
+            assert "Generated pictures, invented labels." in (tmp_path / f"{name}.{kind}").read_text()
+    assert all("Generated pictures, invented labels." in title for title in titles)
+    assert ["Left out" in title for title in titles] == [False, True, True]
+    assert "Left out for too few images: anger (" in titles[1]
+
+
+def test_emoji(vendors, tmp_path, stand_ins):
+    emoji(vendors, output=tmp_path)
+    found = rows(tmp_path / "emoji.csv")
+    assert len(found) == 3 * 148
+    folds = {(row["item"].split("/")[1], row["fold"]) for row in found}
+    assert len(folds) == 74
+    cells = table(tmp_path / "emoji.md")
+    assert float(cells[4]["mean"]) > 90  # the colours tell the emotions
+    assert "Left out" not in (tmp_path / "emoji.md").read_text()
+    assert (tmp_path / "emoji.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def paintings(tmp_path_factory):
+    return write_mart_set(tmp_path_factory.mktemp("mart"), size=32, shrink=5)
+
+
+def test_mart(paintings, tmp_path, stand_ins, capsys):
+    mart(paintings, networks={"MldrNet": "lite0"}, output=tmp_path)
+    found = rows(tmp_path / "mart.csv")
+    names = ("MldrNet", "hand-crafted, SVM", "hand-crafted, Lasso")
+    assert list(found[0]) == ["method", "item", "fold", "label", "p_negative", "p_positive"]
+    cells = {row["method"]: row for row in table(tmp_path / "mart.md")}
+    assert list(cells) == [*names, *(f"{name} (published only)" for name in published.MART if name != "MldrNet")]
+    for name in names:
+        own = [row for row in found if row["method"] == name]
+        right = [(float(row["p_positive"]) > 0.5) == (row["label"] == "positive") for row in own]
+        assert cells[name]["accuracy, %"] == f"{sum(right):.2f} ({sum(right)}/100)"
+        folds = [np.mean([r for r, row in zip(right, own, strict=True) if row["fold"] == str(k)]) for k in range(10)]
+        assert cells[name]["mean of folds, %"] == f"{100 * np.mean(folds):.1f} ± {100 * np.std(folds, ddof=1):.1f}"
+    assert [cells[name]["published, %"] for name in names] == ["76.4", "-", "-"]
+    assert [*cells["Lasso (published only)"].values()][1:] == ["-", "-", "68.2"]
+    text = (tmp_path / "mart.md").read_text()
+    assert "Published: Rao, Xu & Xu, table IV." in text
+    assert text in capsys.readouterr().out
+    with Image.open(tmp_path / "mart.png") as image:
+        assert len(image.convert("L").getcolors()) > 10
+
+
+def test_nothing_published_stands_beside_invented_labels(paintings, tmp_path, stand_ins, monkeypatch):
+    monkeypatch.setattr(small_sets, "write_mart_set", lambda folder: paintings)
+    titles = []
+    monkeypatch.setattr(small_sets.figures, "by_class", lambda *args: titles.append(args[-1]))
+    mart(demo=True, networks={}, output=tmp_path)
+    for kind in ("md", "tex"):
+        text = (tmp_path / f"mart.{kind}").read_text()
+        assert "ublished" not in text
+        assert "Rao" not in text
+        assert "Generated pictures, invented labels." in text
+    assert len(table(tmp_path / "mart.md")) == 2
+    assert "Generated pictures, invented labels." in titles[0]
+
+
+def test_refusals(roots, tmp_path, stand_ins):
+    with pytest.raises(ValueError, match=r"root: expected a folder for at least one of artphoto, abstract, iaps"):
+        emotions(output=tmp_path)
+    with pytest.raises(ValueError, match="root: expected the folder of MART, or --demo true; got none"):
+        mart(output=tmp_path)
+    with pytest.raises(ValueError, match="min_per_class: expected at least the 5 folds, got 3"):
+        emotions(roots, min_per_class=3, output=tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match="networks: expected 'lite0' or a checkpoint for 'A', got no file 'nowhere'"
+    ):
+        emotions(roots, networks={"A": "nowhere"}, output=tmp_path)
+    with pytest.raises(ValueError, match="networks: expected another name than 'hand-crafted'"):
+        mart(roots.iaps, networks={"hand-crafted": "lite0"}, output=tmp_path)
+    with pytest.raises(ValueError, match=r"expected two classes of at least 60 items, got \{"):
+        emotions(roots, min_per_class=60, output=tmp_path)
+    assert not DRAWN
+
+
+def test_command_line(paintings, tmp_path, stand_ins, monkeypatch):
+    arguments = ["mart", "--root", str(paintings), "--networks", '{"A": "lite0"}', "--output", str(tmp_path)]
+    small_sets.auto_cli([emotions, emoji, mart], args=arguments)
+    assert table(tmp_path / "mart.md")[0]["method"] == "A"
