@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastmmd.models.fixed_features import Described
+from fastmmd.models.experiment import Checkpoint, Run
+from fastmmd.models.fixed_features import HANDCRAFTED, NETWORK, Described, FixedFeaturesRun
 from fastmmd.models.networks.mldrnet import Fusion, Levels
 
 INIT = "--model.network.init_args"
@@ -19,13 +20,28 @@ class Arm:
     Args:
         key: what its runs are called. Arms with the same key have the same arguments, so that their runs are shared.
         args: arguments of the command line.
-        features, estimator: of a `FixedFeaturesRun`; a network is trained if not given.
+        fixed: features and estimator of a `FixedFeaturesRun`; a network is trained if not given.
     """
 
     key: str
     args: tuple[str, ...] = ()
-    features: Described | None = None
-    estimator: str = ""
+    fixed: tuple[Described, str] | None = None
+
+    def run(
+        self,
+        task: str,
+        seed: int,
+        args: Sequence[str],
+        overrides: Sequence[str],
+        checkpoint: Checkpoint,
+        fold: int | None = None,
+    ) -> Run:
+        """One run: the task's arguments, those of the arm, and overrides. Fixed features know no checkpoint."""
+        whole = (*args, *self.args, *overrides)
+        if self.fixed is None:
+            return Run(task, self.key, seed, whole, checkpoint, fold)
+        features, estimator = self.fixed
+        return FixedFeaturesRun(task, self.key, seed, whole, fold=fold, features=features, estimator=estimator)
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,7 @@ PAPER = Weights()
 def mldrnet(depth: int = 4, fusion: Fusion = "mean", levels: Levels = "all") -> Arm:
     """MldrNet; with `levels="last"` the network without side branches, in which nothing is fused."""
     return Arm(
-        f"mldrnet{depth}-{fusion if levels == 'all' else levels}",
+        f"mldrnet{depth}-{fusion}" + ("" if levels == "all" else f"-{levels}"),
         (f"{INIT}.depth={depth}", f"{INIT}.fusion={fusion}", f"{INIT}.levels={levels}"),
     )
 
@@ -81,8 +97,8 @@ def compared(weights: Weights) -> dict[str, Arm]:
         return classifier("Torchvision", name=name, weights=weights)
 
     return {
-        "Machajdik & Hanbury + SVM": Arm("handcrafted", features="hand-crafted", estimator="svm"),
-        "AlexNet + SVM": Arm("alexnet-svm", torchvision("alexnet", weights.alexnet_svm), "network", "svm"),
+        "Machajdik & Hanbury + SVM": Arm("handcrafted", fixed=(HANDCRAFTED, "svm")),
+        "AlexNet + SVM": Arm("alexnet-svm", torchvision("alexnet", weights.alexnet_svm), (NETWORK, "svm")),
         "AlexNet": Arm("alexnet", torchvision("alexnet", weights.alexnet)),
         "A-CNN": Arm("acnn", classifier("ACNN")),
         "T-CNN": Arm("tcnn", classifier("TCNN")),
@@ -116,10 +132,11 @@ def transferred(joint: float, marginal: float, depth: int = 4) -> dict[str, Arm]
 
 
 def _term(levels: Sequence[str], joint: float, marginal: float) -> tuple[str, ...]:
-    """A transfer term over levels and softmax, with the kernels of `mldrnet_jan.yaml`."""
+    """A transfer term over levels and softmax, with the kernels of `mldrnet_jan.yaml`; it grows over the training."""
     level = {"bandwidth": "mean", "multipliers": [0.25, 0.5, 1, 2, 4], "weights": [0.2] * 5}
     kernels = [level] * len(levels) + [{"bandwidth": 1.68, "multipliers": [1]}]
     return (
+        "--model.ramp=true",
         f"--model.layers={json.dumps([*levels, 'softmax'])}",
         "--model.transfer=fastmmd.TransferLoss",
         f"--model.transfer.init_args.joint={joint}",

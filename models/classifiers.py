@@ -7,10 +7,11 @@
 | `naive_bayes` | Gaussian naive Bayes                        | Machajdik & Hanbury 2010, as far as we know           |
 | `lasso`       | logistic regression with an L1 penalty      | "Lasso" in table IV, on other features                |
 
-Features are standardised first, with the mean and deviation of what the classifier is fitted to. How much the loss
-counts against the penalty is ours, and tuned on nothing: 1, scikit-learn's own choice, for logistic regression, which
-on n images is a weight decay of 1 / n on the mean loss (the paper's networks have 0.0005); 0.01 for the support vector
-machine, which with 1 takes minutes to separate classes on some thousand columns.
+Features are standardised first, with the mean and deviation of what the classifier is fitted to, and computed with in
+double precision. How much the loss counts against the penalty is ours, and tuned on nothing: 1, scikit-learn's own
+choice, for logistic regression, which on n images is a weight decay of 1 / n on the mean loss (the paper's networks
+have 0.0005); 0.01 for the support vector machine, which with 1 takes minutes to separate classes on some thousand
+columns.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -31,6 +32,10 @@ NAMES = ("logistic", "svm", "naive_bayes", "lasso")
 
 # Enough for all solvers to end at their minimum on features of some thousand columns.
 STEPS = 10_000
+# The largest slope at which logistic regression ends; probabilities are then less than 1e-5 from those at the minimum.
+SLOPE = 1e-8
+# The intercept is penalised too, by a hundredth so where squares are penalised, by a tenth where magnitudes are.
+INTERCEPT = 10
 
 
 class _EvenBayes(GaussianNB):
@@ -56,11 +61,10 @@ def classifier(name: str, balanced: bool = False) -> Pipeline:
     """
     weight = "balanced" if balanced else None
     if name == "logistic":
-        last = LogisticRegression(class_weight=weight, max_iter=STEPS)
+        last = LogisticRegression(class_weight=weight, tol=SLOPE, max_iter=STEPS)
     elif name == "svm":
         # The primal problem: the other solver takes thousands of steps where columns are few and say little.
-        # The intercept is penalised too, by a hundredth so.
-        settings = {"dual": False, "intercept_scaling": 10, "max_iter": STEPS, "random_state": 0}
+        settings = {"dual": False, "intercept_scaling": INTERCEPT, "max_iter": STEPS, "random_state": 0}
         last = LinearSVC(C=0.01, class_weight=weight, **settings)
     elif name == "naive_bayes":
         last = (_EvenBayes if balanced else GaussianNB)(var_smoothing=0.01)
@@ -68,12 +72,11 @@ def classifier(name: str, balanced: bool = False) -> Pipeline:
         # The argument `penalty` gives way to `l1_ratio` in scikit-learn 1.8.
         newer = signature(LogisticRegression).parameters["penalty"].default == "deprecated"
         penalty = {"l1_ratio": 1} if newer else {"penalty": "l1"}
-        last = OneVsRestClassifier(
-            LogisticRegression(solver="liblinear", class_weight=weight, max_iter=STEPS, random_state=0, **penalty)
-        )
+        settings = {"solver": "liblinear", "intercept_scaling": INTERCEPT, "max_iter": STEPS, "random_state": 0}
+        last = OneVsRestClassifier(LogisticRegression(class_weight=weight, **settings, **penalty))
     else:
         raise ValueError(f"name: expected one of {', '.join(NAMES)}, got {name!r}")
-    return make_pipeline(StandardScaler(), last)
+    return make_pipeline(FunctionTransformer(np.float64), StandardScaler(), last)
 
 
 def probabilities(fitted: Pipeline, features: np.ndarray, num_classes: int) -> np.ndarray:
@@ -93,7 +96,6 @@ def probabilities(fitted: Pipeline, features: np.ndarray, num_classes: int) -> n
     labels = fitted.classes_.astype(int)
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"num_classes: expected more than the labels fitted, {labels.tolist()}, got {num_classes}")
-    features = np.asarray(features, dtype=np.float64)  # naive Bayes adds up thousands of logarithms
     result = np.zeros((len(features), num_classes))
     if hasattr(fitted, "predict_proba"):
         result[:, labels] = fitted.predict_proba(features)
@@ -106,7 +108,12 @@ def probabilities(fitted: Pipeline, features: np.ndarray, num_classes: int) -> n
 
 
 def held_out(
-    name: str, features: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_classes: int, balanced: bool = False
+    name: str,
+    features: np.ndarray,
+    labels: np.ndarray,
+    folds: np.ndarray,
+    num_classes: int | None = None,
+    balanced: bool = False,
 ) -> np.ndarray:
     """Probabilities [n, num_classes] of each item by a classifier that was fitted to all other folds.
 
@@ -115,7 +122,7 @@ def held_out(
         features: [n, d].
         labels: [n] in 0..num_classes - 1.
         folds: [n], the fold in which each item is tested.
-        num_classes: number of columns.
+        num_classes: number of columns; if not given, that of the labels.
 
     Raises:
         ValueError: lengths that differ, less than two folds, or what `classifier` and `probabilities` refuse.
@@ -127,6 +134,7 @@ def held_out(
     numbers = np.unique(folds)
     if len(numbers) < 2:
         raise ValueError(f"folds: expected at least two, got {numbers.tolist()}")
+    num_classes = num_classes or int(labels.max()) + 1
     result = np.empty((len(labels), num_classes))
     for fold in numbers:
         tested = folds == fold

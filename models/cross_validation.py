@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import sklearn
 import torch
-from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from fastmmd.models.data.features import CachedFeatures
-from fastmmd.models.data.folds import stratified_split
+from fastmmd.models.data.folds import Split, stratified_split
 from fastmmd.models.data.images import EvalTransform, match
 from fastmmd.models.experiment import code_digest
 from fastmmd.models.files import write_atomically
-from fastmmd.models.handcrafted import describe
+from fastmmd.models.fixed_features import HANDCRAFTED, described
 from fastmmd.models.networks.backbones import EfficientNetLite0
-from fastmmd.models.networks.network import Layers
 from fastmmd.models.trained import load_trained
 
-HANDCRAFTED = "hand-crafted"
+# The network whose ImageNet weights come as a package, in the place of a checkpoint.
+LITE0 = "lite0"
 
 # Name of a classifier, features [n, d], labels [n] and folds [n] to probabilities [n, classes].
 Scores = Callable[[str, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -55,21 +53,39 @@ class Features:
         for name, path in self.networks.items():
             if name == HANDCRAFTED:
                 raise ValueError(f"networks: expected another name than {name!r}, which is taken, for {path!r}")
-            if path != "lite0" and not Path(path).is_file():
+            if path != LITE0 and not Path(path).is_file():
                 raise FileNotFoundError(
-                    f"networks: expected 'lite0' or a checkpoint for {name!r}, got no file {path!r}"
+                    f"networks: expected {LITE0!r} or a checkpoint for {name!r}, got no file {path!r}"
                 )
+
+    def refuse_seen(self, folders: Iterable[Path]) -> None:
+        """Makes sure that no network was trained on what is tested.
+
+        Args:
+            folders: of the tested data sets.
+
+        Raises:
+            ValueError: a checkpoint's source or target is one of them, lies in one of them or around it.
+        """
+        tested = [folder.resolve() for folder in folders]
+        for name, path in self.networks.items():
+            for known in () if path == LITE0 else load_trained(Path(path)).folders:
+                if any(known.is_relative_to(folder) or folder.is_relative_to(known) for folder in tested):
+                    raise ValueError(
+                        f"networks: expected {name!r} to be trained on other images than those that are tested, got "
+                        f"{path!r}, which was trained on {str(known)!r}"
+                    )
 
     def of(self, domain: Dataset, name: str) -> np.ndarray:
         """[items, d] float32 of a whole data set."""
         if name == HANDCRAFTED:
-            backbone, transform = nn.Identity(), describe
-        elif self.networks[name] == "lite0":
+            backbone, transform = described()
+        elif self.networks[name] == LITE0:
             backbone, transform = EfficientNetLite0(), EvalTransform()
             match(transform, backbone.preprocessing)
         else:
             trained = load_trained(Path(self.networks[name]))
-            backbone, transform = Layers(trained.network), trained.transform
+            backbone, transform = described(trained.network, trained.transform)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return CachedFeatures(domain, backbone, transform, self.folder, device, self.workers).features.numpy()
 
@@ -100,6 +116,7 @@ class Divided:
         folds: [n], from 0.
         classes: names in label order.
         left_out: class -> its number of items, of classes that have too few.
+        split: the same folds by name, for a file.
     """
 
     items: np.ndarray
@@ -108,6 +125,7 @@ class Divided:
     folds: np.ndarray
     classes: tuple[str, ...]
     left_out: Mapping[str, int]
+    split: Split
 
 
 def divide(domain: Dataset, folds: int, seed: int, least: int = 1) -> Divided:
@@ -136,6 +154,7 @@ def divide(domain: Dataset, folds: int, seed: int, least: int = 1) -> Divided:
         np.array([tested[name] for name in names]),
         classes,
         left_out,
+        split,
     )
 
 
@@ -150,8 +169,8 @@ def predict(
 ) -> dict[str, np.ndarray]:
     """Method -> probabilities [n, classes] of all items, each by classifiers that were fitted to the other folds.
 
-    Writes them to `<name>.csv`. Those of each method are kept in `scores`, and computed again only if its features,
-    labels, folds or the code are other ones.
+    Those of each method are kept in the folder `scores`, and computed again only if its features, labels, folds or the
+    code are other ones.
 
     Args:
         name: of the data set, for files.
@@ -160,14 +179,22 @@ def predict(
         scores: what fits and tests.
         features: of the pictures.
         output: folder of all that is written.
+
+    Raises:
+        ValueError: two methods of one name.
     """
-    names = dict.fromkeys(method.features for method in methods)
-    computed = {described: features.of(domain, described)[divided.items] for described in names}
+    twice = [one for one, count in Counter(method.name for method in methods).items() if count > 1]
+    if twice:
+        raise ValueError(f"networks: expected names that no other method has, got {', '.join(map(repr, twice))}")
+    used = dict.fromkeys(method.features for method in methods)
+    computed = {kind: features.of(domain, kind)[divided.items] for kind in used}
     result = {}
     for method in tqdm(methods, desc=f"{name}: classifiers", unit="method"):
         arrays = (computed[method.features], divided.labels, divided.folds)
-        digest = hashlib.sha256(f"{method.estimator} {sklearn.__version__} {code_digest()}".encode())
+        how = f"{scores.__module__}.{scores.__qualname__} {method.estimator} {sklearn.__version__} {code_digest()}"
+        digest = hashlib.sha256(how.encode())
         for array in arrays:
+            digest.update(f"{array.shape} {array.dtype}".encode())
             digest.update(array.tobytes())
         path = output / "scores" / f"{name}-{digest.hexdigest()[:16]}.npy"
         if not path.is_file():
@@ -175,15 +202,4 @@ def predict(
             with write_atomically(path, "wb") as file:
                 np.save(file, found)
         result[method.name] = np.load(path)
-    _write_csv(result, divided, output / f"{name}.csv")
     return result
-
-
-def _write_csv(found: Mapping[str, np.ndarray], divided: Divided, path: Path) -> None:
-    """Writes a row an item and method: method, item, fold, label, p_<class>..."""
-    with write_atomically(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(["method", "item", "fold", "label", *(f"p_{name}" for name in divided.classes)])
-        for method, rows in found.items():
-            for item, fold, label, row in zip(divided.names, divided.folds, divided.labels, rows, strict=True):
-                writer.writerow([method, item, fold, divided.classes[label], *(f"{p:.6f}" for p in row)])

@@ -41,6 +41,9 @@ class Run:
         args: arguments of the command line, without a subcommand: configurations and overrides.
         checkpoint: what is tested, "last" or "best" (of the target's validation part; never of its test).
         fold: which fold of the target's split, if it is not a random split.
+
+    Raises:
+        ValueError: an argument that the run sets: seed, output, or fold.
     """
 
     task: str
@@ -49,6 +52,12 @@ class Run:
     args: tuple[str, ...]
     checkpoint: Checkpoint = "last"
     fold: int | None = None
+
+    def __post_init__(self) -> None:
+        own = ["seed_everything", "output", *([] if self.fold is None else ["data.fold"])]
+        for arg in self.args:
+            if arg.removeprefix("--").split("=")[0] in own:
+                raise ValueError(f"args: expected nothing that the run itself sets ({', '.join(own)}), got {arg!r}")
 
     @property
     def name(self) -> str:
@@ -138,7 +147,7 @@ def code_digest() -> str:
 
 
 def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
-    """The results of `runs`, in their order, with a progress bar.
+    """The results of `runs`, in their order, with a progress bar; equal runs count once.
 
     Finished runs are read back; the others go to `jobs` processes of one thread each, which makes a run's result
     independent of `jobs`. An interruption loses at most an epoch of each run in progress.
@@ -146,6 +155,7 @@ def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
     Raises:
         SystemExit: runs failed, after all others finished and with a line for each; or there was an interruption.
     """
+    runs = list(dict.fromkeys(runs))
     results = {run: result for run in runs if (result := run.result(root))}
     with (
         ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_quiet_single_thread) as pool,
@@ -177,3 +187,4 @@ def _quiet_single_thread() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+    warnings.filterwarnings("default", message=".*unreadable images|.*rated images are not there")

@@ -11,7 +11,7 @@
 The experiments on small sets are those of `fastmmd.models.small_sets`. All commands with one `--output` share their
 runs: MldrNet with four levels and the mean is trained once for all. The output folder holds for each command a table
 (`.md`, `.tex`), a row a run (`.csv`) and figures (`.png`, `.pdf`); below each run's `folder`, which the csv names, lie
-its predictions, its split, checkpoints and logs.
+its predictions and its split, and of a trained network checkpoints and logs.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from fastmmd.models.arms import PAPER, Arm, Weights, compared, mldrnet, transfer
 from fastmmd.models.data.demo import INVENTED, write_emotion_sets, write_noisy_fi
 from fastmmd.models.data.readers import read_domain
 from fastmmd.models.experiment import Checkpoint, Result, Run, execute_all
-from fastmmd.models.fixed_features import FixedFeaturesRun
 from fastmmd.models.module import DOMAINS
 from fastmmd.models.networks.mldrnet import Fusion
 from fastmmd.models.results import method_table, summaries, write_csv
 from fastmmd.models.trained import load_trained
 
 Labels = Literal["well", "noisy"]
+LABELS = Labels.__args__
 Args = tuple[str, ...]
 
 # Names for people: training sets, and pairs of source and target.
@@ -51,7 +51,7 @@ TASKS = {
     "fonts": "fonts to optdigits",
 }
 DIGITS = {"mnist": "fastmmd.models.data.Mnist5k", "fonts": "fastmmd.models.data.FontDigits"}
-# In a demonstration: these begin with ImageNet's weights, and the last two are too large.
+# What a demonstration leaves out: these begin with ImageNet's weights, and the last two are too large.
 PRETRAINED = ("AlexNet + SVM", "VGG-19", "ResNet-101")
 
 
@@ -60,7 +60,8 @@ class Experiments:
 
     The division into 80 % training, 15 % test and 5 % validation images of each class is fold 0 of `floor_split`: the
     paper's own is not published. Noisy training sets hold all images that raters rejected too (77.9 % in the paper);
-    the test never does.
+    the test never does. They are trained on for as many steps as well-labelled ones, so each of their images is seen
+    less often. Copies of held-out images are left out of all training sets.
     """
 
     def __init__(
@@ -83,21 +84,25 @@ class Experiments:
             seeds: of initial weights, batches and dropout.
             demo: use generated pictures with invented labels, written into `output`, and the small network of
                 `mldrnet_small.yaml`; shows that all works, and nothing about emotions.
-            skip_unreadable: leave out images that cannot be decoded (each run then decodes all once) and do not stop.
+            skip_unreadable: leave out images that cannot be decoded, with a warning that names them, and do not stop.
+                Each run then decodes all images first.
             output: folder of all that is written; if not given, runs/mldrnet, or runs/mldrnet-demo.
             checkpoint: tested weights: the last, or the best on the validation images.
-            jobs: runs at a time, one thread each; if not given, as many as there are cores, or one on a GPU.
+            jobs: runs at a time, one thread each; if not given, one where the runs use a GPU, else as many as there are
+                cores.
             overrides: further arguments for every run, such as --config=own.yaml or --data.workers=8.
+
+        Raises:
+            ValueError: a folder for a demonstration, which uses none.
         """
+        if demo and (root or artphoto):
+            raise ValueError(f"demo: expected no root and artphoto beside it, got {root or artphoto}")
         self.output = output or Path("runs/mldrnet-demo" if demo else "runs/mldrnet")
-        if demo:
-            root = write_noisy_fi(self.output / "data")
-            artphoto = write_emotion_sets(self.output / "data", shrink={"artphoto": 1})["artphoto"]
         self.roots = {"root": root, "artphoto": artphoto}
         self.seeds = seeds
         self.demo = demo
         self.checkpoint = checkpoint
-        self.jobs = jobs or (1 if torch.cuda.is_available() else cpu_count())
+        self.jobs = jobs
         self.configs = ("--config=mldrnet.yaml", *(["--config=mldrnet_small.yaml"] if demo else []))
         self.readers = tuple(f"--data.{domain}.skip_unreadable={str(skip_unreadable).lower()}" for domain in DOMAINS)
         self.overrides = tuple(overrides)
@@ -114,7 +119,7 @@ class Experiments:
             lines["one branch, after the last layer"] = {depth: mldrnet(depth, levels="last") for depth in depths}
         arms = {f"{line}, {depth} layers": arm for line, row in lines.items() for depth, arm in row.items()}
         reported = {f"MldrNet, {depth} layers": accuracy for depth, accuracy in published.DEPTH.items()}
-        results = self._trained({"well": arms})
+        results = self._execute(self._runs({"well": arms}))
         self._write("depth", results, arms, {"well": reported})
         found = summaries(results)["well"]
         points = {name: {d: found[arm.key].accuracies for d, arm in row.items()} for name, row in lines.items()}
@@ -133,7 +138,7 @@ class Experiments:
             labels: the training sets.
         """
         arms = {name: mldrnet(fusion=name) for name in fusions}
-        results = self._trained(dict.fromkeys(labels, arms))
+        results = self._execute(self._runs(dict.fromkeys(labels, arms)))
         self._write("fusion", results, arms, published.FUSION)
         self._draw("fusion", results, arms)
 
@@ -159,14 +164,14 @@ class Experiments:
         if absent := [name for name in names if name not in known]:
             raise ValueError(f"names: expected some of {', '.join(known)}; got {', '.join(absent)}")
         arms = {name: known[name] for name in names}
-        results = self._trained(dict.fromkeys(labels, arms))
+        results = self._execute(self._runs(dict.fromkeys(labels, arms)))
         self._write("methods", results, arms, {"well": published.FI})
         self._draw("methods", results, arms)
         for task in labels:
             found = self._predictions([run for run in results if run["task"] == task], arms)
             classes = next(iter(found.values())).classes
             matrices = {name: one.confusion for name, one in found.items()}
-            title = self._note(f"{TASKS[task]}, {len(self.seeds)} runs together")
+            title = self._note(f"{TASKS[task]}, all runs of a method together")
             figures.confusions(matrices, classes, self.output / f"confusion_{task}.png", title)
 
     def pictures(self, images: int = 8, top: int = 5) -> None:
@@ -176,13 +181,13 @@ class Experiments:
             images: test images whose emotion distribution is shown.
             top: images of each class, and patches of each filter.
         """
-        arms = {"MldrNet": mldrnet()}
-        results = self._trained({"well": arms}, self.seeds[:1])
-        found = self._predictions(results, arms)["MldrNet"]
-        domain = read_domain("fi", self._folder("root"))
-        place = {name: item for item, name in enumerate(domain.names)}
-        tested = domain.subset([place[name] for name in found.items])
-        trained = load_trained(self.output / results[0]["folder"] / "checkpoints" / f"{self.checkpoint}.ckpt")
+        run = self._runs({"well": {"MldrNet": mldrnet()}})[0]
+        self._execute([run])
+        folder = run.folder(self.output)
+        found = read_predictions(folder / "predictions.csv")
+        trained = load_trained(folder / "checkpoints" / f"{self.checkpoint}.ckpt")
+        data = run.cli(self.output).datamodule
+        tested = data.domains["target"].subset(data.test_items)
 
         def centre(picture: Image.Image) -> Tensor:
             crops = trained.transform(picture)
@@ -199,15 +204,15 @@ class Experiments:
         table.write(self.output / "retrieval.md", "Precision of the first images of each class", "tab:retrieval")
         self._show(table)
 
-    def transfer(self, joint: float = 1.0, marginal: float = 1.0, ramp: bool = True) -> None:
+    def transfer(self, joint: float = 0.3, marginal: float = 0.3) -> None:
         """From Flickr and Instagram to ArtPhoto without its labels, with terms over one level or all; `transfer.png`.
 
         Neither paper has this experiment. Half of ArtPhoto, drawn at random, is tested.
 
         Args:
-            joint: lambda, the weight of a JMMD.
+            joint: lambda, the weight of a JMMD. MldrNet has no batch norm, without which a term of full weight can
+                shrink the features to nothing, see `mldrnet_digits.yaml`.
             marginal: eta, the weight of the MMD of all levels together, of which each has an equal part.
-            ramp: raise the term's weight over the training.
 
         Raises:
             ValueError: no folder of one of the two.
@@ -215,14 +220,14 @@ class Experiments:
         task = (
             *self.configs,
             "--config=fi_artphoto.yaml",
-            *(f"--data.{part}.root={self._folder(name)}" for part, name in zip(DOMAINS, self.roots, strict=True)),
+            f"--data.source.root={self._folder('root')}",
+            f"--data.target.root={self._folder('artphoto')}",
             *("--data.exclude_held_out=false", "--data.fold=null", "--data.target_test=0.5"),
-            f"--model.ramp={str(ramp).lower()}",
             *self.readers,
         )
         self._transferred("transfer", {"fi_artphoto": task}, transferred(joint, marginal))
 
-    def digits(self, joint: float = 1.0, marginal: float = 1.0) -> None:
+    def digits(self, joint: float = 0.3, marginal: float = 0.3) -> None:
         """The same terms between real digits, on a MldrNet with two levels (`mldrnet_digits.yaml`); `digits.png`.
 
         Args:
@@ -234,44 +239,45 @@ class Experiments:
 
     def _transferred(self, name: str, tasks: Mapping[str, Args], arms: Mapping[str, Arm]) -> None:
         """Trains every arm on every task, and writes the table and figure of a command."""
-        results = self._execute(
-            [
-                Run(task, arm.key, seed, (*args, *arm.args, *self.overrides), self.checkpoint)
-                for task, args in tasks.items()
-                for arm in arms.values()
-                for seed in self.seeds
-            ]
-        )
+        runs = [
+            arm.run(task, seed, args, self.overrides, self.checkpoint)
+            for task, args in tasks.items()
+            for arm in arms.values()
+            for seed in self.seeds
+        ]
+        results = self._execute(runs)
         self._write(name, results, arms)
         self._draw(name, results, arms)
 
-    def _trained(self, arms: Mapping[Labels, Mapping[str, Arm]], seeds: Sequence[int] | None = None) -> list[Result]:
-        """The results of arms on training sets: labels -> name -> arm."""
+    def _runs(self, arms: Mapping[Labels, Mapping[str, Arm]]) -> list[Run]:
+        """The runs of arms on training sets: labels -> name -> arm. Fixed features have one, for nothing is random."""
+        root = self._folder("root")
         if "noisy" in arms:
-            read_domain("fi", self._folder("root"), {"labels": "noisy"})  # without votes it fails here, before any run
-        roots = tuple(f"--data.{domain}.root={self._folder('root')}" for domain in DOMAINS)
+            read_domain("fi", root, {"labels": "noisy"})  # without votes it fails here, before any run
+        args = (*self.configs, *(f"--data.{domain}.root={root}" for domain in DOMAINS), *self.readers)
         noise = {"well": (), "noisy": ("--data.source.options={labels: noisy}",)}
-        runs: list[Run] = []
-        for labels, by_name in arms.items():
-            for arm in by_name.values():
-                args = (*self.configs, *roots, *noise[labels], *arm.args, *self.readers, *self.overrides)
-                if arm.features is None:
-                    runs += [Run(labels, arm.key, seed, args, self.checkpoint, 0) for seed in seeds or self.seeds]
-                else:
-                    fixed = (args, self.checkpoint, 0, arm.features, arm.estimator)
-                    runs.append(FixedFeaturesRun(labels, arm.key, 0, *fixed))
-        return self._execute(runs)
+        return [
+            arm.run(labels, seed, (*args, *noise[labels]), self.overrides, self.checkpoint, fold=0)
+            for labels, by_name in arms.items()
+            for arm in by_name.values()
+            for seed in (self.seeds if arm.fixed is None else [0])
+        ]
+
+    def _execute(self, runs: Sequence[Run]) -> list[Result]:
+        on_gpu = torch.cuda.is_available() and not self.demo and runs[0].task not in DIGITS
+        return execute_all(runs, self.output, self.jobs or (1 if on_gpu else cpu_count()))
 
     def _folder(self, name: str) -> str:
-        """A data set's folder, by the name of its argument."""
-        folder = self.roots[name]
+        """A data set's folder, by the name of its argument; in a demonstration an absent set is written."""
+        if self.demo:
+            data = self.output / "data"
+            folder = write_noisy_fi(data) if name == "root" else write_emotion_sets(data, shrink={name: 1})[name]
+        else:
+            folder = self.roots[name]
         if folder is None:
             titles = {"root": "Flickr and Instagram", "artphoto": "ArtPhoto"}
             raise ValueError(f"{name}: expected the folder of {titles[name]}, or --demo true; got neither")
         return str(folder.absolute())
-
-    def _execute(self, runs: Sequence[Run]) -> list[Result]:
-        return execute_all(runs, self.output, self.jobs)
 
     def _predictions(self, results: Sequence[Result], arms: Mapping[str, Arm]) -> dict[str, Predictions]:
         """Name of the arm -> the predictions of its runs."""
@@ -292,8 +298,14 @@ class Experiments:
         write_csv(results, self.output / f"{name}.csv")
         invented = self.demo and results[0]["task"] not in DIGITS  # digits are real in a demonstration too
         shown = None if invented or reported is None else {TASKS[task]: row for task, row in reported.items()}
-        notes = INVENTED if invented else "Published: Rao, Xu & Xu." if shown else ""
-        table = method_table(results, TASKS, {arm.key: label for label, arm in arms.items()}, shown, notes)
+        one_set = results[0]["task"] in LABELS
+        notes = [
+            "Trained on the set's own labels." if one_set else "Target labels ignored in training.",
+            INVENTED if invented else "Published: Rao, Xu & Xu." if shown else "",
+        ]
+        table = method_table(
+            results, TASKS, {arm.key: label for label, arm in arms.items()}, shown, " ".join(filter(None, notes))
+        )
         table.write(self.output / f"{name}.md", f"MldrNet: {name}", f"tab:{name}")
         self._show(table)
 

@@ -25,7 +25,7 @@ Batch = Mapping[str, tuple[Tensor, Tensor]]
 
 
 class TransferTask(LightningModule):
-    """Minimises `L = [L_s] + [L_t] + ramp * (lambda * JMMD(layers) + eta * MMD(layers))`.
+    """Minimises `L = [L_s] + [L_t] + ramp * (lambda * JMMD(layers) + eta * MMD(layers)) [+ contrastive terms]`.
 
     Equations 11-13 of He & Ding 2020. `L_s` and `L_t` are mean cross-entropies on the labelled source and target
     batches (the paper prints 1/n_s in front of L_t, a misprint for 1/n_t); the rest is `fastmmd.TransferLoss` over
@@ -50,7 +50,8 @@ class TransferTask(LightningModule):
 
     With mixed precision the network runs in it and the loss in fp32. With several processes each has the loss of its
     own batch, MMD and JMMD too, and the gradients are averaged: that is not the MMD of all batches together. The same
-    holds for batches whose gradients are accumulated (`trainer.accumulate_grad_batches`).
+    holds for batches whose gradients are accumulated (`trainer.accumulate_grad_batches`), and for the contrastive term,
+    which sees the pairs of one batch.
 
     Training is SGD with momentum under the "inv" schedule. He & Ding give neither; the defaults are JAN's published
     recipe. The schedule and the ramp count steps of the optimiser, not batches.
@@ -71,7 +72,8 @@ class TransferTask(LightningModule):
         momentum, weight_decay: of SGD.
         nesterov: whether the momentum is Nesterov's.
         decay_rate, decay_power: of the schedule (see `schedules.inverse_decay`); a power of 0 keeps the rate.
-        contrastive: a second loss of labelled images, on the network's combined layers; the paper has none.
+        contrastive: a second loss on the labelled images of each domain, of the network's combined layers: that of
+            Zhu et al., see `ContrastiveLoss`. He & Ding have none.
 
     Raises:
         ValueError: no term is left: labels of both domains ignored. In training: `layers` names one that the network
@@ -132,6 +134,10 @@ class TransferTask(LightningModule):
         """
         images = [batch[domain][0] for domain in self.seen]
         own_layers, logits = self(torch.cat(images))
+        if self.contrastive is not None:  # the network's own layers, in its own precision
+            sizes = [len(part) for part in images]
+            parts = zip(*(layer.split(sizes) for layer in own_layers.values()), strict=True)
+            combined = dict(zip(self.seen, map(self.network.combine, parts), strict=True))
         with torch.autocast(logits.device.type, enabled=False):
             layers = self._by_domain(own_layers, logits, [len(part) for part in images])
             smoothing = self.hparams.label_smoothing
@@ -141,8 +147,7 @@ class TransferTask(LightningModule):
             }
             if self.contrastive is not None:
                 for d in self.labelled:
-                    combined = self.network.combine([layers[name][d] for name in own_layers])
-                    terms[f"{d}_contrastive"] = self.contrastive(combined, batch[d][1])
+                    terms[f"{d}_contrastive"] = self.contrastive(combined[d], batch[d][1])
             loss = torch.stack(list(terms.values())).sum()
             if self.transfer is not None:
                 names = self.hparams.layers

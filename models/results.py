@@ -100,34 +100,51 @@ def method_table(
 
     Args:
         results: of any tasks and methods.
-        tasks, methods: the names for people; a row each method, in this order, if it was run or is published.
+        tasks, methods: the names for people; a row each method that was run, in this order.
         published: task -> method -> accuracy in percent, by the names for people. Methods that were not run have a row
-            too, after the others, which says so.
+            after the others, which says so.
         notes: more to be said below the table.
     """
     found = summaries(results)
     shown = {tasks[task]: {methods[method]: one for method, one in arms.items()} for task, arms in found.items()}
-    reported = {task: (published or {}).get(task, {}) for task in shown}
-    run = [name for name in dict.fromkeys(methods.values()) if any(name in arms for arms in shown.values())]
+    runs = sorted({len(one.accuracies) for arms in shown.values() for one in arms.values()})
+    how = (
+        f"Mean ± standard deviation (n - 1) over {_span(runs)} {'run' if runs == [1] else 'runs'}. "
+        f"Checkpoint: {_values(results, 'checkpoint')}. Steps: {_values(results, 'steps')}."
+    )
+    return summary_table(shown, methods.values(), published, " ".join(filter(None, (how, notes))))
+
+
+def summary_table(
+    found: Mapping[str, Mapping[str, Summary]],
+    methods: Iterable[str],
+    published: Mapping[str, Mapping[str, float]] | None = None,
+    notes: str = "",
+) -> Table:
+    """The rows and columns of `method_table`.
+
+    Args:
+        found: task -> method -> summary, by the names for people.
+        methods: the order of the rows.
+        published: task -> method -> accuracy in percent, by the same names.
+        notes: what is said below the table.
+    """
+    reported = {task: (published or {}).get(task, {}) for task in found}
+    run = [name for name in dict.fromkeys(methods) if any(name in arms for arms in found.values())]
     only = [name for name in dict.fromkeys(n for arms in reported.values() for n in arms) if name not in run]
     header = ["method"]
-    for task in shown:
+    for task in found:
         header += [f"{task}, %", "correct/tested", *(["published"] if published else [])]
     rows = []
     for name in (*run, *only):
         cells = [name if name in run else f"{name} (published only)"]
-        for task, arms in shown.items():
+        for task, arms in found.items():
             one = arms.get(name)
             cells += ["-", "-"] if one is None else [one.spread, f"{one.correct}/{one.tested}"]
             if published:
                 cells.append(f"{reported[task][name]:.2f}" if name in reported[task] else "-")
         rows.append(cells)
-    runs = sorted({len(one.accuracies) for arms in shown.values() for one in arms.values()})
-    how = (
-        f"Mean ± standard deviation (n - 1) over {_span(runs)} runs. Target labels {_values(results, 'target_labels')} "
-        f"in training. Checkpoint: {_values(results, 'checkpoint')}. Steps: {_values(results, 'steps')}."
-    )
-    return Table(header, rows, " ".join(filter(None, (how, notes))))
+    return Table(header, rows, notes)
 
 
 def conditions(results: Sequence[Result]) -> str:

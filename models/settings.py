@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
+from pydoc import locate
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -16,7 +17,8 @@ def refuse_other_settings(checkpoint: Mapping[str, Any], model: LightningModule,
     """Compares a checkpoint's settings of model and data with those of the run that would resume from it.
 
     The state dicts of different methods fit each other, because a transfer loss has no parameters; the settings differ.
-    What the checkpoint does not name, because the setting is newer, had the value that is now the default.
+    What the checkpoint does not name, because the setting is newer, had the value that is now the default; so too
+    within the settings of a class, such as a network.
 
     Raises:
         ValueError: they differ; the error names every setting that does, with both values.
@@ -25,8 +27,7 @@ def refuse_other_settings(checkpoint: Mapping[str, Any], model: LightningModule,
     for name, part in (("model", model), ("data", data)):
         stored = checkpoint.get(part.CHECKPOINT_HYPER_PARAMS_KEY) if part is not None else None
         if stored is not None:
-            known = signature(type(part)).parameters.values()
-            defaults = {one.name: one.default for one in known if one.default is not Parameter.empty}
+            defaults = _defaults(type(part))
             made |= _flat(name, {key: defaults[key] for key in part.hparams if key in defaults} | dict(stored))
             asked |= _flat(name, part.hparams)
     absent = "nothing"
@@ -42,8 +43,17 @@ def refuse_other_settings(checkpoint: Mapping[str, Any], model: LightningModule,
         )
 
 
+def _defaults(called: Callable[..., Any]) -> dict[str, Any]:
+    """Argument -> default value, as configurations write it."""
+    known = signature(called).parameters.values()
+    values = {one.name: one.default for one in known if one.default is not Parameter.empty}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
 def _flat(name: str, value: Any) -> dict[str, Any]:
-    """The leaves of nested mappings under their dotted names."""
+    """The leaves of nested mappings under their dotted names, with the defaults of classes that they name."""
     if not isinstance(value, Mapping):
         return {name: value}
+    if "class_path" in value and (called := locate(value["class_path"])) is not None:
+        value = {**value, "init_args": _defaults(called) | dict(value.get("init_args", {}))}
     return {key: leaf for part, inner in value.items() for key, leaf in _flat(f"{name}.{part}", inner).items()}

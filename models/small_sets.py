@@ -7,8 +7,12 @@
 
 Features of every image are computed once, by trained networks and by `handcrafted.describe`; classifiers on them are
 trained and tested by cross-validation. For each data set the output folder holds a table (`<set>.md`, `.tex`), a figure
-(`<set>.png`, `.pdf`) and all predictions (`<set>.csv`: a row an item and method). An interrupted command continues
-where it was: `features` and `scores` beside them keep what is finished.
+(`<set>.png`, `.pdf`) and all predictions: `<set>.csv`, a row an item and method; of MART `mart/<method>.csv`, for
+`analysis.predictions`, and `mart/split.json`. An interrupted command continues where it was: `features` and `scores`
+beside them keep what is finished.
+
+The default network, "lite0", takes the extra `pretrained` (pip install 'fastmmd[pretrained]'); drawing `emoji` takes
+the extra `emoji`.
 """
 
 from __future__ import annotations
@@ -24,18 +28,20 @@ from torch.utils.data import Dataset
 
 from fastmmd.models.analysis import figures, one_against_all, published
 from fastmmd.models.analysis.one_against_all import Rates
+from fastmmd.models.analysis.predictions import write_predictions
 from fastmmd.models.analysis.tables import Table
 from fastmmd.models.classifiers import held_out
-from fastmmd.models.cross_validation import HANDCRAFTED, Divided, Features, Method, divide, predict
-from fastmmd.models.data.demo import write_abstract_set, write_emotion_sets, write_mart_set
+from fastmmd.models.cross_validation import LITE0, Divided, Features, Method, divide, predict
+from fastmmd.models.data.demo import INVENTED, write_abstract_set, write_emotion_sets, write_mart_set
 from fastmmd.models.data.emoji import Emoji, Vendors
 from fastmmd.models.data.readers import read_domain
-from fastmmd.models.results import Summary
+from fastmmd.models.fixed_features import HANDCRAFTED
+from fastmmd.models.results import Summary, summary_table
 
-# The network whose ImageNet weights come as a package: what there is before anything has been trained.
-LITE0 = {"EfficientNet-Lite0": "lite0"}
-# What everything says that a demonstration writes.
-INVENTED = "Generated pictures, invented labels."
+# What there is before anything has been trained.
+NETWORKS = {"EfficientNet-Lite0": LITE0}
+# Side of the drawings in pixels: what photographs are resized to for most networks.
+SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,12 @@ TITLES = {"artphoto": "ArtPhoto", "abstract": "Abstract", "iaps": "IAPS-Subset"}
 
 def emotions(
     root: Roots = Roots(),
-    networks: Mapping[str, str] = LITE0,
+    networks: Mapping[str, str] = NETWORKS,
     folds: int = 5,
     min_per_class: int = 10,
     seed: int = 0,
     demo: bool = False,
+    skip_unreadable: bool = False,
     workers: int = 0,
     output: Path | None = None,
 ) -> None:
@@ -77,21 +84,25 @@ def emotions(
     Args:
         root: where the data sets are; those given are used.
         networks: name -> checkpoint of `python -m fastmmd.models fit`, or "lite0" for EfficientNet-Lite0 with the
-            ImageNet weights that come as a package.
+            ImageNet weights that come as a package. One whose source or target is a tested set has seen the images
+            that it would be tested on, and is refused.
         folds: of the stratified cross-validation.
         min_per_class: a class with less images is left out, with its images.
         seed: of the folds.
         demo: use generated pictures with invented labels, written into `output`; shows that all works, and nothing
             about emotions.
+        skip_unreadable: leave out images that cannot be decoded (all are decoded first) and do not stop.
         workers: loader processes for the features.
         output: folder of all that is written; if not given, runs/small_sets, or runs/small_sets-demo.
 
     Raises:
-        ValueError: no root; `min_per_class` below `folds`; less than two classes are left.
+        ValueError: no root, or one beside `demo`; `min_per_class` below `folds`; less than two classes are left; a
+            network that has seen a tested set, or is called as another method.
         FileNotFoundError: no such checkpoint.
     """
     output = output or default_output(demo)
     if demo:
+        refuse_root(root if root != Roots() else None)
         pictures = write_emotion_sets(output / "data", shrink={"artphoto": 1, "iaps": 1})
         root = Roots(**pictures, abstract=write_abstract_set(output / "data"))
     roots = {name: path for name, path in asdict(root).items() if path is not None}
@@ -100,7 +111,8 @@ def emotions(
     if min_per_class < folds:
         raise ValueError(f"min_per_class: expected at least the {folds} folds, got {min_per_class}")
     features = Features(networks, output / "features", workers)
-    domains = {name: read_domain(name, str(path)) for name, path in roots.items()}
+    domains = {name: read_domain(name, str(path), skip_unreadable=skip_unreadable) for name, path in roots.items()}
+    features.refuse_seen(domain.root for domain in domains.values())
     parts = {name: divide(domain, folds, seed, min_per_class) for name, domain in domains.items()}
     for name, domain in domains.items():
         compare(name, TITLES[name], domain, parts[name], features, output, INVENTED if demo else "")
@@ -108,7 +120,7 @@ def emotions(
 
 def emoji(
     folders: Sequence[Path],
-    networks: Mapping[str, str] = LITE0,
+    networks: Mapping[str, str] = NETWORKS,
     folds: int = 5,
     seed: int = 0,
     workers: int = 0,
@@ -116,7 +128,8 @@ def emoji(
 ) -> None:
     """The same for faces of emoji, real drawings of several vendors in Mikels' eight emotions.
 
-    Which face is which emotion is our choice (`data.emoji.EMOTIONS`). The drawings of one face stay in one fold.
+    Which face is which emotion is our choice (`data.emoji.EMOTIONS`). The drawings of one face stay in one fold. They
+    depend on each other, so the figure has no intervals.
 
     Args:
         folders: of icon sets, see `data.emoji`.
@@ -127,23 +140,28 @@ def emoji(
         output: folder of all that is written; if not given, runs/small_sets.
 
     Raises:
-        ValueError: an emotion has less faces than there are folds; two sets of one vendor.
+        ValueError: an emotion has less faces than there are folds; two sets of one vendor; a network as in `emotions`.
         FileNotFoundError: no such checkpoint or icon set.
     """
     output = output or default_output()
     features = Features(networks, output / "features", workers)
-    sets = [Emoji(one, labels="emotions", size=224) for one in folders]
+    features.refuse_seen(folders)
+    sets = [Emoji(one, labels="emotions", size=SIDE) for one in folders]
     domain = Vendors(sets)
+    divided = divide(domain, folds, seed)
+    if divided.left_out:
+        raise ValueError(f"folders: expected faces of every emotion, got none of {', '.join(divided.left_out)}")
     title = f"Emoji ({', '.join(one.vendor for one in sets)})"
-    compare("emoji", title, domain, divide(domain, folds, seed), features, output)
+    compare("emoji", title, domain, divided, features, output)
 
 
 def mart(
     root: Path | None = None,
-    networks: Mapping[str, str] = LITE0,
+    networks: Mapping[str, str] = NETWORKS,
     folds: int = 10,
     seed: int = 0,
     demo: bool = False,
+    skip_unreadable: bool = False,
     workers: int = 0,
     output: Path | None = None,
 ) -> None:
@@ -158,36 +176,40 @@ def mart(
         folds: of the stratified cross-validation.
         seed: of the folds.
         demo: use generated paintings with invented scores, written into `output`.
+        skip_unreadable: as in `emotions`.
         workers: loader processes for the features.
         output: folder of all that is written; if not given, runs/small_sets, or runs/small_sets-demo.
 
     Raises:
-        ValueError: no root; a class has less images than there are folds.
+        ValueError: no root, or one beside `demo`; a class has less images than there are folds; a network as in
+            `emotions`.
         FileNotFoundError: no such checkpoint.
     """
     output = output or default_output(demo)
     if demo:
+        refuse_root(root)
         root = write_mart_set(output / "data")
     if root is None:
         raise ValueError("root: expected the folder of MART, or --demo true; got none")
     features = Features(networks, output / "features", workers)
-    domain = read_domain("mart", str(root))
+    domain = read_domain("mart", str(root), skip_unreadable=skip_unreadable)
+    features.refuse_seen([domain.root])
     divided = divide(domain, folds, seed)
     methods = [
         *(Method(name, name, "logistic") for name in networks),
         Method(f"{HANDCRAFTED}, SVM", HANDCRAFTED, "svm"),
         Method(f"{HANDCRAFTED}, Lasso", HANDCRAFTED, "lasso"),
     ]
-    found = predict("mart", domain, divided, methods, binary, features, output)
+    found = predict("mart", domain, divided, methods, held_out, features, output)
+    divided.split.write(output / "mart" / "split.json")
+    for name, one in found.items():
+        write_predictions(output / "mart" / f"{name}.csv", divided.names, divided.labels, one, divided.classes)
     notes = (
-        f"{len(divided.names)} paintings, stratified {folds}-fold cross-validation; mean ± standard deviation (n - 1). "
-        "Of networks only a last layer was trained here."
+        f"{len(divided.names)} paintings, each tested once; mean ± standard deviation (n - 1) over {folds} stratified "
+        f"folds. Of networks only a last layer was trained here. {INVENTED if demo else 'Published: Rao, Xu & Xu.'}"
     )
-    table = mart_table(
-        {name: summary(one, divided) for name, one in found.items()},
-        None if demo else published.MART,
-        f"{notes} {INVENTED if demo else 'Published: Rao, Xu & Xu, table IV.'}",
-    )
+    accuracies = {"MART": {name: summary(one, divided) for name, one in found.items()}}
+    table = summary_table(accuracies, found, None if demo else {"MART": published.MART}, notes)
     table.write(output / "mart.md", "Positive and negative paintings of MART", "tab:mart")
     matrices = {name: confusion_matrix(divided.labels, one.argmax(axis=1)) for name, one in found.items()}
     title = f"MART, {folds} folds together" + (f"\n{INVENTED}" if demo else "")
@@ -200,9 +222,10 @@ def default_output(demo: bool = False) -> Path:
     return Path("runs/small_sets-demo" if demo else "runs/small_sets")
 
 
-def binary(estimator: str, features: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Probabilities [n, 2] of two classes by one classifier."""
-    return held_out(estimator, features, labels, folds, 2)
+def refuse_root(root: Roots | Path | None) -> None:
+    """A demonstration has pictures of its own."""
+    if root is not None:
+        raise ValueError(f"root: expected none with --demo true, which generates its pictures, got {root}")
 
 
 def compare(
@@ -229,8 +252,11 @@ def compare(
         Method(f"{HANDCRAFTED}, naive Bayes", HANDCRAFTED, "naive_bayes"),
     ]
     found = predict(name, domain, divided, methods, one_against_all.scores, features, output)
+    one_against_all.write_scores(
+        output / f"{name}.csv", divided.names, divided.folds, divided.labels, found, divided.classes
+    )
     rates = {method: one_against_all.rates(one, divided.labels) for method, one in found.items()}
-    absent = ", ".join(f"{name} ({count})" for name, count in divided.left_out.items())
+    absent = ", ".join(f"{emotion} ({count})" for emotion, count in divided.left_out.items())
     left_out = f"Left out for too few images: {absent}." if absent else ""
     folds = len(np.unique(divided.folds))
     notes = (
@@ -240,7 +266,8 @@ def compare(
     table = rates_table(rates, divided.classes, " ".join(filter(None, (notes, left_out, remark))))
     table.write(output / f"{name}.md", f"Each emotion against all others on {title}", f"tab:{name}")
     heading = "\n".join(filter(None, (f"{title}, {folds} folds together", left_out, remark)))
-    figures.one_against_all(rates, divided.classes, output / f"{name}.png", heading)
+    independent = not hasattr(domain, "groups")
+    figures.one_against_all(rates, divided.classes, output / f"{name}.png", heading, independent)
     print(f"\n{table.markdown()}\nTable, figure and predictions: {output}")
 
 
@@ -262,22 +289,6 @@ def summary(found: np.ndarray, divided: Divided) -> Summary:
     correct = found.argmax(axis=1) == divided.labels
     folds = [correct[divided.folds == fold] for fold in np.unique(divided.folds)]
     return Summary(tuple(100 * float(one.mean()) for one in folds), int(correct.sum()), len(correct))
-
-
-def mart_table(accuracies: Mapping[str, Summary], reported: Mapping[str, float] | None, notes: str) -> Table:
-    """A row a method: those that were run, then those that are only published."""
-    reported = reported or {}
-    rows = [
-        (name, f"{one.pooled:.2f} ({one.correct}/{one.tested})", one.spread, f"{reported.get(name, '-')}")
-        for name, one in accuracies.items()
-    ]
-    rows += [
-        (f"{name} (published only)", "-", "-", f"{value}") for name, value in reported.items() if name not in accuracies
-    ]
-    header = ("method", "accuracy, %", "mean of folds, %", "published, %")
-    if not reported:
-        header, rows = header[:-1], [row[:-1] for row in rows]
-    return Table(header, rows, notes)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,19 @@ class Trained:
         transform: RGB picture to tensor [*shape], or to several crops [crops, *shape], see `networks.over_crops`.
         classes: names in label order.
         settings: the configuration of network and transform as plain values.
+        data: that of the data, of which `source` and `target` say what it was trained on.
     """
 
     network: nn.Module
     transform: Callable[[Image.Image], Tensor]
     classes: tuple[str, ...]
     settings: dict[str, Any]
+    data: dict[str, Any]
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders of source and target, where their settings name one; relative to the working folder."""
+        return tuple(Path(name).resolve() for domain in ("source", "target") for name in _roots(self.data.get(domain)))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,7 +90,7 @@ def load_trained(checkpoint: Path) -> Trained:
     else:
         transform = _built("eval_transform", Callable[[Any], Any], settings["eval_transform"])
     match(transform, getattr(network, "preprocessing", None))  # as `DomainPair` does
-    return Trained(network.eval(), transform, tuple(model["classes"]), settings)
+    return Trained(network.eval(), transform, tuple(model["classes"]), settings, dict(data))
 
 
 def _built(name: str, kind: Any, settings: Any) -> Any:
@@ -98,6 +105,16 @@ def _without_pretrained(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     return {key: "none" if key == "weights" else _without_pretrained(value) for key, value in settings.items()}
+
+
+def _roots(settings: Any) -> Iterator[str]:
+    """The arguments of a data set, and of those that it is made of, that name its folder."""
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            if key in ("root", "folder") and isinstance(value, str):
+                yield value
+            else:
+                yield from _roots(value)
 
 
 def _like_items(dataset: Dataset) -> v2.Compose:

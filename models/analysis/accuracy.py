@@ -31,9 +31,8 @@ def class_accuracy(matrix: np.ndarray, spread: Spread = "binomial") -> tuple[np.
     correct, total = folds.diagonal(axis1=1, axis2=2), folds.sum(axis=2)
     pooled = _percent(correct.sum(axis=0), total.sum(axis=0))
     if spread == "binomial":
-        counts = zip(correct.sum(axis=0).tolist(), total.sum(axis=0).tolist(), strict=True)
-        ends = np.array([_wilson(*count) for count in counts])
-        return pooled, ends[:, 0], ends[:, 1]
+        low, high = wilson(correct.sum(axis=0), total.sum(axis=0))
+        return pooled, low, high
     if len(folds) < 2:
         raise ValueError(f"spread 'folds': expected at least two folds, got {len(folds)}")
     by_fold = np.ma.masked_invalid(_percent(correct, total))  # a fold may be without images of a class
@@ -41,12 +40,18 @@ def class_accuracy(matrix: np.ndarray, spread: Spread = "binomial") -> tuple[np.
     return pooled, np.maximum(pooled - deviation, 0), np.minimum(pooled + deviation, 100)
 
 
+def wilson(correct: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Wilson's 95 % interval of correct / total in percent, [2, classes] lower and upper ends; NaN where total is 0.
+
+    It takes the items for independent of each other.
+
+    Args:
+        correct, total: [classes] counts.
+    """
+    counts = zip(correct.tolist(), total.tolist(), strict=True)
+    ends = [binomtest(*count).proportion_ci(method="wilson") if count[1] else (np.nan, np.nan) for count in counts]
+    return 100 * np.transpose(ends)
+
+
 def _percent(correct: np.ndarray, total: np.ndarray) -> np.ndarray:
     return np.divide(100 * correct, total, out=np.full(total.shape, np.nan), where=total > 0)
-
-
-def _wilson(correct: int, total: int) -> tuple[float, float]:
-    if total == 0:
-        return np.nan, np.nan
-    interval = binomtest(correct, total).proportion_ci(method="wilson")
-    return 100 * interval.low, 100 * interval.high

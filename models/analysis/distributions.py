@@ -59,9 +59,11 @@ def pictures(domain: Dataset, names: Sequence[str]) -> list[Image.Image]:
     absent = [name for name in names if name not in places]
     if absent:
         raise ValueError(f"names: expected items of the domain, got {absent[:5]}")
-    found = [domain[places[name]][0].copy() for name in names]
-    for picture in found:
+    found = []
+    for name in names:
+        picture = domain[places[name]][0].copy()
         picture.thumbnail((SIDE, SIDE))
+        found.append(picture)
     return found
 
 

@@ -139,17 +139,21 @@ def by_class(
     save(figure, path)
 
 
-def one_against_all(results: Mapping[str, Rates], classes: Sequence[str], path: Path, title: str | None = None) -> None:
+def one_against_all(
+    results: Mapping[str, Rates], classes: Sequence[str], path: Path, title: str | None = None, lines: bool = True
+) -> None:
     """Draws how well each class is told from all others, as figures 8 to 10 of Rao, Xu & Xu.
 
-    Above the true-positive rate of each class with its 95 % interval (Wilson's), below the mean of the rates of both
-    sides, Machajdik & Hanbury's measure, where chance is 50 %.
+    Above the true-positive rate of each class, below the mean of the rates of both sides, Machajdik & Hanbury's
+    measure, where chance is 50 %.
 
     Args:
         results: method -> rates on the same items.
         classes: class names in label order.
         path: of the PNG.
         title: of the figure.
+        lines: whether to draw Wilson's 95 % interval of each true-positive rate. It is too short where items depend on
+            each other, such as several drawings of one face.
     """
     counts = next(iter(results.values())).items
     width = 0.82 / len(results)
@@ -160,10 +164,11 @@ def one_against_all(results: Mapping[str, Rates], classes: Sequence[str], path: 
         places = np.arange(len(classes)) + (place - (len(results) - 1) / 2) * width
         style = {"width": 0.92 * width, "color": COLOURS[place % len(COLOURS)]}
         low, high = one.interval
-        ends = np.maximum([one.positive - low, high - one.positive], 0)
-        lines = {"elinewidth": 0.9, "ecolor": "#333333"}
-        above.bar(places, one.positive, yerr=ends, error_kw=lines, label=name, **style)
-        below.bar(places, one.both, label=name, **style)
+        ends = np.maximum([one.positive - low, high - one.positive], 0) if lines else None
+        above.bar(
+            places, one.positive, yerr=ends, error_kw={"elinewidth": 0.9, "ecolor": "#333333"}, label=name, **style
+        )
+        below.bar(places, one.both, **style)
     below.axhline(50, color="#333333", linewidth=0.9, linestyle="--")
     below.annotate(
         "chance", (1, 50), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points", va="center"
@@ -173,7 +178,7 @@ def one_against_all(results: Mapping[str, Rates], classes: Sequence[str], path: 
     below.set(
         ylabel="mean of both sides' rates, %",
         ylim=(0, 100),
-        xlabel="class against all others (images); lines: 95 % interval",
+        xlabel=f"class against all others (images){'; lines: 95 % interval' if lines else ''}",
     )
     below.set_xlim(-0.55, len(classes) - 0.45)
     for axes in (above, below):

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from fastmmd.models.analysis.figures import COLOURS, save
 from fastmmd.models.analysis.receptive_fields import Field, receptive_fields
@@ -104,7 +105,8 @@ def strongest(
     found = []
     with _maps(network, fields) as maps:
         activations: dict[str, list[Tensor]] = {name: [] for name in fields}
-        for batch, _ in DataLoader(images, batch_size=BATCH, generator=torch.Generator()):
+        loader = DataLoader(images, batch_size=BATCH, generator=torch.Generator())
+        for batch, _ in tqdm(loader, desc="activations", unit="batch"):
             network(batch.to(device))
             for name in fields:
                 activations[name].append(maps[name].amax(dim=(2, 3)).cpu())

@@ -6,11 +6,14 @@ classifier that always says no would be nearly always right; so the rates of bot
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from scipy.stats import binomtest
 
+from fastmmd.models.analysis.accuracy import wilson
+from fastmmd.models.analysis.predictions import write_rows
 from fastmmd.models.classifiers import held_out
 
 
@@ -37,9 +40,8 @@ class Rates:
 
     @property
     def interval(self) -> np.ndarray:
-        """[2, classes] ends of Wilson's 95 % interval of `positive`, in percent."""
-        counts = zip(self.found.tolist(), self.items.tolist(), strict=True)
-        return 100 * np.transpose([binomtest(*count).proportion_ci(method="wilson") for count in counts])
+        """[2, classes] ends of the interval of `positive`, see `wilson`."""
+        return wilson(self.found, self.items)
 
     @property
     def both(self) -> np.ndarray:
@@ -80,6 +82,31 @@ def rates(found: np.ndarray, labels: np.ndarray) -> Rates:
         raise ValueError(f"found: expected the scores [{len(labels)}, {len(classes)}], got {list(found.shape)}")
     said, true = found > 0.5, labels[:, None] == classes
     return Rates((said & true).sum(axis=0), true.sum(axis=0), (~said & ~true).sum(axis=0), (~true).sum(axis=0))
+
+
+def write_scores(
+    path: Path,
+    items: Sequence[str],
+    folds: Iterable[int],
+    labels: Iterable[int],
+    found: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+) -> None:
+    """Writes a row an item and method, with the columns method, item, fold, label, p_<class>...
+
+    A classifier for each class makes no choice among them, so that there is no prediction as in `write_predictions`.
+
+    Args:
+        path: of the file.
+        items: [n] names of the images.
+        folds: [n], the fold in which each was tested.
+        labels: [n] indices into `classes`.
+        found: method -> [n, classes] of `scores`.
+        classes: class names in label order.
+    """
+    told = list(zip(items, folds, (classes[label] for label in labels), strict=True))
+    rows = [(method, *row) for method in found for row in told]
+    write_rows(path, ("method", "item", "fold", "label"), rows, np.concatenate(list(found.values())), classes)
 
 
 def _classes(labels: np.ndarray) -> np.ndarray:

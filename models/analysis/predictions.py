@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
@@ -66,11 +67,28 @@ def write_predictions(
         probabilities: [n, classes] in [0, 1]; the prediction is the class with the highest.
         classes: class names in label order.
     """
+    rows = zip(items, labels, probabilities, strict=True)
+    told = ((item, classes[label], classes[row.argmax()]) for item, label, row in rows)
+    write_rows(path, ("item", "label", "prediction"), told, probabilities, classes)
+
+
+def write_rows(
+    path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], probabilities: np.ndarray, classes: Sequence[str]
+) -> None:
+    """Writes a csv of probabilities.
+
+    Args:
+        path: of the file.
+        header: names of the first columns; p_<class>... follow.
+        rows: [n] what stands in the first columns.
+        probabilities: [n, classes].
+        classes: class names.
+    """
     with write_atomically(path) as file:
         writer = csv.writer(file)
-        writer.writerow(["item", "label", "prediction", *(f"p_{name}" for name in classes)])
-        for item, label, row in zip(items, labels, probabilities, strict=True):
-            writer.writerow([item, classes[label], classes[row.argmax()], *(f"{p:.6f}" for p in row.tolist())])
+        writer.writerow([*header, *(f"p_{name}" for name in classes)])
+        for row, found in zip(rows, probabilities, strict=True):
+            writer.writerow([*row, *(f"{p:.6f}" for p in found.tolist())])
 
 
 def read_predictions(*paths: Path) -> Predictions:

@@ -15,9 +15,11 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from fastmmd.models.data.domain import ImageDomain
 from fastmmd.models.data.features import CachedFeatures
 from fastmmd.models.data.folds import Fold, Split, floor_split
 from fastmmd.models.data.images import match
+from fastmmd.models.data.readers.scans import copies
 from fastmmd.models.data.sampling import SeededView, StreamLoader, StreamSampler, View, item_names
 
 
@@ -46,7 +48,8 @@ class DomainPair(LightningDataModule):
             protocol, `floor_split`.
         split: file that `Split.write` has written, such as the `split.json` of another run.
         exclude_held_out: whether to leave out of the source the items that are called like an item of the target's
-            validation or test part. For domains that show the same things, such as `Emoji`, or are the same.
+            validation or test part, and image files that are copies of such an item's. For domains that show the same
+            things, such as `Emoji`, or are the same.
         exclude_from_eval: classes that are left out of validation, test and prediction, but not of training. He &
             Ding leave out anger on IAPS-Subset, which has eight images of it.
         target_per_class: training items that are kept of each class of the target, chosen by `split_seed`; the others
@@ -136,7 +139,9 @@ class DomainPair(LightningDataModule):
         train, validation, test = (sorted(part) for part in self.split.folds[fold].places(self.names["target"]))
         if target_per_class is not None:
             train = self._few("target", train, target_per_class, split_seed)
-        held_out = {self.names["target"][item] for item in (*validation, *test)} if exclude_held_out else ()
+        held_out = {self.names["target"][item] for item in (*validation, *test)} if exclude_held_out else set()
+        if held_out and isinstance(source, ImageDomain) and isinstance(target, ImageDomain):
+            held_out.update(copies(source, [target.root / name for name in sorted(held_out)]))
         rest = [item for item, name in enumerate(self.names["source"]) if name not in held_out]
         source_train, source_validation_items = self._cut("source", rest, source_validation, split_seed)
 

@@ -13,6 +13,12 @@ from skimage.color import rgb2lab, rgb2luv
 from fastmmd.models.handcrafted.views import Views
 
 COLOURS = ("black", "blue", "brown", "grey", "green", "orange", "pink", "purple", "red", "white", "yellow")
+NAMES = (
+    *("saturation", "brightness", "pleasure", "arousal", "dominance"),
+    *(f"{kind}_{part}" for kind in ("hue", "weighted_hue") for part in ("cos", "sin", "length")),
+    *("coloured", "warm", "cold", "distance_to_uniform"),
+    *COLOURS,
+)
 
 # Itten's poles of warm and cold, red-orange and blue-green, lie opposite each other on the circle of hues: at 15 and
 # 195 degrees (the angle is ours).
@@ -27,7 +33,7 @@ def features(views: Views) -> dict[str, float]:
 
     | name                              | range       | what                                                       |
     |-----------------------------------|-------------|------------------------------------------------------------|
-    | saturation, brightness            | 0..1        | means                                                      |
+    | saturation, brightness            | 0..1        | means of S and V of HSV, see `Views`                       |
     | pleasure, arousal, dominance      | -0.76..0.91 | weighted sums of the two: Valdez & Mehrabian, "Effects of  |
     |                                   |             | color on emotions", J. Exp. Psychol. General 123, 1994     |
     | hue_cos, hue_sin                  | -1..1       | the mean of the hues as points on a circle; its angle is   |

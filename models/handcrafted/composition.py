@@ -10,8 +10,19 @@ from skimage.transform import probabilistic_hough_line
 
 from fastmmd.models.handcrafted.views import Views
 
-# Lines within so many degrees of the horizontal or vertical are static, the others slant (ours).
+NAMES = (
+    "detail",
+    *("low_depth_hue", "low_depth_saturation", "low_depth_brightness"),
+    *("static_lines", "slant_lines", "static_length", "slant_length", "slant_share", "slant_length_share"),
+    *("thirds_hue_cos", "thirds_hue_sin", "thirds_saturation", "thirds_brightness"),
+)
+
+# Lines within so many degrees of the horizontal or vertical are static, the others slant: M&H's figure, as far as we
+# know.
 STATIC = 15
+
+# The least contrast to which edges are compared: with less, steps between grey levels of 8 bits would be edges.
+FAINTEST = 0.1
 
 
 def features(views: Views) -> dict[str, float]:
@@ -47,6 +58,8 @@ def features(views: Views) -> dict[str, float]:
 def low_depth_of_field(plane: np.ndarray) -> float:
     """Share of the energy of the finest details that is in the middle four of 4 x 4 fields, in 0..1.
 
+    Energy as the sum of the squared coefficients is ours.
+
     Args:
         plane: [h, w], real or complex. If it is plain, the result is 1/4, the middle's share of the area.
     """
@@ -60,13 +73,16 @@ def lines(grey: np.ndarray) -> dict[str, float]:
     """Numbers and lengths of static and slant lines.
 
     M&H find lines by a Hough transform. Canny's edges, thinned so that none counts twice, and the probabilistic
-    transform, which knows where lines end, are ours, with their constants. A line has at least 20 pixels. Without lines
-    all values are 0.
+    transform, which knows where lines end, are ours, with their constants. How strong an edge must be goes with the
+    contrast of the picture, its range without the darkest and the lightest hundredth, down to a contrast of `FAINTEST`.
+    A ramp over the whole contrast is an edge too if it is at most 40 pixels long. A line has at least 20 pixels.
+    Without lines all values are 0.
 
     Args:
         grey: [h, w] in 0..1.
     """
-    edges = skeletonize(canny(grey, sigma=2))
+    contrast = np.ptp(np.percentile(grey, (1, 99)))
+    edges = skeletonize(canny(grey / max(contrast, FAINTEST), sigma=2))
     found = probabilistic_hough_line(edges, threshold=10, line_length=20, line_gap=3, rng=0)
     across, down = np.abs(np.diff(np.reshape(found, (-1, 2, 2)), axis=1)[:, 0].T)
     tilt = np.degrees(np.arctan2(down, across))

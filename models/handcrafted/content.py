@@ -6,6 +6,8 @@ from skimage.color import rgb2ycbcr
 
 from fastmmd.models.handcrafted.views import Views
 
+NAMES = ("skin",)
+
 
 def features(views: Views) -> dict[str, float]:
     """One value: "skin", the share of skin-coloured pixels, in 0..1.

@@ -7,43 +7,49 @@ import numpy as np
 from fastmmd.models.handcrafted.colour import WARMEST
 from fastmmd.models.handcrafted.views import Views
 
-BRIGHTNESSES = ("very_dark", "dark", "middle", "light", "very_light")
+LIGHTNESSES = ("very_dark", "dark", "middle", "light", "very_light")
 SATURATIONS = ("weak", "moderate", "strong")
+NAMES = (
+    *("light_dark", "saturation", "hue", "complementary", "warm_cold", "extension", "simultaneous"),
+    *LIGHTNESSES,
+    *SATURATIONS,
+)
 
 
 def features(views: Views) -> dict[str, float]:
-    """15 values, of the mean hue, saturation and brightness of every segment, weighted with its area.
+    """15 values, of the mean hue, saturation and lightness of every segment, weighted with its area.
 
     Itten, "The art of color", 1961, describes the contrasts in words, and M&H compute them between segments. The
-    formulas are ours.
+    formulas are ours. Light and dark are L* of CIELAB, for in HSV blue and yellow are as bright as white.
 
     | name                    | range  | what                                                                          |
     |-------------------------|--------|-------------------------------------------------------------------------------|
-    | light_dark              | 0..0.5 | standard deviation of brightness                                              |
+    | light_dark              | 0..0.5 | standard deviation of lightness                                               |
     | saturation              | 0..0.5 | standard deviation of saturation                                              |
-    | hue                     | 0..1   | 1 - length of the mean hue; 0 for one hue or none                             |
+    | hue                     | 0..1   | how much is coloured, less the length of the sum of hues: 0 for one hue or    |
+    |                         |        | none, 1 if all is coloured and the hues cancel                                |
     | complementary           | 0..1   | 1 for two opposite hues, half of the picture each                             |
     | warm_cold               | 0..1   | standard deviation of warmth, the cosine to the warmest hue                   |
     | extension               | 0..    | standard deviation of the areas over their mean: much beside little           |
-    | simultaneous            | 0..1   | 1 if every border is between a pure colour and a grey as bright               |
-    | very_dark .. very_light | 0..1   | shares of five classes of brightness, with centres at 0, 0.25, .. 1; what     |
+    | simultaneous            | 0..1   | 1 if every border is between a pure colour and a grey as light                |
+    | very_dark .. very_light | 0..1   | shares of five classes of lightness, with centres at 0, 0.25, .. 1; what      |
     |                         |        | lies between two belongs to both in part                                      |
     | weak, moderate, strong  | 0..1   | shares of three classes of saturation, with centres at 0, 0.5, 1, likewise    |
     """
-    hue, saturation, brightness = (_segment_means(plane, views.segments) for plane in views.channels.values())
+    planes = (views.hue, views.saturation, views.lightness)
+    hue, saturation, lightness = (_segment_means(plane, views.segments) for plane in planes)
     areas = np.bincount(views.segments.ravel()) / views.segments.size
-    coloured = (areas * np.abs(hue)).sum()
     # Cosine of the angle between two segments' hues, less where a segment is grey in part: [segments, segments].
     alike = np.outer(hue, hue.conj()).real
     return {
-        "light_dark": _deviation(brightness, areas),
+        "light_dark": _deviation(lightness, areas),
         "saturation": _deviation(saturation, areas),
-        "hue": 1 - abs((areas * hue).sum()) / coloured if coloured else 0.0,
+        "hue": areas @ np.abs(hue) - abs(areas @ hue),
         "complementary": 2 * areas @ (-alike).clip(min=0) @ areas,
         "warm_cold": _deviation((hue / WARMEST).real, areas),
         "extension": areas.std() / areas.mean(),
-        "simultaneous": _simultaneous(saturation, brightness, views.segments),
-        **_classes(BRIGHTNESSES, brightness, areas),
+        "simultaneous": _simultaneous(saturation, lightness, views.segments),
+        **_classes(LIGHTNESSES, lightness, areas),
         **_classes(SATURATIONS, saturation, areas),
     }
 
@@ -59,7 +65,7 @@ def _deviation(values: np.ndarray, areas: np.ndarray) -> float:
     return np.sqrt((areas * (values - areas @ values) ** 2).sum())
 
 
-def _simultaneous(saturation: np.ndarray, brightness: np.ndarray, segments: np.ndarray) -> float:
+def _simultaneous(saturation: np.ndarray, lightness: np.ndarray, segments: np.ndarray) -> float:
     """Mean over all neighbouring pixels of two segments; 0 if there is one segment."""
     across = segments[:, :-1].ravel(), segments[:, 1:].ravel()
     down = segments[:-1].ravel(), segments[1:].ravel()
@@ -68,7 +74,7 @@ def _simultaneous(saturation: np.ndarray, brightness: np.ndarray, segments: np.n
     if not len(one):
         return 0.0
     strong, weak = np.maximum(saturation[one], saturation[other]), np.minimum(saturation[one], saturation[other])
-    return (strong * (1 - weak) * (1 - np.abs(brightness[one] - brightness[other]))).mean()
+    return (strong * (1 - weak) * (1 - np.abs(lightness[one] - lightness[other]))).mean()
 
 
 def _classes(names: tuple[str, ...], values: np.ndarray, areas: np.ndarray) -> dict[str, float]:

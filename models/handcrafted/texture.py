@@ -12,6 +12,17 @@ from fastmmd.models.handcrafted.views import Views
 # Tamura's windows, from coarse to fine, and the bins of a half turn. Levels of a co-occurrence matrix (ours).
 WINDOWS, BINS, LEVELS = (32, 16, 8, 4, 2, 1), 16, 16
 
+CHANNELS = ("hue", "saturation", "brightness")
+NAMES = (
+    *("coarseness", "contrast", "directionality"),
+    *(f"wavelet_{channel}{level}" for channel in CHANNELS for level in ("_1", "_2", "_3", "")),
+    *(
+        f"glcm_{channel}_{name}"
+        for channel in CHANNELS
+        for name in ("contrast", "correlation", "energy", "homogeneity")
+    ),
+)
+
 # Where the levels lie whose differences are measured: on a line, or, for hues, on a circle on which neighbours are
 # about 1 apart; level 0 of the hues is grey, the centre.
 LINE = np.arange(LEVELS)

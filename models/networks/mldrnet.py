@@ -65,7 +65,8 @@ class MldrNet(Network):
             is nothing to fuse: this is the plain network that MldrNet is to be measured by (the comparison is ours).
 
     Raises:
-        ValueError: `depth`, `fusion` or `fuse` is none of the possible values, or the two do not go together.
+        ValueError: `depth`, `fusion`, `fuse` or `levels` is none of the possible values, or `fusion` and `fuse` do not
+            go together.
     """
 
     def __init__(
@@ -89,6 +90,8 @@ class MldrNet(Network):
         self.preprocessing = Preprocessing(resize=400, crop=375)
         if not 1 <= depth <= len(channels):
             raise ValueError(f"depth: expected 1 to {len(channels)}, the number of channels, got {depth}")
+        if levels not in ("all", "last"):
+            raise ValueError(f"levels: expected 'all' or 'last', got {levels!r}")
         # The first convolutional layer with a branch, from 0.
         self.first = depth - 1 if levels == "last" else 0
         count = depth - self.first

@@ -95,17 +95,44 @@ def test_unknown_classifier():
         classifier("forest")
 
 
-def test_held_out_items_are_not_seen():
-    features, labels = blobs()
+@pytest.mark.parametrize("fold", range(5))
+def test_held_out_items_are_not_seen(fold):
+    """The labels of a fold are nothing to its own probabilities, and something to those of every other."""
+    features, labels = blobs(distance=2.0)
     folds = np.arange(90) // 18
-    found = held_out("logistic", features, labels, folds, 3)
-    for fold in range(5):
-        tested = folds == fold
-        fitted = classifier("logistic").fit(features[~tested], labels[~tested])
-        np.testing.assert_array_equal(found[tested], probabilities(fitted, features[tested], 3))
-    order = np.random.default_rng(0).permutation(90)
-    shuffled = held_out("logistic", features[order], labels[order], folds[order], 3)
-    np.testing.assert_allclose(shuffled, found[order], atol=1e-4)
+    tested = folds == fold
+    found = held_out("logistic", features, labels, folds)
+    other = held_out("logistic", features, np.where(tested, (labels + 1) % 3, labels), folds)
+    np.testing.assert_array_equal(other[tested], found[tested])
+    assert (np.abs(other - found).max(axis=1) > 1e-3).tolist() == (~tested).tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_logistic_regression_ends_at_its_minimum(classes, dtype):
+    """Where the slope of penalty and loss is nothing; another order of the rows then ends there too."""
+    random = np.random.default_rng(0)
+    labels = np.arange(200) % classes
+    features = random.normal(size=(200, 300)) + 0.3 * np.eye(300)[labels]
+    features = (features * random.lognormal(size=300)).astype(dtype)
+    fitted = classifier("logistic").fit(features, labels)
+    found = probabilities(fitted, features, classes)
+    residuals = found - np.eye(classes)[labels]
+    if classes == 2:
+        residuals = residuals[:, 1:]
+    np.testing.assert_allclose(residuals.T @ fitted[:-1].transform(features) + fitted[-1].coef_, 0, atol=1e-4)
+    order = random.permutation(200)
+    again = classifier("logistic").fit(features[order], labels[order])
+    np.testing.assert_allclose(probabilities(again, features, classes), found, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lasso", "svm"])
+def test_the_intercept_is_all_but_free(name):
+    """Of a feature that says nothing, each class has its part of the items."""
+    labels = np.arange(64) % 8 == 0
+    found = probabilities(classifier(name).fit(np.zeros((64, 1)), labels), np.zeros((1, 1)), 2)
+    margin = np.log(found[0, 1] / found[0, 0])
+    assert margin == pytest.approx(np.log(1 / 7) if name == "lasso" else -3 / 4, abs=0.02)
 
 
 def test_refusals_of_held_out():

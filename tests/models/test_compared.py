@@ -151,3 +151,23 @@ def test_overfits_sixteen_images(name):
     assert all(parameter.grad.any() for parameter in network.parameters())
     assert loss < 0.1
     assert (network(images)[1].argmax(dim=1) == labels).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["alexnet", "vgg19", "resnet101"])
+def test_torchvisions_networks_overfit_sixteen_images(name):
+    torch.manual_seed(0)
+    network = Classifier(Torchvision(name), 4)
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    images, labels = torch.randn(16, 3, 64, 64), torch.arange(16) % 4
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    for _ in range(40):
+        logits = network(images)[1]
+        optimizer.zero_grad()
+        cross_entropy(logits, labels).backward()
+        optimizer.step()
+        if (logits.argmax(dim=1) == labels).all():
+            break
+    assert (logits.argmax(dim=1) == labels).all()

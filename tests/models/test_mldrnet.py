@@ -247,6 +247,8 @@ def test_impossible_fusion():
     for fusion in ("concat", "gru"):
         with pytest.raises(ValueError, match=f"fuse: expected hidden for fusion '{fusion}', got 'logits'"):
             MldrNet(8, fusion=fusion, fuse="logits")
+    with pytest.raises(ValueError, match="levels: expected 'all' or 'last', got 'first'"):
+        MldrNet(8, levels="first")
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 10, 32), (2, 3, 32, 10), (2, 1, 32, 32), (3, 32, 32)])

@@ -1,14 +1,17 @@
 """The experiments with MldrNet in miniature, on generated pictures in the layouts of the real sets."""
 
 import csv
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
+from jsonargparse import auto_cli
 from PIL import Image
 
 from fastmmd.models import experiment, mldrnet
-from fastmmd.models.analysis import published
+from fastmmd.models.analysis import figures, filters, published
 from fastmmd.models.analysis.predictions import read_predictions, write_predictions
 from fastmmd.models.arms import Weights, compared, transferred
 from fastmmd.models.data import layouts
@@ -17,6 +20,7 @@ from fastmmd.models.data.readers import MIKELS, read_fi
 from fastmmd.models.experiment import Run
 from fastmmd.models.fixed_features import FixedFeaturesRun
 from fastmmd.models.mldrnet import Experiments
+from fastmmd.models.trained import load_trained
 
 SHORT = (
     "--config=mldrnet_small.yaml",
@@ -59,12 +63,20 @@ def rows(folder, name):
     return {line[0]: dict(zip(header[1:], line[1:], strict=True)) for line in lines}
 
 
-def drawn(path):
-    with Image.open(path) as image:
-        return len(image.convert("L").getcolors()) > 10
+@pytest.fixture
+def figures_of(monkeypatch):
+    """A function that makes a drawing function also keep its first argument, and returns the list of those."""
+
+    def keep(module, name):
+        kept, draw = [], getattr(module, name)
+        monkeypatch.setattr(module, name, lambda first, *rest: [kept.append(first), draw(first, *rest)][1])
+        return kept
+
+    return keep
 
 
-def test_depth(small, tmp_path):
+def test_depth(small, tmp_path, figures_of):
+    drawn = figures_of(figures, "sweep")
     small.depth([2, 3], plain=True)
     found = rows(tmp_path, "depth")
     assert list(found) == [
@@ -75,16 +87,19 @@ def test_depth(small, tmp_path):
         *(f"MldrNet, {depth} layers (published only)" for depth in (4, 5, 6)),
     ]
     assert [row["published"] for row in found.values()] == ["52.12", "58.34", "-", "-", "67.24", "67.55", "67.68"]
-    assert drawn(tmp_path / "depth.png")
     with open(tmp_path / "depth.csv", newline="") as file:
         results = list(csv.DictReader(file))
+    first, second, third, fourth = ((float(result["accuracy"]),) for result in results)
+    assert drawn == [{"MldrNet": {2: first, 3: second}, "one branch, after the last layer": {2: third, 3: fourth}}]
+    assert (tmp_path / "depth.png").is_file()
     for result, row in zip(results, found.values(), strict=False):
         tested = read_predictions(tmp_path / result["folder"] / "predictions.csv")
         assert row["correct/tested"] == f"{tested.correct.sum()}/{len(tested.items)}"
         assert row["well labelled, %"] == f"{100 * tested.correct.mean():.1f}"
 
 
-def test_commands_share_their_runs_and_repeat_none(small, tmp_path, monkeypatch):
+def test_commands_share_their_runs_and_repeat_none(small, tmp_path, monkeypatch, figures_of):
+    drawn, matrices = figures_of(figures, "methods"), figures_of(figures, "confusions")
     small.fusion(["mean", "max"])
     assert rows(tmp_path, "fusion")["min (published only)"] == {
         "well labelled, %": "-",
@@ -97,16 +112,22 @@ def test_commands_share_their_runs_and_repeat_none(small, tmp_path, monkeypatch)
     small.fusion(["mean", "max"])
     small.depth([4])
     small.methods(["MldrNet"], labels=["well", "noisy"])
-    assert drawn(tmp_path / "fusion.png")
-    assert drawn(tmp_path / "confusion_well.png")
-    assert drawn(tmp_path / "confusion_noisy.png")
+    with open(tmp_path / "fusion.csv", newline="") as file:
+        mean, peak, noisy_mean, noisy_peak = ((float(result["accuracy"]),) for result in csv.DictReader(file))
+    assert drawn[0] == drawn[1]
+    assert drawn[0] == {
+        "well labelled": {"mean": mean, "max": peak},
+        "noisy labels": {"mean": noisy_mean, "max": noisy_peak},
+    }
+    well, noisy = (one["MldrNet"] for one in matrices[-2:])  # each run has drawn its own before
+    assert [100 * one.trace() / one.sum() for one in (well, noisy)] == pytest.approx([*mean, *noisy_mean])
+    for name in ("fusion", "confusion_well", "confusion_noisy"):
+        assert (tmp_path / f"{name}.png").is_file()
 
 
-def test_noisy_training_sets_and_clean_tests(small, fi, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(small, "_execute", asked.extend)
-    small._trained({"well": {"mean": mldrnet.mldrnet()}, "noisy": {"mean": mldrnet.mldrnet()}})
-    well, noisy = (run.cli(tmp_path).datamodule for run in asked)
+def test_noisy_training_sets_and_clean_tests(small, fi, tmp_path):
+    arms = {"mean": mldrnet.mldrnet()}
+    well, noisy = (run.cli(tmp_path).datamodule for run in small._runs({"well": arms, "noisy": arms}))
     accepted = set(read_fi(fi).names)
     assert [well.names["target"][item] for item in well.test_items] == [
         noisy.names["target"][item] for item in noisy.test_items
@@ -121,7 +142,8 @@ def test_noisy_training_sets_and_clean_tests(small, fi, tmp_path, monkeypatch):
     assert accepted - held_out <= set(trained)
 
 
-def test_methods(small, tmp_path):
+def test_methods(small, tmp_path, figures_of):
+    matrices = figures_of(figures, "confusions")
     names = ["Machajdik & Hanbury + SVM", "AlexNet + SVM", "A-CNN", "T-CNN", "MldrNet + Bi-GRU"]
     names.append("MldrNet + Bi-GRU, contrastive")
     small.overrides = tuple(option.replace("=32", "=64") for option in small.overrides)  # AlexNet takes no smaller ones
@@ -131,19 +153,34 @@ def test_methods(small, tmp_path):
     assert list(found) == [*names, *reported]
     assert found["Zhao et al. (published only)"]["published"] == "46.52"
     assert found["MldrNet + Bi-GRU"]["published"] == "73.03"
-    assert drawn(tmp_path / "methods.png")
-    assert drawn(tmp_path / "confusion_well.png")
+    assert (tmp_path / "methods.png").is_file()
+    assert list(matrices[-1]) == names  # each run has drawn its own before
     with open(tmp_path / "methods.csv", newline="") as file:
-        steps = {row["method"]: row["steps"] for row in csv.DictReader(file)}
+        results = list(csv.DictReader(file))
+    for result, matrix in zip(results, matrices[-1].values(), strict=True):
+        assert (matrix.trace(), matrix.sum()) == (int(result["correct"]), int(result["test_images"]))
+    steps = {row["method"]: row["steps"] for row in results}
     assert steps["handcrafted"] == steps["alexnet-svm"] == "0"
     assert steps["mldrnet4-gru-contrastive"] == "2"
 
 
-def test_pictures(small, tmp_path):
+def test_pictures(small, tmp_path, monkeypatch):
+    """The network is the run's, the images are those that it was tested on, and filters see their centres."""
+    seen = []
+    strongest = filters.strongest
+    monkeypatch.setattr(filters, "strongest", lambda *given: [seen.append(given), strongest(*given)][1])
     small.pictures(images=3, top=2)
     for name in ("filters", "distributions", "retrieval"):
-        assert drawn(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert list(rows(tmp_path, "retrieval")) == list(MIKELS)
+    ((network, tested, transform, count),) = seen
+    (folder,) = (tmp_path / "well" / "mldrnet4-mean").iterdir()
+    trained = load_trained(folder / "checkpoints" / "last.ckpt")
+    assert count == 2
+    for name, value in trained.network.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], value)
+    assert tuple(tested.names) == read_predictions(folder / "predictions.csv").items
+    torch.testing.assert_close(transform(tested[0][0]), trained.transform(tested[0][0])[4])
 
 
 def test_transfer(small, sets, tmp_path):
@@ -153,7 +190,7 @@ def test_transfer(small, sets, tmp_path):
     small._execute = lambda runs: [asked.extend(runs), execute(runs)][1]
     small.transfer()
     assert list(rows(tmp_path, "transfer")) == list(transferred(1.0, 1.0))
-    assert drawn(tmp_path / "transfer.png")
+    assert (tmp_path / "transfer.png").is_file()
     models = {run.method: run.cli(tmp_path).model for run in asked}
     seen = {
         key: model.transfer and (list(model.hparams.layers), model.transfer.joint, list(model.transfer.marginal))
@@ -161,14 +198,28 @@ def test_transfer(small, sets, tmp_path):
     }
     levels = ["level1", "level2", "level3", "level4"]
     assert seen == {
-        "mldrnet4-last": None,
-        "mldrnet4-last-jmmd": (["level4", "softmax"], 1.0, [0.0, 0.0]),
+        "mldrnet4-mean-last": None,
+        "mldrnet4-mean-last-jmmd": (["level4", "softmax"], 0.3, [0.0, 0.0]),
         "mldrnet4-mean": None,
-        "mldrnet4-mean-jmmd-last": (["level4", "softmax"], 1.0, [0.0, 0.0]),
-        "mldrnet4-mean-mmd": ([*levels, "softmax"], 0.0, [0.25, 0.25, 0.25, 0.25, 0.0]),
-        "mldrnet4-mean-jmmd": ([*levels, "softmax"], 1.0, [0.0] * 5),
+        "mldrnet4-mean-jmmd-last": (["level4", "softmax"], 0.3, [0.0, 0.0]),
+        "mldrnet4-mean-mmd": ([*levels, "softmax"], 0.0, [0.075, 0.075, 0.075, 0.075, 0.0]),
+        "mldrnet4-mean-jmmd": ([*levels, "softmax"], 0.3, [0.0] * 5),
     }
     assert all(model.hparams.target_labels == "ignored" for model in models.values())
+
+
+def test_digits_need_no_root(tmp_path, monkeypatch):
+    """Both networks, with and without terms, between both pairs of sets; one of the runs is trained."""
+    asked = []
+    monkeypatch.setattr(mldrnet, "execute_all", lambda runs, output, jobs: asked.extend(runs) or pytest.fail("enough"))
+    short = ("--data.steps_per_epoch=2", "--trainer.max_epochs=1", *SHORT[-2:])
+    with pytest.raises(pytest.fail.Exception, match="enough"):
+        Experiments(seeds=[0], output=tmp_path, overrides=short).digits()
+    assert [(run.task, run.method) for run in asked] == [
+        (task, arm.key) for task in ("mnist", "fonts") for arm in transferred(0.3, 0.3, 2).values()
+    ]
+    result = asked[-1].execute(tmp_path)
+    assert (result["steps"], result["target_labels"], result["test_images"]) == (2, "ignored", 899)
 
 
 def test_nothing_published_stands_beside_invented_labels(fi, tmp_path, monkeypatch):
@@ -181,8 +232,8 @@ def test_nothing_published_stands_beside_invented_labels(fi, tmp_path, monkeypat
         assert "ublished" not in text
         assert "Generated pictures, invented labels." in text
     known = []
-    monkeypatch.setattr(demo, "_trained", lambda arms: known.extend(arms["well"]) or pytest.skip("enough"))
-    with pytest.raises(pytest.skip.Exception):
+    monkeypatch.setattr(demo, "_runs", lambda arms: known.extend(arms["well"]) or pytest.fail("enough"))
+    with pytest.raises(pytest.fail.Exception, match="enough"):
         demo.methods()
     assert known == [name for name in compared(Weights()) if name not in ("AlexNet + SVM", "VGG-19", "ResNet-101")]
 
@@ -190,6 +241,8 @@ def test_nothing_published_stands_beside_invented_labels(fi, tmp_path, monkeypat
 def test_what_is_missing_is_named(fi, tmp_path):
     with pytest.raises(ValueError, match="root: expected the folder of Flickr and Instagram"):
         Experiments(output=tmp_path).depth()
+    with pytest.raises(ValueError, match="demo: expected no root and artphoto beside it"):
+        Experiments(fi, demo=True)
     found = Experiments(fi, output=tmp_path)
     with pytest.raises(ValueError, match="artphoto: expected the folder of ArtPhoto"):
         found.transfer()
@@ -198,6 +251,48 @@ def test_what_is_missing_is_named(fi, tmp_path):
     folders = layouts.write_folders(tmp_path / "folders", [layouts.Picture("awe", Image.new("RGB", (8, 8)))])
     with pytest.raises(FileNotFoundError, match="noisy labels need the votes"):
         Experiments(folders, output=tmp_path).fusion()
+
+
+def test_command_line(fi, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(mldrnet, "execute_all", lambda runs, output, jobs: asked.extend(runs) or pytest.fail("enough"))
+    args = [f"--root={fi}", "--seeds=[3, 4]", "--jobs=1", f"--output={tmp_path}", "--overrides=[--data.workers=0]"]
+    with pytest.raises(pytest.fail.Exception, match="enough"):
+        auto_cli(Experiments, args=[*args, "methods", "--names=[VGG-19, A-CNN]", "--weights.vgg19=vgg.pth"])
+    assert [(run.method, run.seed) for run in asked] == [("vgg19", 3), ("vgg19", 4), ("acnn", 3), ("acnn", 4)]
+    assert "--model.network.init_args.backbone.init_args.weights=vgg.pth" in asked[0].args
+    assert asked[0].args[-1] == "--data.workers=0"
+    with pytest.raises(ValueError, match="args: expected nothing that the run itself sets"):
+        auto_cli(Experiments, args=[*args[:-1], "--overrides=[--data.fold=3]", "depth"])
+
+
+def test_copies_of_tested_images_are_not_trained_on(small, sets, fi, tmp_path):
+    folder = tmp_path / "copied"
+    shutil.copytree(fi, folder)
+    arms = {"mean": mldrnet.mldrnet()}
+
+    def trained():
+        (run,) = small._runs({"noisy": arms})
+        data = run.cli(tmp_path).datamodule
+        return data, {data.names["source"][item] for item in data.items["source"][0]}
+
+    small.roots["root"] = folder
+    data, before = trained()
+    tested = data.names["target"][data.test_items[0]]
+    copy = min(name for name in before - set(data.names["target"]))
+    shutil.copy(data.domains["target"].root / tested, data.domains["source"].root / copy)
+    data, after = trained()
+    assert before - after == {copy}
+
+
+@pytest.mark.slow
+def test_terms_help_between_digits(tmp_path, monkeypatch):
+    monkeypatch.undo()  # in processes of their own
+    Experiments(seeds=[0], output=tmp_path).digits()
+    found = {name: float(row["MNIST-5k to optdigits, %"]) for name, row in rows(tmp_path, "digits").items()}
+    for network in ("one branch", "MldrNet"):
+        assert found[f"{network}, no term"] > 30
+        assert found[f"{network}, JMMD of last level and softmax"] > found[f"{network}, no term"] + 5
 
 
 @pytest.mark.parametrize(("features", "estimator"), [("hand-crafted", "svm"), ("network", "logistic")])
@@ -219,7 +314,9 @@ def test_fixed_features_of_classes_that_are_colours(tmp_path, features, estimato
     assert (result["accuracy"], result["correct"], result["test_images"], result["steps"]) == (100.0, 24, 24, 0)
     assert run.result(tmp_path / "runs") == result
     found = read_predictions(tmp_path / "runs" / result["folder"] / "predictions.csv")
-    assert (len(found.items), found.correct.all()) == (24, True)
+    data = run.cli(tmp_path / "runs").datamodule
+    assert found.items == tuple(data.names["target"][item] for item in data.test_items)
+    assert found.correct.all()
     (file,) = (tmp_path / "runs" / "features").iterdir()
     before = file.stat().st_mtime_ns
     run.execute(tmp_path / "runs")

@@ -12,6 +12,7 @@ from fastmmd.functional import JAN_KERNELS
 from fastmmd.models.module import TransferTask
 from fastmmd.models.networks import ACNN, Classifier, ContrastiveLoss, MldrNet, TransferNet
 from fastmmd.models.schedules import inverse_decay, ramp
+from fastmmd.models.settings import refuse_other_settings
 
 from .conftest import CLASSES, Trunk
 
@@ -331,3 +332,30 @@ def test_contrastive_term_is_that_of_the_combined_layers():
     network.zero_grad()
     loss.backward()
     assert all(value.grad.any() for value in network.gru.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_contrastive_term_in_low_precision(dtype):
+    """With weights in bfloat16, and with weights in fp32 under autocast."""
+    torch.manual_seed(0)
+    sizes = {"channels": (4, 6), "branch_channels": 4, "branch_map": 2, "width": 6, "gru_width": 3}
+    task = TransferTask(MldrNet(3, 2, "gru", **sizes).to(dtype), CLASSES, contrastive=ContrastiveLoss())
+    batch = {"source": (torch.randn(5, 3, 24, 24, dtype=dtype), torch.arange(5) % 3)}
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+        loss, terms = task.objective(batch)
+    assert loss.dtype == terms["source_contrastive"].dtype == torch.float32
+    loss.backward()
+    assert all(value.grad.isfinite().all() for value in task.parameters())
+
+
+def test_settings_that_are_newer_than_a_checkpoint():
+    """Those of a class within the settings had its default; another value is refused."""
+    task = TransferTask(MldrNet(3, 2), CLASSES)
+    network = {"class_path": "fastmmd.models.networks.MldrNet", "init_args": {"num_classes": 3, "depth": 2}}
+    now = {**network, "init_args": {**network["init_args"], "levels": "all", "channels": [96, 256, 384, 256, 256, 256]}}
+    stored = {**task.hparams, "network": network}
+    task.hparams["network"] = now
+    refuse_other_settings({"hyper_parameters": stored}, task, None)
+    now["init_args"]["levels"] = "last"
+    with pytest.raises(ValueError, match=r"levels \('all', now 'last'\)"):
+        refuse_other_settings({"hyper_parameters": stored}, task, None)

@@ -2,7 +2,11 @@
 
 import csv
 import json
+import subprocess
+import sys
+from functools import wraps
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +14,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastmmd.models import cross_validation, small_sets
+from fastmmd.models import cross_validation, handcrafted, small_sets
 from fastmmd.models.analysis import one_against_all, published
 from fastmmd.models.analysis.one_against_all import rates, scores
-from fastmmd.models.cross_validation import Features, Method, divide, predict
+from fastmmd.models.analysis.predictions import paired, read_predictions
+from fastmmd.models.cross_validation import Divided, Features, Method, divide, predict
 from fastmmd.models.data.demo import write_abstract_set, write_emotion_sets, write_mart_set
 from fastmmd.models.data.emoji import EMOTIONS, Emoji, Vendors
+from fastmmd.models.data.folds import Split
 from fastmmd.models.data.images import Preprocessing
 from fastmmd.models.data.readers import MIKELS, read_domain
 from fastmmd.models.small_sets import Roots, emoji, emotions, mart
@@ -44,7 +50,7 @@ class Lite(nn.Module):
 @pytest.fixture
 def stand_ins(monkeypatch):
     DRAWN.clear()
-    monkeypatch.setattr(cross_validation, "describe", mean_colour)
+    monkeypatch.setattr(handcrafted, "describe", mean_colour)
     monkeypatch.setattr(cross_validation, "EfficientNetLite0", Lite)
 
 
@@ -123,10 +129,10 @@ def test_orders_do_not_matter():
     found = scores("logistic", features, labels, folds)
     order = np.random.default_rng(1).permutation(90)
     np.testing.assert_allclose(
-        scores("logistic", features[order], labels[order], folds[order]), found[order], atol=1e-4
+        scores("logistic", features[order], labels[order], folds[order]), found[order], atol=1e-5
     )
     renamed = scores("logistic", features, 2 - labels, 4 - folds)
-    np.testing.assert_allclose(renamed, found[:, ::-1], atol=1e-4)
+    np.testing.assert_allclose(renamed, found[:, ::-1], atol=1e-5)
 
 
 def test_gaps_and_shapes_are_refused():
@@ -162,7 +168,7 @@ def vendors(tmp_path, monkeypatch):
 
     def draw(emoji, item):
         name = emoji.names[item]
-        return Image.new("RGB", (8, 8), colour(emoji, name)), emoji.targets[item]
+        return Image.new("RGB", (emoji.size // 32, 8), colour(emoji, name)), emoji.targets[item]
 
     monkeypatch.setattr(Emoji, "__getitem__", draw)
     return [tmp_path / vendor for vendor in ("noto", "twemoji")]
@@ -279,10 +285,19 @@ def test_features_are_those_of_the_items_that_are_kept(roots, tmp_path, stand_in
         assert domain.classes[label] == divided.classes[divided.labels[item]]
 
 
+def test_other_code_computes_the_handcrafted_features_anew(paintings, tmp_path, stand_ins, monkeypatch):
+    domain, features = read_domain("mart", str(paintings)), Features({}, tmp_path)
+    for code in ("old", "old", "new"):
+        monkeypatch.setattr(handcrafted.Descriptors, "extra_repr", lambda self, code=code: code)
+        assert features.of(domain, "hand-crafted").shape == (100, 6)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_interrupted_command_goes_on(roots, tmp_path, stand_ins, monkeypatch):
     calls = fitted(monkeypatch)
-    original = small_sets.one_against_all.scores
+    original = one_against_all.scores
 
+    @wraps(original)
     def failing(name, *arrays):
         if name == "naive_bayes":
             raise KeyboardInterrupt
@@ -305,7 +320,7 @@ def test_demonstration_of_emotions(roots, tmp_path, stand_ins, monkeypatch):
     )
     monkeypatch.setattr(small_sets, "write_abstract_set", lambda folder: roots.abstract)
     titles = []
-    monkeypatch.setattr(small_sets.figures, "one_against_all", lambda *args: titles.append(args[-1]))
+    monkeypatch.setattr(small_sets.figures, "one_against_all", lambda *args: titles.append(args[3]))
     emotions(demo=True, min_per_class=6, networks={}, output=tmp_path)
     for name in ("artphoto", "abstract", "iaps"):
         for kind in ("md", "tex"):
@@ -315,8 +330,13 @@ def test_demonstration_of_emotions(roots, tmp_path, stand_ins, monkeypatch):
     assert "Left out for too few images: anger (" in titles[1]
 
 
-def test_emoji(vendors, tmp_path, stand_ins):
+def test_emoji(vendors, tmp_path, stand_ins, monkeypatch):
+    drawn = []
+    draw = small_sets.figures.one_against_all
+    monkeypatch.setattr(small_sets.figures, "one_against_all", lambda *args: (drawn.append(args[-1]), draw(*args)))
     emoji(vendors, output=tmp_path)
+    assert drawn == [False]  # no intervals: the drawings of a face depend on each other
+    assert set(DRAWN) == {(256 // 32, 8)}
     found = rows(tmp_path / "emoji.csv")
     assert len(found) == 3 * 148
     folds = {(row["item"].split("/")[1], row["fold"]) for row in found}
@@ -334,21 +354,21 @@ def paintings(tmp_path_factory):
 
 def test_mart(paintings, tmp_path, stand_ins, capsys):
     mart(paintings, networks={"MldrNet": "lite0"}, output=tmp_path)
-    found = rows(tmp_path / "mart.csv")
     names = ("MldrNet", "hand-crafted, SVM", "hand-crafted, Lasso")
-    assert list(found[0]) == ["method", "item", "fold", "label", "p_negative", "p_positive"]
+    found = {name: read_predictions(tmp_path / "mart" / f"{name}.csv") for name in names}
+    assert found["MldrNet"].classes == ("negative", "positive")
+    folds = Split.read(tmp_path / "mart" / "split.json").folds
     cells = {row["method"]: row for row in table(tmp_path / "mart.md")}
     assert list(cells) == [*names, *(f"{name} (published only)" for name in published.MART if name != "MldrNet")]
-    for name in names:
-        own = [row for row in found if row["method"] == name]
-        right = [(float(row["p_positive"]) > 0.5) == (row["label"] == "positive") for row in own]
-        assert cells[name]["accuracy, %"] == f"{sum(right):.2f} ({sum(right)}/100)"
-        folds = [np.mean([r for r, row in zip(right, own, strict=True) if row["fold"] == str(k)]) for k in range(10)]
-        assert cells[name]["mean of folds, %"] == f"{100 * np.mean(folds):.1f} ± {100 * np.std(folds, ddof=1):.1f}"
-    assert [cells[name]["published, %"] for name in names] == ["76.4", "-", "-"]
-    assert [*cells["Lasso (published only)"].values()][1:] == ["-", "-", "68.2"]
+    for name, right in paired(found).items():
+        assert cells[name]["correct/tested"] == f"{right.sum()}/100"
+        correct = dict(zip(sorted(found[name].items), right, strict=True))
+        means = [100 * np.mean([correct[item] for item in fold.test]) for fold in folds]
+        assert cells[name]["MART, %"] == f"{np.mean(means):.1f} ± {np.std(means, ddof=1):.1f}"
+    assert [cells[name]["published"] for name in names] == ["76.40", "-", "-"]
+    assert [*cells["Lasso (published only)"].values()][1:] == ["-", "-", "68.20"]
     text = (tmp_path / "mart.md").read_text()
-    assert "Published: Rao, Xu & Xu, table IV." in text
+    assert "Published: Rao, Xu & Xu." in text
     assert text in capsys.readouterr().out
     with Image.open(tmp_path / "mart.png") as image:
         assert len(image.convert("L").getcolors()) > 10
@@ -383,7 +403,86 @@ def test_refusals(roots, tmp_path, stand_ins):
         mart(roots.iaps, networks={"hand-crafted": "lite0"}, output=tmp_path)
     with pytest.raises(ValueError, match=r"expected two classes of at least 60 items, got \{"):
         emotions(roots, min_per_class=60, output=tmp_path)
+    with pytest.raises(ValueError, match=r"root: expected none with --demo true, which generates its pictures, got "):
+        emotions(Roots(iaps=roots.iaps), demo=True, output=tmp_path)
+    with pytest.raises(ValueError, match=r"root: expected none with --demo true, which generates its pictures, got "):
+        mart(roots.iaps, demo=True, output=tmp_path)
+    name = "hand-crafted, naive Bayes"
+    with pytest.raises(ValueError, match=f"networks: expected names that no other method has, got '{name}'"):
+        emotions(roots, networks={name: "lite0"}, min_per_class=6, output=tmp_path)
     assert not DRAWN
+
+
+@pytest.mark.parametrize("part", ["source", "target"])
+def test_what_a_network_was_trained_on_is_not_tested(roots, paintings, vendors, tmp_path, stand_ins, monkeypatch, part):
+    """The same folder, that around it, and that of the images in it; by another spelling and in other arguments."""
+
+    def trained_on(folder, argument="root"):
+        path = save_photo_checkpoint(tmp_path / "last.ckpt")
+        stored = torch.load(path)
+        data = {"class_path": "fastmmd.models.data.readers.read_domain", "init_args": {argument: str(folder)}}
+        stored["datamodule_hyper_parameters"][part] = data
+        torch.save(stored, path)
+        return {"output": tmp_path / "out", "networks": {"Seen": str(path)}}
+
+    monkeypatch.chdir(paintings.parent)
+    refused = "networks: expected 'Seen' to be trained on other images than those that are tested, got .*last.ckpt"
+    cases = (roots.artphoto, roots.artphoto.parent, roots.artphoto / ".." / roots.artphoto.name)
+    for folder in (*cases, read_domain("artphoto", str(roots.artphoto)).root):
+        with pytest.raises(ValueError, match=refused):
+            emotions(Roots(iaps=roots.iaps, artphoto=roots.artphoto), **trained_on(folder), min_per_class=6)
+    with pytest.raises(ValueError, match=refused):
+        mart(paintings, **trained_on(paintings.name))
+    with pytest.raises(ValueError, match=refused):
+        emoji(vendors, **trained_on(vendors[1], "folder"))
+    assert not DRAWN
+    mart(paintings, **trained_on(roots.artphoto))
+    assert DRAWN
+
+
+def test_unreadable_images_may_be_left_out(roots, tmp_path, stand_ins):
+    paintings = write_mart_set(tmp_path / "data", size=16, shrink=10)
+    domain = read_domain("mart", str(paintings))
+    (domain.root / domain.names[7]).write_bytes(b"no picture")
+    with pytest.raises(RuntimeError, match=domain.names[7]):
+        mart(paintings, folds=5, networks={}, output=tmp_path)
+    with pytest.warns(UserWarning, match=domain.names[7]):
+        mart(paintings, folds=5, networks={}, skip_unreadable=True, output=tmp_path)
+    assert len(read_predictions(tmp_path / "mart" / "hand-crafted, SVM.csv").items) == 49
+
+
+def test_an_emotion_without_faces(vendors, tmp_path, stand_ins):
+    for folder in vendors:
+        chars = json.loads((folder / "chars.json").read_text())
+        kept = {code: name for code, name in chars.items() if chr(int(code, 16)) not in EMOTIONS["awe"]}
+        (folder / "chars.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match="folders: expected faces of every emotion, got none of awe"):
+        emoji(vendors, output=tmp_path)
+
+
+def test_kept_scores_are_those_of_their_function(tmp_path, monkeypatch):
+    """Neither another function nor other shapes of the same numbers find them."""
+    numbers = np.arange(8)
+    divided = Divided(numbers, tuple("abcdefgh"), numbers % 2, numbers // 4, ("x", "y"), {}, None)
+    methods = [Method("A", "B", "svm")]
+
+    def zeros(name, features, labels, folds):
+        return np.zeros(features.shape)
+
+    def ones(name, features, labels, folds):
+        return np.ones(features.shape)
+
+    for function, columns, kind in ((zeros, 1, "f8"), (ones, 1, "f8"), (ones, 2, "f4")):
+        described = np.zeros((8, columns), kind)  # the same bytes
+        features = SimpleNamespace(of=lambda domain, name, described=described: described)
+        found = predict("set", None, divided, methods, function, features, tmp_path)
+        np.testing.assert_array_equal(found["A"], function("svm", described, None, None))
+
+
+def test_start_is_quick():
+    """Hand-crafted features are imported when they are asked for."""
+    code = "import sys, fastmmd.models.small_sets; sys.exit('skimage' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_command_line(paintings, tmp_path, stand_ins, monkeypatch):

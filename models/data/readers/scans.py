@@ -60,6 +60,22 @@ def identical(domain: ImageDomain, copies: int = 2) -> list[list[str]]:
     return [names for names in by_content.values() if len(names) >= copies]
 
 
+def copies(domain: ImageDomain, files: Sequence[Path]) -> list[str]:
+    """Names of the domain's images that are byte-identical to one of `files`, and not one of these themselves."""
+    by_size = defaultdict(list)
+    for path in files:
+        by_size[path.stat().st_size].append(path)
+    known = set(files)
+    found = []
+    for name in domain.names:
+        path = domain.root / name
+        if path not in known and (alike := by_size.get(path.stat().st_size)):
+            content = sha256(path)
+            if any(sha256(other) == content for other in alike):
+                found.append(name)
+    return found
+
+
 def placeholders(domain: ImageDomain, copies: int = 5, hashes: Sequence[str] = ()) -> list[str]:
     """Names of pictures that stand for a photo that is no longer available.
 

@@ -54,6 +54,18 @@ def test_almost_grey_has_no_hue():
     assert of(plain([0.5, 0.5, 0.56]))["coloured"] == 1
 
 
+def test_what_is_nearly_black_is_not_saturated():
+    """HSV has it that (2, 0, 0) of 255 is as saturated as red."""
+    found = of(plain(np.array([2, 0, 0]) / 255))
+    assert (found["saturation"], found["hue_length"]) == (0, 0)
+    brightness = 2 / 255
+    assert found["brightness"] == pytest.approx(brightness)
+    weights = {"pleasure": 0.69, "arousal": -0.31, "dominance": -0.76}
+    assert {name: found[name] for name in weights} == pytest.approx(
+        {name: weight * brightness for name, weight in weights.items()}
+    )
+
+
 def test_greys_do_not_count_for_the_mean_hue():
     found = of(bands(BLUE, GREY, BLACK, WHITE))
     assert found["coloured"] == 0.25
@@ -70,6 +82,7 @@ def test_pleasure_arousal_and_dominance():
 
 def test_less_light():
     rgb = np.random.default_rng(0).uniform(0.2, 1, (40, 50, 3))
+    rgb[..., 0] = 0.05  # so that every pixel has a hue, halved too
     bright, dark = of(rgb), of(rgb / 2)
     assert dark["brightness"] == pytest.approx(bright["brightness"] / 2)
     assert dark["saturation"] == pytest.approx(bright["saturation"])

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.colors import hsv_to_rgb
 from scipy.ndimage import gaussian_filter
 
+from fastmmd.models.data.paintings import painting
 from fastmmd.models.handcrafted import content
 from fastmmd.models.handcrafted.composition import features, lines
 from fastmmd.models.handcrafted.views import Views
@@ -102,12 +103,56 @@ def test_shares_of_static_and_slant_lines():
 def test_the_same_lines_each_time():
     grey = gaussian_filter(noise(200)[..., 0], 3) * 8 % 1
     found = lines(grey)
-    assert found["static_lines"] + found["slant_lines"] > 10
+    assert found["static_lines"] + found["slant_lines"] > 5
     assert all(lines(grey) == found for _ in range(3))
+
+
+@pytest.mark.parametrize("levels", [4, 15, 60, 255])
+def test_a_faint_edge_is_a_line(levels):
+    """4 of 255 grey levels, or all."""
+    grey = smooth_edge(np.indices((150, 200))[1] - 100) * levels / 255
+    for edge in (grey, 1 - grey):
+        found = lines(edge)
+        assert (found["static_lines"], found["slant_lines"]) == (1, 0)
+        assert found["static_length"] == pytest.approx(150 / 200, abs=0.03)
+
+
+@pytest.mark.parametrize("contrast", [0.5, 0.15])
+def test_the_same_lines_with_less_contrast(contrast):
+    grey = Views.of(painting(0, 0, size=128)).grey
+    grey = (grey - grey.min()) / np.ptp(grey)
+    assert lines(grey)["slant_lines"] > 5
+    assert lines(0.3 + contrast * grey) == pytest.approx(lines(grey), rel=0.1)
+
+
+def test_an_edge_is_fainter_in_a_picture_of_more_contrast():
+    grey = (np.indices((150, 200))[1] >= 100) * 15 / 255
+    grey[:, :30] = 1
+    assert lines(grey)["static_lines"] == 1
 
 
 def test_no_lines():
     assert set(lines(np.full((50, 60), 0.3)).values()) == {0}
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4, 15, 60, 255])
+def test_ramps_of_8_bits_have_no_lines(levels):
+    rows, columns = np.indices((150, 200))
+    for ramp in (columns / 199, rows / 149, (rows + columns) / 348, np.hypot(rows - 75, columns - 100) / 125):
+        assert set(lines(np.round(ramp * levels) / 255).values()) == {0}
+
+
+def test_a_short_ramp_is_an_edge():
+    ramp = np.tile(np.linspace(0, 1, 60), (200, 1))
+    assert set(lines(ramp).values()) == {0}
+    assert lines(ramp[:, :24])["static_lines"] > 0
+
+
+def test_nothing_dark_is_saturated_at_the_centre():
+    rgb = np.random.default_rng(0).integers(0, 3, (90, 120, 3)) / 255
+    found = features(Views(rgb))
+    assert found["thirds_saturation"] == 0
+    assert found["low_depth_saturation"] == pytest.approx(0.25)
 
 
 def test_inner_third():

@@ -119,6 +119,12 @@ def test_wavelets_of_hue_and_saturation():
     assert wavelets(Views(checkerboard(1, RED, WHITE)))["wavelet_saturation_1"] == pytest.approx(1 / 3, rel=0.05)
 
 
+def test_noise_in_the_dark_is_no_texture_of_saturation():
+    found = features(Views(np.random.default_rng(0).integers(0, 3, (64, 64, 3)) / 255))
+    assert [found[f"glcm_saturation_{name}"] for name in PROPERTIES] == [0, 1, 1, 1]
+    assert found["wavelet_saturation"] == 0
+
+
 def test_coarser_checkerboards_are_in_coarser_wavelets():
     levels = [f"wavelet_brightness_{k}" for k in (1, 2, 3)]
     strongest = [max(levels, key=wavelets(Views(checkerboard(side))).get) for side in (1, 3, 6)]
