@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import signal
 import time
 import warnings
@@ -12,8 +13,9 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal
 
 import torch
@@ -158,7 +160,7 @@ def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
     runs = list(dict.fromkeys(runs))
     results = {run: result for run in runs if (result := run.result(root))}
     with (
-        ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_quiet_single_thread) as pool,
+        ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_worker) as pool,
         tqdm(total=len(runs), initial=len(results), desc="runs", unit="run") as bar,
     ):
         try:
@@ -181,8 +183,10 @@ def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
     return [results[run] for run in runs]
 
 
-def _quiet_single_thread() -> None:
+def _begin_worker() -> None:
+    """A quiet process of one thread, which ends when its parent does, however that ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(1)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

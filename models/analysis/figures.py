@@ -215,7 +215,7 @@ def methods(results: Mapping[str, Mapping[str, Sequence[float]]], title: str, pa
         _open_grid(axes)
     for axes in grid[len(results) :]:
         axes.axis("off")
-    figure.supylabel("accuracy on the unseen target test images, %", fontsize="medium")
+    figure.supylabel("accuracy on unseen test images, %", fontsize="medium")
     figure.suptitle(title, fontsize="medium")
     save(figure, path)
 
