@@ -20,7 +20,7 @@ PUBLIC = (
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param(("tests/kernels/interpreted",), id="routes"),
+        pytest.param(("tests/kernels/interpreted",), id="routes", marks=pytest.mark.slow),
         pytest.param(
             ("tests/test_backends.py", "tests/test_invariances.py", "-k", f"triton and ({PUBLIC})"), id="public"
         ),
