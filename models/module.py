@@ -102,7 +102,8 @@ class TransferTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=PARTS)
-        # The layout convolutions are fastest in: a step of DigitCNN takes 3.8 ms, not 5.9, on one CPU thread.
+        # The layout convolutions are fastest in, on one CPU thread: a step of DigitCNN takes 3.8 ms, not 5.9; forward and
+        # backward passes of MldrNet 250 ms, not 262, for two images of 375 pixels, and 31, not 42, in its small form.
         self.network = network.to(memory_format=torch.channels_last)
         self.transfer = transfer
         self.contrastive = contrastive
