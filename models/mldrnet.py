@@ -61,7 +61,7 @@ class Experiments:
     The division into 80 % training, 15 % test and 5 % validation images of each class is fold 0 of `floor_split`: the
     paper's own is not published. Noisy training sets hold all images that raters rejected too (77.9 % in the paper);
     the test never does. They are trained on for as many steps as well-labelled ones, so each of their images is seen
-    less often. Copies of held-out images are left out of all training sets.
+    less often. Copies of held-out images are left out of training, but for ArtPhoto's in `transfer`.
     """
 
     def __init__(

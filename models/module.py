@@ -102,8 +102,8 @@ class TransferTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=PARTS)
-        # The layout convolutions are fastest in, on one CPU thread: a step of DigitCNN takes 3.8 ms, not 5.9; forward and
-        # backward passes of MldrNet 250 ms, not 262, for two images of 375 pixels, and 31, not 42, in its small form.
+        # The layout convolutions are fastest in, on one CPU thread: a step of DigitCNN takes 3.8 ms, not 5.9; MldrNet
+        # forward and backward 250 ms, not 262, for two images of 375 pixels, and 31, not 42, in its small form.
         self.network = network.to(memory_format=torch.channels_last)
         self.transfer = transfer
         self.contrastive = contrastive
@@ -137,8 +137,10 @@ class TransferTask(LightningModule):
         own_layers, logits = self(torch.cat(images))
         if self.contrastive is not None:  # the network's own layers, in its own precision
             sizes = [len(part) for part in images]
-            parts = zip(*(layer.split(sizes) for layer in own_layers.values()), strict=True)
-            combined = dict(zip(self.seen, map(self.network.combine, parts), strict=True))
+            parts = zip(
+                self.seen, zip(*(layer.split(sizes) for layer in own_layers.values()), strict=True), strict=True
+            )
+            combined = {d: self.network.combine(part) for d, part in parts if d in self.labelled}
         with torch.autocast(logits.device.type, enabled=False):
             layers = self._by_domain(own_layers, logits, [len(part) for part in images])
             smoothing = self.hparams.label_smoothing

@@ -45,7 +45,10 @@ def refuse_other_settings(checkpoint: Mapping[str, Any], model: LightningModule,
 
 def _defaults(called: Callable[..., Any]) -> dict[str, Any]:
     """Argument -> default value, as configurations write it."""
-    known = signature(called).parameters.values()
+    try:
+        known = signature(called).parameters.values()
+    except (TypeError, ValueError):  # built-in types have none
+        return {}
     values = {one.name: one.default for one in known if one.default is not Parameter.empty}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -55,5 +58,5 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {name: value}
     if "class_path" in value and (called := locate(value["class_path"])) is not None:
-        value = {**value, "init_args": _defaults(called) | dict(value.get("init_args", {}))}
+        value = {**value, "init_args": _defaults(called) | dict(value.get("init_args") or {})}
     return {key: leaf for part, inner in value.items() for key, leaf in _flat(f"{name}.{part}", inner).items()}

@@ -115,6 +115,9 @@ def _roots(settings: Any) -> Iterator[str]:
                 yield value
             else:
                 yield from _roots(value)
+    elif isinstance(settings, (list, tuple)):
+        for one in settings:
+            yield from _roots(one)
 
 
 def _like_items(dataset: Dataset) -> v2.Compose:

@@ -19,7 +19,7 @@ from fastmmd.models.data.domain import ImageDomain
 from fastmmd.models.data.features import CachedFeatures
 from fastmmd.models.data.folds import Fold, Split, floor_split
 from fastmmd.models.data.images import match
-from fastmmd.models.data.readers.scans import copies
+from fastmmd.models.data.readers.scans import copies_of
 from fastmmd.models.data.sampling import SeededView, StreamLoader, StreamSampler, View, item_names
 
 
@@ -141,7 +141,7 @@ class DomainPair(LightningDataModule):
             train = self._few("target", train, target_per_class, split_seed)
         held_out = {self.names["target"][item] for item in (*validation, *test)} if exclude_held_out else set()
         if held_out and isinstance(source, ImageDomain) and isinstance(target, ImageDomain):
-            held_out.update(copies(source, [target.root / name for name in sorted(held_out)]))
+            held_out.update(copies_of(source, [target.root / name for name in sorted(held_out)]))
         rest = [item for item, name in enumerate(self.names["source"]) if name not in held_out]
         source_train, source_validation_items = self._cut("source", rest, source_validation, split_seed)
 

@@ -25,6 +25,7 @@ from fastmmd.models.data.folds import Split
 from fastmmd.models.data.images import Preprocessing
 from fastmmd.models.data.readers import MIKELS, read_domain
 from fastmmd.models.small_sets import Roots, emoji, emotions, mart
+from fastmmd.models.trained import Trained
 from tests.models.test_export import save_photo_checkpoint
 
 DRAWN = []
@@ -489,3 +490,14 @@ def test_command_line(paintings, tmp_path, stand_ins, monkeypatch):
     arguments = ["mart", "--root", str(paintings), "--networks", '{"A": "lite0"}', "--output", str(tmp_path)]
     small_sets.auto_cli([emotions, emoji, mart], args=arguments)
     assert table(tmp_path / "mart.md")[0]["method"] == "A"
+
+
+def test_folders_of_sets_within_sets(tmp_path):
+    """Also where a data set is made of a list of others, as the emoji of several vendors are."""
+    sets = [{"class_path": "Emoji", "init_args": {"folder": str(tmp_path / name)}} for name in ("one", "two")]
+    data = {
+        "source": {"class_path": "Vendors", "init_args": {"sets": sets}},
+        "target": {"class_path": "read_domain", "init_args": {"reader": "iaps", "root": str(tmp_path / "iaps")}},
+    }
+    trained = Trained(nn.Identity(), lambda picture: picture, ("a",), {}, data)
+    assert set(trained.folders) == {tmp_path / name for name in ("one", "two", "iaps")}

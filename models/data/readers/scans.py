@@ -60,18 +60,21 @@ def identical(domain: ImageDomain, copies: int = 2) -> list[list[str]]:
     return [names for names in by_content.values() if len(names) >= copies]
 
 
-def copies(domain: ImageDomain, files: Sequence[Path]) -> list[str]:
+def copies_of(domain: ImageDomain, files: Sequence[Path]) -> list[str]:
     """Names of the domain's images that are byte-identical to one of `files`, and not one of these themselves."""
     by_size = defaultdict(list)
     for path in files:
         by_size[path.stat().st_size].append(path)
+    hashes: dict[int, set[str]] = {}  # of a size's files, once one of the domain's has that size
     known = set(files)
     found = []
     for name in domain.names:
         path = domain.root / name
-        if path not in known and (alike := by_size.get(path.stat().st_size)):
-            content = sha256(path)
-            if any(sha256(other) == content for other in alike):
+        size = path.stat().st_size
+        if path not in known and size in by_size:
+            if size not in hashes:
+                hashes[size] = {sha256(other) for other in by_size[size]}
+            if sha256(path) in hashes[size]:
                 found.append(name)
     return found
 
