@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastmmd.gaussian import Gaussian
 from fastmmd.matmul import matmul_precision
+from fastmmd.transforms import readable
 
 # Squared distances held at once by the median (4 MiB of fp32).
 TILE_ELEMENTS = 1 << 20
@@ -106,7 +107,7 @@ def given_bandwidths(kernels: Sequence[Gaussian], sources: Sequence[Tensor], tar
     for kernel, source, target in zip(kernels, sources, targets, strict=True):
         rule = kernel.bandwidth
         if isinstance(rule, Tensor):
-            if rule.device.type == "cpu" and not torch.compiler.is_compiling() and not rule.item() > 0:
+            if readable(rule) and not rule.item() > 0:
                 raise ValueError(f"bandwidth: expected a positive value, got {rule.item()}")
             if rule.device != source.device:  # moving it would wait for the device in every call
                 raise ValueError(f"bandwidth: expected a tensor on {source.device}, got one on {rule.device}")

@@ -17,6 +17,7 @@ from fastmmd import dispatch
 from fastmmd.backends import reference
 from fastmmd.bandwidth import compute_dtype, pooled
 from fastmmd.problem import Problem
+from fastmmd.transforms import functorch_active
 
 
 def run_backend(
@@ -50,7 +51,8 @@ class _Fused(torch.autograd.Function):
             of_bandwidths = bandwidth_gradient(inputs, gradients, bandwidths)
             gradients = [g if want else None for g, want in zip(gradients, wants, strict=True)]
         ctx.problem = problem
-        # Only a second derivative reads the inputs. (Inference tensors can't be saved, copies of them can.)
+        ctx.dtypes = [None if x is None else x.dtype for x in (bandwidths, *inputs)]
+        # Inference tensors can't be saved, copies of them can.
         kept = [x.clone() if x.is_inference() else x for x in inputs]
         ctx.save_for_backward(of_bandwidths, *gradients, bandwidths, *kept)
         ctx.mark_non_differentiable(report)
@@ -58,22 +60,38 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        count = len(ctx.needs_input_grad) - 3
-        gradients, variables = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        if torch.is_grad_enabled():  # create_graph=True: the result may be differentiated again
+        twice = torch.is_grad_enabled()  # create_graph=True: the result may be differentiated again
+        gradients, variables = _saved(ctx, len(ctx.dtypes), twice)
+        if twice:
             return (None, None, None, *_Gradients.apply(ctx.problem, grad_loss, *gradients, *variables))
-        return (None, None, None, *scale(grad_loss, gradients, variables))
+        return (None, None, None, *scale(grad_loss, gradients, ctx.dtypes))
+
+
+def _saved(ctx: Any, count: int, with_variables: bool) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+    """The first `count` saved tensors, which are gradients, and if asked for the inputs behind them.
+
+    Each is looked at once, as checkpointing demands, and inputs only for a second derivative: a layer behind the loss
+    may have changed them in place (``nn.ReLU(inplace=True)``), which is an error then and only then. torch versions
+    that open all saved tensors or none refuse the first derivative of such an input too.
+    """
+    handles = ctx._raw_saved_tensors
+    if not hasattr(handles[0], "unpack"):
+        tensors = ctx.saved_tensors
+        return tensors[:count], tensors[count:]
+    gradients = [handle.unpack() for handle in handles[:count]]
+    return gradients, [handle.unpack() for handle in handles[count:]] if with_variables else ()
 
 
 def scale(
-    grad_loss: Tensor, gradients: Sequence[Tensor | None], variables: Sequence[Tensor | None]
-) -> tuple[Tensor | None, ...]:
-    """grad_loss * gradient in the variable's dtype. The product comes before the cast: a loss scale must reach fp16
-    gradients before they are rounded."""
-    return tuple(
-        None if g is None or x is None else (grad_loss * g).to(x.dtype)
-        for g, x in zip(gradients, variables, strict=True)
-    )
+    grad_loss: Tensor, gradients: Sequence[Tensor | None], dtypes: Sequence[torch.dtype | None]
+) -> list[Tensor | None]:
+    """grad_loss * gradient in the variable's dtype, on a GPU by one launch in all. The product comes before the cast: a
+    loss scale must reach fp16 gradients before they are rounded."""
+    wanted = [g for g in gradients if g is not None]
+    # functorch has no rule for it: is_grads_batched=True hands over many grad_loss at once.
+    scaled = [grad_loss * g for g in wanted] if functorch_active() else torch._foreach_mul(wanted, grad_loss)
+    found = iter(scaled)
+    return [None if g is None else next(found).to(dtype) for g, dtype in zip(gradients, dtypes, strict=True)]
 
 
 class _Gradients(torch.autograd.Function):
@@ -90,7 +108,7 @@ class _Gradients(torch.autograd.Function):
         gradients, variables = tensors[:half], tensors[half:]
         ctx.problem, ctx.wanted = problem, [g is not None for g in gradients]
         ctx.save_for_backward(grad_loss, *variables)
-        return scale(grad_loss, gradients, variables)
+        return tuple(scale(grad_loss, gradients, [None if x is None else x.dtype for x in variables]))
 
     @staticmethod
     def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastmmd import checks, dispatch, paired, tracing
+from fastmmd import checks, dispatch, paired, tracing, transforms
 from fastmmd.backends import reference
 from fastmmd.bandwidth import compute_dtype, given_bandwidths
 from fastmmd.evaluate import evaluate
@@ -91,7 +91,7 @@ def discrepancy(
         problem = make(n_source, n_target, static, joint, marginals, estimator)
         sources, targets = [x.to(dtype) for x in sources], [x.to(dtype) for x in targets]
         loss, report = reference.evaluate(problem, sources, targets, bandwidths)
-    elif tracing.active(*sources, *targets):
+    elif transforms.active(*sources, *targets):
         loss, report = tracing.evaluate(
             static, joint, marginals, estimator, sources, targets, bandwidths, backend, precision
         )

@@ -9,6 +9,8 @@ from numbers import Real
 
 from torch import Tensor
 
+from fastmmd.transforms import readable
+
 RULES = ("mean", "mean_all", "median")
 
 
@@ -80,7 +82,7 @@ def _static_bandwidth(bandwidth: object) -> str | float:
         if bandwidth.dim() != 0 or not bandwidth.is_floating_point():
             raise ValueError(f"bandwidth: expected {expected}, got {bandwidth.dtype} {tuple(bandwidth.shape)}")
         # A tensor on an accelerator is not read: that would wait for the device.
-        if bandwidth.device.type == "cpu" and not bandwidth.requires_grad and not bandwidth.item() > 0:
+        if readable(bandwidth) and not bandwidth.requires_grad and not bandwidth.item() > 0:
             raise ValueError(f"bandwidth: expected a positive value, got {bandwidth.item()}")
         return "tensor"
     if isinstance(bandwidth, str):

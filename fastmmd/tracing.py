@@ -1,6 +1,9 @@
-"""The route for torch.compile, torch.export, functorch and tensor modes: one opaque custom op inside a Function.
+"""The route for torch.compile, torch.export, functorch and tensor modes: one opaque custom op.
 
 In eager mode an op boundary costs as much as a small loss, so eager calls go straight to the backend (evaluate.py).
+
+The op returns its gradients, and differentiating it scales them. They count as differentiable outputs whose own
+derivative is an error: a second derivative raises instead of being a silent zero.
 """
 
 from __future__ import annotations
@@ -12,8 +15,19 @@ import torch
 from torch import Tensor
 
 from fastmmd.bandwidth import compute_dtype
-from fastmmd.evaluate import bandwidth_gradient, refuse_tangents, run_backend, scale
+from fastmmd.evaluate import bandwidth_gradient, refuse_tangents, run_backend
 from fastmmd.problem import cached_problem
+from fastmmd.transforms import functorch_active
+
+SECOND = (
+    "fastmmd: second derivatives under torch.func, torch.compile or a tensor mode need the differentiable form: pass "
+    "backend='reference'"
+)
+FORWARD_MODE = "fastmmd: forward-mode differentiation needs backend='reference'"
+NOT_COMPUTED = (
+    "fastmmd: this gradient was not computed: the loss was exported or traced with inputs that needed none. Export it "
+    "again with example inputs (or parameters before them) that require gradients"
+)
 
 _library = torch.library.Library("fastmmd", "DEF")
 _library.define(
@@ -21,21 +35,6 @@ _library.define(
     "int[] counts, str[] rules, float[] numbers, bool[] detach, float joint, float[] marginal, str estimator, "
     "bool[] needs_grad, str backend, str precision) -> (Tensor, Tensor, Tensor[])"
 )
-
-
-def active(*tensors: Tensor) -> bool:
-    """Whether something watches the computation that can't look into a Python autograd Function."""
-    return (
-        torch.compiler.is_compiling()
-        or _functorch_active()
-        or _dispatch_modes() > 0
-        or any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors)
-    )
-
-
-# Two private functions with no public counterpart; without them those transforms meet the plain Function and say so.
-_functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
-_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
 
 
 @torch.library.impl(_library, "discrepancy", "CompositeExplicitAutograd")
@@ -56,6 +55,7 @@ def _discrepancy_op(
     backend: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """``needs_grad`` and the gradients: bandwidths, sources, targets; those not needed are empty."""
     kernels, start = [], 0
     for count, rule, number, constant in zip(counts, rules, numbers, detach, strict=True):
         part = slice(start, start + count)
@@ -64,103 +64,125 @@ def _discrepancy_op(
     problem = cached_problem(
         sources[0].shape[0], targets[0].shape[0], tuple(kernels), joint, tuple(marginal), estimator
     )
-    loss, report, gradients = run_backend(problem, sources, targets, bandwidths, needs_grad, backend, precision or None)
+    wants_bandwidths, *wants = needs_grad
+    needs = [True] * len(wants) if wants_bandwidths else wants
+    loss, report, gradients = run_backend(problem, sources, targets, bandwidths, needs, backend, precision or None)
+    nothing = loss.new_empty(0)
+    of_bandwidths = nothing
+    if wants_bandwidths:
+        assert bandwidths is not None
+        of_bandwidths = bandwidth_gradient([*sources, *targets], gradients, bandwidths)
+        gradients = [g if want else None for g, want in zip(gradients, wants, strict=True)]
     # An op's outputs must not share memory, and a backend may return parts of one buffer.
     owned = [
-        loss.new_empty(0) if g is None else g.clone() if g.untyped_storage().nbytes() > g.nbytes else g
+        nothing.clone() if g is None else g.clone() if g.untyped_storage().nbytes() > g.nbytes else g
         for g in gradients
     ]
-    return loss, report, owned
+    return loss, report, [of_bandwidths, *owned]
 
 
 @torch.library.register_fake("fastmmd::discrepancy", lib=_library)
 def _discrepancy_fake(sources, targets, bandwidths, *args):  # type: ignore[no-untyped-def]
-    needs_grad = args[-3]
+    wants_bandwidths, *wants = args[-3]
     dtype = compute_dtype(*sources, *targets)
     loss = sources[0].new_empty((), dtype=dtype)
     report = sources[0].new_empty(1 + 2 * len(sources), dtype=dtype)
+    of_bandwidths = torch.empty_like(bandwidths) if wants_bandwidths else loss.new_empty(0)
     inputs = [*sources, *targets]
-    return (
-        loss,
-        report,
-        [x.new_empty(x.shape if need else (0,), dtype=dtype) for x, need in zip(inputs, needs_grad, strict=True)],
-    )
+    of_inputs = [x.new_empty(x.shape if need else (0,), dtype=dtype) for x, need in zip(inputs, wants, strict=True)]
+    return loss, report, [of_bandwidths, *of_inputs]
 
 
-class _Traced(torch.autograd.Function):
-    """Inputs: the op's static arguments, then bandwidths, then 2 L layers. Outputs: loss, report, and the gradients
-    (of the bandwidths first), which setup_context may save only if they are outputs."""
+def _keep_gradients(ctx: Any, gradients: Sequence[Tensor], variables: Sequence[Tensor | None]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*gradients)
+    ctx.dtypes = [None if x is None else x.dtype for x in variables]
+
+
+def _scaled(ctx: Any, needs: Sequence[bool], grad_loss: Tensor | None, others: Sequence[Any]) -> list[Tensor | None]:
+    """The gradients of bandwidths, sources and targets, in their dtypes. The product comes before the cast: a loss
+    scale must reach fp16 gradients before they are rounded. ``others``: gradients of the other outputs."""
+    if any(g is not None for g in others):
+        raise RuntimeError(SECOND)
+    gradients = ctx.saved_tensors
+    if grad_loss is None:
+        return [None] * len(gradients)
+    found: list[Tensor | None] = []
+    for gradient, dtype, need in zip(gradients, ctx.dtypes, needs, strict=True):
+        if need and gradient.shape == (0,):
+            raise RuntimeError(NOT_COMPUTED)
+        found.append((grad_loss * gradient).to(dtype) if need else None)
+    return found
+
+
+def _op_setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    sources, targets, bandwidths, *_ = inputs
+    ctx.layers = len(sources)
+    _keep_gradients(ctx, output[2], [bandwidths, *sources, *targets])
+
+
+def _op_backward(ctx: Any, grad_loss: Tensor | None, grad_report: Any, grad_gradients: Any) -> tuple:
+    of_sources, of_targets, of_bandwidths, *rest = ctx.needs_input_grad
+    needs = [bool(of_bandwidths), *of_sources, *of_targets]
+    found = _scaled(ctx, needs, grad_loss, [grad_report, *(grad_gradients or ())])
+    split = 1 + ctx.layers
+    return found[1:split], found[split:], found[0], *(None for _ in rest)
+
+
+torch.library.register_autograd(
+    "fastmmd::discrepancy", _op_backward, setup_context=_op_setup_context, lib=_library
+)
+
+
+class _Transformed(torch.autograd.Function):
+    """The op for functorch, which does not see an op's autograd formula. Inputs: ``needs_grad``, the op's static
+    arguments before and behind it, then bandwidths, then 2 L layers. Outputs: the op's, flat."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        static: tuple, needs_grad: tuple, bandwidths: Tensor | None, *inputs: Tensor
+        needs_grad: tuple, static: tuple, bandwidths: Tensor | None, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
         layers = len(inputs) // 2
-        *kernel_args, backend, precision = static
-        wants_bandwidths = needs_grad[0]
-        needs = [True] * (2 * layers) if wants_bandwidths else list(needs_grad[1:])
+        *kernels, backend, precision = static
         loss, report, gradients = torch.ops.fastmmd.discrepancy(
-            list(inputs[:layers]), list(inputs[layers:]), bandwidths, *kernel_args, needs, backend, precision
+            list(inputs[:layers]), list(inputs[layers:]), bandwidths, *kernels, list(needs_grad), backend, precision
         )
-        of_bandwidths = loss.new_empty(0)
-        if wants_bandwidths:
-            assert bandwidths is not None
-            of_bandwidths = bandwidth_gradient(inputs, gradients, bandwidths)
-        return loss, report, of_bandwidths, *gradients
+        return loss, report, *gradients
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        _, needs_grad, *variables = inputs
+        _, _, *variables = inputs
         _loss, report, *gradients = output
-        ctx.needs_grad = needs_grad
-        ctx.mark_non_differentiable(report, *gradients)
-        ctx.save_for_backward(*gradients, *variables)
+        ctx.mark_non_differentiable(report)
+        _keep_gradients(ctx, gradients, variables)
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        count = len(ctx.needs_grad)
-        gradients, variables = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            gradients = _FirstOnly.apply(count, *gradients, *variables)
-        wanted = [g if need else None for g, need in zip(gradients, ctx.needs_grad, strict=True)]
-        return None, None, *scale(grad_loss, wanted, variables)
+    def backward(ctx: Any, grad_loss: Tensor | None, _: Any, *others: Any) -> tuple:  # type: ignore[override]
+        return None, None, *_scaled(ctx, ctx.needs_input_grad[2:], grad_loss, others)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> None:  # type: ignore[override]
+        raise RuntimeError(FORWARD_MODE)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple, static: tuple, needs_grad: tuple, bandwidths: Tensor | None, *inputs: Tensor
+        info: Any, in_dims: tuple, needs_grad: tuple, static: tuple, *variables: Tensor | None
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        _, _, bandwidth_dim, *dims = in_dims
+        # Inside vmap no tensor says that it requires a gradient; these, one level further out, do.
+        needs = tuple(a or b for a, b in zip(needs_grad, _needs(variables), strict=True))
         outputs = []
         for i in range(info.batch_size):
-            one = [x if d is None else x.select(d, i) for x, d in zip(inputs, dims, strict=True)]
-            given = bandwidths
-            if bandwidths is not None and bandwidth_dim is not None:
-                given = bandwidths.select(bandwidth_dim, i)
-            outputs.append(_Traced.apply(static, needs_grad, given, *one))
+            one = [
+                x if x is None or d is None else x.select(d, i) for x, d in zip(variables, in_dims[2:], strict=True)
+            ]
+            outputs.append(_Transformed.apply(needs, static, *one))
         stacked = tuple(torch.stack(column) for column in zip(*outputs, strict=True))
         return stacked, (0,) * len(stacked)
 
 
-class _FirstOnly(torch.autograd.Function):
-    """The gradients, tied to the layers that they depend on, so that differentiating them again is an error instead of
-    a silent zero."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return tuple(x.clone() for x in tensors[:count] if x is not None)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> None:  # type: ignore[override]
-        raise RuntimeError(
-            "fastmmd: second derivatives under torch.func or a tensor mode need the differentiable form: pass "
-            "backend='reference'"
-        )
+def _needs(variables: Sequence[Tensor | None]) -> tuple[bool, ...]:
+    enabled = torch.is_grad_enabled()
+    return tuple([enabled and x is not None and x.requires_grad for x in variables])
 
 
 def evaluate(
@@ -185,12 +207,16 @@ def evaluate(
         joint,
         list(marginal),
         estimator,
-        backend,
-        precision or "",
     )
     if not torch.compiler.is_compiling():
         refuse_tangents((*sources, *targets))
-    grad_enabled = torch.is_grad_enabled()
-    needs_grad = tuple(grad_enabled and x is not None and x.requires_grad for x in (bandwidths, *sources, *targets))
-    loss, report, *_ = _Traced.apply(static, needs_grad, bandwidths, *sources, *targets)
-    return loss, report
+    needs = _needs((bandwidths, *sources, *targets))
+    if functorch_active():
+        loss, report, *_ = _Transformed.apply(
+            needs, (*static, backend, precision or ""), bandwidths, *sources, *targets
+        )
+    else:
+        loss, report, _ = torch.ops.fastmmd.discrepancy(
+            list(sources), list(targets), bandwidths, *static, list(needs), backend, precision or ""
+        )
+    return loss, report.detach()

@@ -1,0 +1,29 @@
+"""Whether something besides plain eager autograd watches the computation: a compiler, torch.func, a tensor mode."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Two private functions with no public counterpart; without them those transforms meet the plain Function and say so.
+functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+
+
+def active(*tensors: Tensor) -> bool:
+    """Whether something watches that can't look into a Python autograd Function."""
+    return (
+        torch.compiler.is_compiling()
+        or functorch_active()
+        or _dispatch_modes() > 0
+        or any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors)
+    )
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether a tensor's value can be read now: on the host, and no compiler or transform stands in for it."""
+    return (
+        tensor.device.type == "cpu"
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and not (torch.compiler.is_compiling() or functorch_active() or _dispatch_modes() > 0)
+    )
