@@ -18,10 +18,18 @@ PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
+def check_not_traced() -> None:
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "fastmmd: torch.jit.trace can't look into the kernels and would record memory that nobody wrote; use "
+            "torch.compile or torch.export"
+        )
+
+
 def check_layers(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
     for name, layers in (("sources", sources), ("targets", targets)):
         if isinstance(layers, Tensor) or not isinstance(layers, Sequence):
-            raise TypeError(f"{name}: expected a sequence of [n, d] tensors, one a layer, got {type(layers).__name__}")
+            raise TypeError(f"{name}: expected a sequence of [n, d] tensors, one per layer, got {type(layers).__name__}")
     if not 1 <= len(sources) <= MAX_LAYERS:
         raise ValueError(f"sources: expected 1 to {MAX_LAYERS} layers, got {len(sources)}")
     if len(targets) != len(sources):
@@ -55,15 +63,35 @@ def _check_layer(name: str, layer: Tensor, first: Tensor) -> None:
         raise ValueError(f"{name}: expected a tensor on {first.device}, as the first layer, got one on {layer.device}")
 
 
-def check_kernels(kernels: Sequence[Gaussian], num_layers: int) -> tuple[Gaussian, ...]:
+def check_kernels(kernels: object, num_layers: int | None = None) -> tuple[Gaussian, ...]:
     if isinstance(kernels, Gaussian) or not isinstance(kernels, Sequence):
-        raise TypeError(f"kernels: expected a sequence of fastmmd.Gaussian, one a layer, got {type(kernels).__name__}")
+        raise TypeError(f"kernels: expected a sequence of fastmmd.Gaussian, one per layer, got {type(kernels).__name__}")
     for index, kernel in enumerate(kernels):
         if not isinstance(kernel, Gaussian):
             raise TypeError(f"kernels[{index}]: expected a fastmmd.Gaussian, got {type(kernel).__name__}")
-    if len(kernels) != num_layers:
-        raise ValueError(f"kernels: expected {num_layers}, one a layer, got {len(kernels)}")
+    if num_layers is None and not 1 <= len(kernels) <= MAX_LAYERS:
+        raise ValueError(f"kernels: expected 1 to {MAX_LAYERS}, one per layer, got {len(kernels)}")
+    if num_layers is not None and len(kernels) != num_layers:
+        raise ValueError(f"kernels: expected {num_layers}, one per layer, got {len(kernels)}")
     return tuple(kernels)
+
+
+def check_kernel(kernel: object) -> tuple[Gaussian, ...]:
+    if not isinstance(kernel, Gaussian):
+        raise TypeError(f"kernel: expected a fastmmd.Gaussian, got {type(kernel).__name__}")
+    return (kernel,)
+
+
+def check_devices_of_weights(kernels: Sequence[Gaussian], device: torch.device) -> None:
+    for kernel in kernels:
+        if isinstance(kernel.weights, Tensor) and kernel.weights.device != device:
+            raise ValueError(f"weights: expected a tensor on {device}, got one on {kernel.weights.device}")
+
+
+def check_options(estimator: object, precision: object) -> None:
+    check_choice("estimator", estimator, ESTIMATORS)
+    if precision is not None:
+        check_choice("precision", precision, PRECISIONS)
 
 
 def check_weights(joint: float, marginal: float | Sequence[float], num_layers: int) -> tuple[float, tuple[float, ...]]:
@@ -75,7 +103,7 @@ def check_weights(joint: float, marginal: float | Sequence[float], num_layers: i
     else:
         raise TypeError(f"marginal: expected a number or a sequence of numbers, got {type(marginal).__name__}")
     if len(given) != num_layers:
-        raise ValueError(f"marginal: expected a number or {num_layers} numbers, one a layer, got {len(given)}")
+        raise ValueError(f"marginal: expected a number or {num_layers} numbers, one per layer, got {len(given)}")
     marginals = tuple([_check_weight("marginal", weight) for weight in given])
     return _check_weight("joint", joint), marginals
 

@@ -62,14 +62,22 @@ def unavailable(name: str, device: torch.device) -> str | None:
     return _MODULES[name].unavailable(device)
 
 
+def check_name(name: object) -> None:
+    """
+    Raises:
+        ValueError: no such backend.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend: expected one of {BACKENDS}, got {name!r}")
+
+
 def check(name: str, device: torch.device) -> None:
     """
     Raises:
         ValueError: no such backend.
         RuntimeError: the named backend can't run here; the message says why, and what can.
     """
-    if name not in BACKENDS:
-        raise ValueError(f"backend: expected one of {BACKENDS}, got {name!r}")
+    check_name(name)
     if name == "auto":
         return
     reason = unavailable(name, device)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastmmd import checks, dispatch, paired, tracing, transforms
+from fastmmd import checks, dispatch, learned_weights, paired, tracing, transforms
 from fastmmd.backends import reference
 from fastmmd.bandwidth import compute_dtype, given_bandwidths
 from fastmmd.evaluate import evaluate
@@ -70,36 +70,79 @@ def discrepancy(
         ValueError, TypeError: a bad argument, named in the message.
         RuntimeError: the named backend can't run here.
     """
+    loss, report = _evaluate(sources, targets, kernels, joint, marginal, estimator, backend, precision)
+    layers = len(sources)
+    return Discrepancy(loss, report[0], report[1 : 1 + layers], report[1 + layers :])
+
+
+def _evaluate(
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    kernels: Sequence[Gaussian],
+    joint: float,
+    marginal: float | Sequence[float],
+    estimator: str,
+    backend: str,
+    precision: str | None,
+) -> tuple[Tensor, Tensor]:
+    """The loss (0-d, differentiable) and the detached report ``[1 + 2 L]`` (joint, marginals, bandwidths)."""
+    checks.check_not_traced()
     checks.check_layers(sources, targets)
     kernels = checks.check_kernels(kernels, len(sources))
     joint, marginals = checks.check_weights(joint, marginal, len(sources))
-    checks.check_choice("estimator", estimator, checks.ESTIMATORS)
-    if precision is not None:
-        checks.check_choice("precision", precision, checks.PRECISIONS)
-    n_source, n_target = sources[0].shape[0], targets[0].shape[0]
-    checks.check_sizes(estimator, n_source, n_target)
+    checks.check_options(estimator, precision)
+    checks.check_sizes(estimator, sources[0].shape[0], targets[0].shape[0])
     dispatch.check(backend, sources[0].device)
 
     bandwidths = given_bandwidths(kernels, sources, targets) if needs_bandwidth(kernels) else None
+    if any([isinstance(kernel.weights, Tensor) for kernel in kernels]):
+        checks.check_devices_of_weights(kernels, sources[0].device)
+
+        def run(layers: slice, kernels: Sequence[Gaussian]) -> tuple[Tensor, Tensor]:
+            given = None if bandwidths is None else bandwidths[layers]
+            static = tuple([kernel.static for kernel in kernels])
+            marginals = (0.0,) * len(kernels)
+            return _route(
+                static, 1.0, marginals, estimator, sources[layers], targets[layers], given, backend, precision
+            )
+
+        return learned_weights.discrepancy(run, kernels, joint, marginals)
     static = tuple([kernel.static for kernel in kernels])
+    return _route(static, joint, marginals, estimator, sources, targets, bandwidths, backend, precision)
+
+
+def _route(
+    static: tuple[tuple, ...],
+    joint: float,
+    marginals: tuple[float, ...],
+    estimator: str,
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    bandwidths: Tensor | None,
+    backend: str,
+    precision: str | None,
+) -> tuple[Tensor, Tensor]:
+    n_source, n_target = sources[0].shape[0], targets[0].shape[0]
     make = make_problem if torch.compiler.is_compiling() else cached_problem  # a compiler would look inside the cache
     if estimator in ("linear", "circular"):
         problem = make(n_source, n_target, static, joint, marginals, "unbiased")
-        loss, report = paired.discrepancy(problem, estimator, sources, targets, bandwidths)
-    elif backend == "reference":
+        return paired.discrepancy(problem, estimator, sources, targets, bandwidths)
+    if backend == "reference":
         dtype = compute_dtype(*sources, *targets)
         problem = make(n_source, n_target, static, joint, marginals, estimator)
         sources, targets = [x.to(dtype) for x in sources], [x.to(dtype) for x in targets]
-        loss, report = reference.evaluate(problem, sources, targets, bandwidths)
-    elif transforms.active(*sources, *targets):
-        loss, report = tracing.evaluate(
-            static, joint, marginals, estimator, sources, targets, bandwidths, backend, precision
-        )
-    else:
-        problem = make(n_source, n_target, static, joint, marginals, estimator)
-        loss, report = evaluate(problem, sources, targets, bandwidths, backend, precision)
-    layers = len(sources)
-    return Discrepancy(loss, report[0], report[1 : 1 + layers], report[1 + layers :])
+        return reference.evaluate(problem, sources, targets, bandwidths)
+    if transforms.active(*sources, *targets):
+        return tracing.evaluate(static, joint, marginals, estimator, sources, targets, bandwidths, backend, precision)
+    problem = make(n_source, n_target, static, joint, marginals, estimator)
+    return evaluate(problem, sources, targets, bandwidths, backend, precision)
+
+
+def _distance(squared: Tensor) -> Tensor:
+    """The square root, with gradient 0 where the estimate is 0 (or below it, as unbiased ones may be)."""
+    positive = squared > 0
+    root = torch.where(positive, squared, 1).sqrt()
+    return torch.where(positive, root, torch.where(squared.isnan(), squared, 0))
 
 
 def mmd(
@@ -107,15 +150,32 @@ def mmd(
     target: Tensor,
     kernel: Gaussian = JAN_KERNELS[0],
     *,
+    squared: bool = True,
     estimator: str = "biased",
     backend: str = "auto",
     precision: str | None = None,
 ) -> Tensor:
     """The squared MMD between two samples (Gretton et al. 2012; He & Ding 2020, eq. 7): 0-d.
 
-    ``source [n_s, d]``, ``target [n_t, d]``; the other arguments, dtypes and errors are those of `discrepancy`.
+    Args:
+        source: ``[n_s, d]``.
+        target: ``[n_t, d]``.
+        kernel: the `Gaussian`.
+        squared: False gives the MMD itself, whose gradient is 0 where the samples are equal. Estimates below 0, which
+            only the biased estimator never gives, count as 0.
+        estimator, backend, precision: as those of `discrepancy`, whose dtypes and errors hold too.
+
+    Example:
+        >>> import torch, fastmmd
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> fastmmd.mmd(x, x + 1, fastmmd.Gaussian(1.0, (1,)))
+        tensor(0.4908)
+        >>> fastmmd.mmd(x, x, squared=False)
+        tensor(0.)
     """
-    return discrepancy((source,), (target,), (kernel,), estimator=estimator, backend=backend, precision=precision).loss
+    kernels = checks.check_kernel(kernel)
+    loss, _ = _evaluate((source,), (target,), kernels, 1.0, 0.0, estimator, backend, precision)
+    return loss if squared else _distance(loss)
 
 
 def jmmd(
@@ -123,13 +183,15 @@ def jmmd(
     targets: Sequence[Tensor],
     kernels: Sequence[Gaussian] = JAN_KERNELS,
     *,
+    squared: bool = True,
     estimator: str = "biased",
     backend: str = "auto",
     precision: str | None = None,
 ) -> Tensor:
     """The squared joint MMD over all layers (Long et al. 2017; He & Ding 2020, eq. 10): 0-d.
 
-    ``sources[l] [n_s, d_l]``, ``targets[l] [n_t, d_l]``; the other arguments, dtypes and errors are those of
-    `discrepancy`. The default kernels are JAN's for (features, softmax outputs).
+    ``sources[l] [n_s, d_l]``, ``targets[l] [n_t, d_l]``; `squared` is `mmd`'s, the other arguments, dtypes and errors
+    are those of `discrepancy`. The default kernels are JAN's for (features, softmax outputs).
     """
-    return discrepancy(sources, targets, kernels, estimator=estimator, backend=backend, precision=precision).loss
+    loss, _ = _evaluate(sources, targets, kernels, 1.0, 0.0, estimator, backend, precision)
+    return loss if squared else _distance(loss)

@@ -27,7 +27,9 @@ class Gaussian:
             median of the pooled squared distances, i != j. A positive number or a 0-d tensor: B itself; a tensor
             that requires grad receives its gradient.
         multipliers: positive factors of B, one Gaussian each (1 to 64). In ratio 2 they share ``exp``s.
-        weights: non-negative weights of the Gaussians; 1 each by default.
+        weights: weights of the Gaussians, non-negative numbers; 1 each by default. A ``[Q]`` tensor, one weight per
+            multiplier, may change from call to call and receives its gradient; each of its Gaussians is a pass of its
+            own.
         detach_bandwidth: with the rules "mean" and "mean_all", whether B counts as a constant for the gradient, as in
             every public implementation. False differentiates through it. The median is always a constant.
 
@@ -37,38 +39,72 @@ class Gaussian:
 
     bandwidth: str | float | Tensor = "mean"
     multipliers: Sequence[float] = (0.25, 0.5, 1, 2, 4)
-    weights: Sequence[float] | None = None
+    weights: Sequence[float] | Tensor | None = None
     detach_bandwidth: bool = True
     static: tuple = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         multipliers = _numbers("multipliers", self.multipliers)
-        weights = (1.0,) * len(multipliers) if self.weights is None else _numbers("weights", self.weights)
         if not 1 <= len(multipliers) <= 64 or not all(0 < m < math.inf for m in multipliers):
             raise ValueError(f"multipliers: expected 1 to 64 positive numbers, got {self.multipliers!r}")
-        if len(weights) != len(multipliers):
-            raise ValueError(f"weights: expected {len(multipliers)} numbers, one a multiplier, got {len(weights)}")
-        if not all(0 <= w < math.inf for w in weights) or not any(weights):
-            raise ValueError(f"weights: expected non-negative numbers, not all 0, got {self.weights!r}")
+        if not isinstance(self.detach_bandwidth, bool):
+            raise TypeError(f"detach_bandwidth: expected a bool, got {self.detach_bandwidth!r}")
         given = _static_bandwidth(self.bandwidth)
         if not self.detach_bandwidth and self.bandwidth == "median":
             raise ValueError("detach_bandwidth: the median rule has no useful gradient; use 'mean' or 'mean_all'")
+        weights: Sequence[float] | Tensor
+        if isinstance(self.weights, Tensor):
+            weights = self.weights
+            _check_weights_tensor(weights, len(multipliers))
+            static_weights = (1.0,) * len(multipliers)
+        else:
+            weights = static_weights = _static_weights(self.weights, len(multipliers))
         object.__setattr__(self, "multipliers", multipliers)
         object.__setattr__(self, "weights", weights)
-        # What a computation depends on besides a bandwidth tensor's value; hashable, so that it can key caches.
-        scales, ordered = zip(*sorted(zip(multipliers, weights, strict=True)), strict=True)
-        object.__setattr__(self, "static", (given, scales, ordered, bool(self.detach_bandwidth)))
+        # What a computation depends on besides tensors' values; hashable, so that it can key caches.
+        scales, ordered = zip(*sorted(zip(multipliers, static_weights, strict=True)), strict=True)
+        object.__setattr__(self, "static", (given, scales, ordered, self.detach_bandwidth))
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The arguments that are tensors, by name: "bandwidth", "weights"."""
+        given = {"bandwidth": self.bandwidth, "weights": self.weights}
+        return {name: value for name, value in given.items() if isinstance(value, Tensor)}
+
+    def single(self, index: int) -> Gaussian:
+        """The Gaussian of one multiplier alone, with weight 1."""
+        return Gaussian(self.bandwidth, (self.multipliers[index],), None, self.detach_bandwidth)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Gaussian):
             return NotImplemented
-        return self.static == other.static and (self.static[0] != "tensor" or self.bandwidth is other.bandwidth)
+        own, others = self.tensors, other.tensors
+        return self.static == other.static and own.keys() == others.keys() and all(own[k] is others[k] for k in own)
 
     def __hash__(self) -> int:
         return hash(self.static)
 
 
+def _static_weights(given: object, count: int) -> tuple[float, ...]:
+    weights = (1.0,) * count if given is None else _numbers("weights", given)
+    if len(weights) != count:
+        raise ValueError(f"weights: expected {count} numbers, one per multiplier, got {len(weights)}")
+    if not all(0 <= w < math.inf for w in weights) or not any(weights):
+        raise ValueError(f"weights: expected non-negative numbers, not all 0, got {given!r}")
+    return weights
+
+
+def _check_weights_tensor(weights: Tensor, count: int) -> None:
+    if weights.shape != (count,) or not weights.is_floating_point():
+        raise ValueError(
+            f"weights: expected {count} numbers or a floating-point tensor of shape ({count},), one per multiplier, got "
+            f"{weights.dtype} {tuple(weights.shape)}"
+        )
+
+
 def _numbers(name: str, values: object) -> tuple[float, ...]:
+    if isinstance(values, Tensor) and values.requires_grad:
+        raise TypeError(f"{name}: expected numbers, got a tensor that requires grad, whose gradient would be lost")
     try:
         return tuple(float(v) for v in values)  # type: ignore[attr-defined]
     except TypeError:
