@@ -29,7 +29,9 @@ def check_not_traced() -> None:
 def check_layers(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
     for name, layers in (("sources", sources), ("targets", targets)):
         if isinstance(layers, Tensor) or not isinstance(layers, Sequence):
-            raise TypeError(f"{name}: expected a sequence of [n, d] tensors, one per layer, got {type(layers).__name__}")
+            raise TypeError(
+                f"{name}: expected a sequence of [n, d] tensors, one per layer, got {type(layers).__name__}"
+            )
     if not 1 <= len(sources) <= MAX_LAYERS:
         raise ValueError(f"sources: expected 1 to {MAX_LAYERS} layers, got {len(sources)}")
     if len(targets) != len(sources):
@@ -65,7 +67,9 @@ def _check_layer(name: str, layer: Tensor, first: Tensor) -> None:
 
 def check_kernels(kernels: object, num_layers: int | None = None) -> tuple[Gaussian, ...]:
     if isinstance(kernels, Gaussian) or not isinstance(kernels, Sequence):
-        raise TypeError(f"kernels: expected a sequence of fastmmd.Gaussian, one per layer, got {type(kernels).__name__}")
+        raise TypeError(
+            f"kernels: expected a sequence of fastmmd.Gaussian, one per layer, got {type(kernels).__name__}"
+        )
     for index, kernel in enumerate(kernels):
         if not isinstance(kernel, Gaussian):
             raise TypeError(f"kernels[{index}]: expected a fastmmd.Gaussian, got {type(kernel).__name__}")

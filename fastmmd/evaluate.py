@@ -17,7 +17,7 @@ from fastmmd import dispatch
 from fastmmd.backends import reference
 from fastmmd.bandwidth import compute_dtype, pooled
 from fastmmd.problem import Problem
-from fastmmd.transforms import functorch_active
+from fastmmd.transforms import is_batched
 
 
 def run_backend(
@@ -88,8 +88,8 @@ def scale(
     """grad_loss * gradient in the variable's dtype, on a GPU by one launch in all. The product comes before the cast: a
     loss scale must reach fp16 gradients before they are rounded."""
     wanted = [g for g in gradients if g is not None]
-    # functorch has no rule for it: is_grads_batched=True hands over many grad_loss at once.
-    scaled = [grad_loss * g for g in wanted] if functorch_active() else torch._foreach_mul(wanted, grad_loss)
+    # is_grads_batched=True hands over many grad_loss at once, for which the one launch has no rule.
+    scaled = [grad_loss * g for g in wanted] if is_batched(grad_loss) else torch._foreach_mul(wanted, grad_loss)
     found = iter(scaled)
     return [None if g is None else next(found).to(dtype) for g, dtype in zip(gradients, dtypes, strict=True)]
 

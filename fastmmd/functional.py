@@ -95,7 +95,7 @@ def _evaluate(
     dispatch.check(backend, sources[0].device)
 
     bandwidths = given_bandwidths(kernels, sources, targets) if needs_bandwidth(kernels) else None
-    if any([isinstance(kernel.weights, Tensor) for kernel in kernels]):
+    if any(isinstance(kernel.weights, Tensor) for kernel in kernels):
         checks.check_devices_of_weights(kernels, sources[0].device)
 
         def run(layers: slice, kernels: Sequence[Gaussian]) -> tuple[Tensor, Tensor]:
@@ -138,11 +138,14 @@ def _route(
     return evaluate(problem, sources, targets, bandwidths, backend, precision)
 
 
-def _distance(squared: Tensor) -> Tensor:
-    """The square root, with gradient 0 where the estimate is 0 (or below it, as unbiased ones may be)."""
-    positive = squared > 0
-    root = torch.where(positive, squared, 1).sqrt()
-    return torch.where(positive, root, torch.where(squared.isnan(), squared, 0))
+def _distance(squared: Tensor, kernels: Sequence[Gaussian]) -> Tensor:
+    """The square root. An estimate within round-off of 0, or below, counts as 0 and has gradient 0: the root of
+    round-off would not be small, and its gradient would be anything."""
+    noise: float | Tensor = torch.finfo(squared.dtype).eps
+    for kernel in kernels:
+        noise = noise * kernel.at_zero
+    zero = squared <= noise
+    return torch.where(zero, 0, torch.where(zero, 1, squared).sqrt())
 
 
 def mmd(
@@ -175,7 +178,7 @@ def mmd(
     """
     kernels = checks.check_kernel(kernel)
     loss, _ = _evaluate((source,), (target,), kernels, 1.0, 0.0, estimator, backend, precision)
-    return loss if squared else _distance(loss)
+    return loss if squared else _distance(loss, kernels)
 
 
 def jmmd(
@@ -194,4 +197,4 @@ def jmmd(
     are those of `discrepancy`. The default kernels are JAN's for (features, softmax outputs).
     """
     loss, _ = _evaluate(sources, targets, kernels, 1.0, 0.0, estimator, backend, precision)
-    return loss if squared else _distance(loss)
+    return loss if squared else _distance(loss, kernels)

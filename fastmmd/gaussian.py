@@ -71,6 +71,11 @@ class Gaussian:
         given = {"bandwidth": self.bandwidth, "weights": self.weights}
         return {name: value for name, value in given.items() if isinstance(value, Tensor)}
 
+    @property
+    def at_zero(self) -> float | Tensor:
+        """``k(x, x)``, detached."""
+        return self.weights.detach().sum() if isinstance(self.weights, Tensor) else sum(self.weights)  # type: ignore[arg-type]
+
     def single(self, index: int) -> Gaussian:
         """The Gaussian of one multiplier alone, with weight 1."""
         return Gaussian(self.bandwidth, (self.multipliers[index],), None, self.detach_bandwidth)
@@ -97,18 +102,20 @@ def _static_weights(given: object, count: int) -> tuple[float, ...]:
 def _check_weights_tensor(weights: Tensor, count: int) -> None:
     if weights.shape != (count,) or not weights.is_floating_point():
         raise ValueError(
-            f"weights: expected {count} numbers or a floating-point tensor of shape ({count},), one per multiplier, got "
-            f"{weights.dtype} {tuple(weights.shape)}"
+            f"weights: expected {count} numbers or a floating-point tensor of shape ({count},), one per multiplier, "
+            f"got {weights.dtype} {tuple(weights.shape)}"
         )
 
 
 def _numbers(name: str, values: object) -> tuple[float, ...]:
-    if isinstance(values, Tensor) and values.requires_grad:
-        raise TypeError(f"{name}: expected numbers, got a tensor that requires grad, whose gradient would be lost")
     try:
-        return tuple(float(v) for v in values)  # type: ignore[attr-defined]
-    except TypeError:
+        given = list(values)  # type: ignore[call-overload]
+        numbers = tuple([float(value) for value in given if not (isinstance(value, Tensor) and value.requires_grad)])
+    except (TypeError, ValueError):
         raise TypeError(f"{name}: expected a sequence of numbers, got {values!r}") from None
+    if len(numbers) != len(given):
+        raise TypeError(f"{name}: expected numbers, got tensors that require grad, whose gradient would be lost")
+    return numbers
 
 
 def _static_bandwidth(bandwidth: object) -> str | float:

@@ -24,7 +24,9 @@ def discrepancy(
         value, report = run(slice(None), [kernel for kernel, _ in chosen])
         terms.append((_times(value, [weight for _, weight in chosen]), report))
     of_joint = torch.stack([value for value, _ in terms]).sum()
-    of_layers = [of_joint] if len(kernels) == 1 else [_marginal(run, l, kernel) for l, kernel in enumerate(kernels)]
+    of_layers = [of_joint]
+    if len(kernels) > 1:
+        of_layers = [_marginal(run, index, kernel) for index, kernel in enumerate(kernels)]
     loss = joint * of_joint
     for weight, value in zip(marginal, of_layers, strict=True):
         loss = loss + weight * value
@@ -33,7 +35,9 @@ def discrepancy(
 
 
 def _marginal(run: Pass, layer: int, kernel: Gaussian) -> Tensor:
-    return torch.stack([_times(run(slice(layer, layer + 1), [single])[0], [weight]) for single, weight in _choices(kernel)]).sum()
+    return torch.stack(
+        [_times(run(slice(layer, layer + 1), [single])[0], [weight]) for single, weight in _choices(kernel)]
+    ).sum()
 
 
 def _choices(kernel: Gaussian) -> list[tuple[Gaussian, Tensor | None]]:

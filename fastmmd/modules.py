@@ -48,7 +48,7 @@ class _Loss(nn.Module):
         if not tensors:
             return kernel
         present = {name: getattr(self, f"{name}{layer}") for name in tensors}
-        unchanged = all([present[name] is tensors[name] for name in tensors])
+        unchanged = all(present[name] is tensors[name] for name in tensors)
         return kernel if unchanged else replace(kernel, **present)
 
     def _options(self) -> dict[str, str | None]:

@@ -75,8 +75,7 @@ def _discrepancy_op(
         gradients = [g if want else None for g, want in zip(gradients, wants, strict=True)]
     # An op's outputs must not share memory, and a backend may return parts of one buffer.
     owned = [
-        nothing.clone() if g is None else g.clone() if g.untyped_storage().nbytes() > g.nbytes else g
-        for g in gradients
+        nothing.clone() if g is None else g.clone() if g.untyped_storage().nbytes() > g.nbytes else g for g in gradients
     ]
     return loss, report, [of_bandwidths, *owned]
 
@@ -129,9 +128,7 @@ def _op_backward(ctx: Any, grad_loss: Tensor | None, grad_report: Any, grad_grad
     return found[1:split], found[split:], found[0], *(None for _ in rest)
 
 
-torch.library.register_autograd(
-    "fastmmd::discrepancy", _op_backward, setup_context=_op_setup_context, lib=_library
-)
+torch.library.register_autograd("fastmmd::discrepancy", _op_backward, setup_context=_op_setup_context, lib=_library)
 
 
 class _Transformed(torch.autograd.Function):
@@ -172,9 +169,7 @@ class _Transformed(torch.autograd.Function):
         needs = tuple(a or b for a, b in zip(needs_grad, _needs(variables), strict=True))
         outputs = []
         for i in range(info.batch_size):
-            one = [
-                x if x is None or d is None else x.select(d, i) for x, d in zip(variables, in_dims[2:], strict=True)
-            ]
+            one = [x if x is None or d is None else x.select(d, i) for x, d in zip(variables, in_dims[2:], strict=True)]
             outputs.append(_Transformed.apply(needs, static, *one))
         stacked = tuple(torch.stack(column) for column in zip(*outputs, strict=True))
         return stacked, (0,) * len(stacked)

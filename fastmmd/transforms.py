@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Two private functions with no public counterpart; without them those transforms meet the plain Function and say so.
+# Private functions with no public counterpart; without them those transforms meet the plain Function and say so.
 functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+_functorch = getattr(torch._C, "_functorch", None)
+_batched = [getattr(_functorch, name, None) for name in ("is_batchedtensor", "is_legacy_batchedtensor")]
 _dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
 
 
@@ -18,6 +20,11 @@ def active(*tensors: Tensor) -> bool:
         or _dispatch_modes() > 0
         or any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors)
     )
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether vmap, or the older one behind ``is_grads_batched``, stands in for many tensors."""
+    return any(asks is not None and asks(tensor) for asks in _batched)
 
 
 def readable(tensor: Tensor) -> bool:

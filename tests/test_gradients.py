@@ -6,10 +6,11 @@ import weakref
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 import fastmmd
 from fastmmd import Gaussian
-from tests.helpers import FAST, JAN, layers
+from tests.helpers import FAST, JAN, layers, relative
 from tests.test_memory import peak_bytes
 
 BACKENDS = [*FAST, "reference"]
@@ -134,14 +135,96 @@ def test_gradient_penalty_includes_the_loss(backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_an_input_changed_in_place_is_refused(backend):
+@pytest.mark.skipif(
+    not hasattr(torch._C._autograd.SavedTensor, "unpack"), reason="torch opens all saved tensors at once"
+)
+def test_a_layer_behind_the_loss_may_work_in_place(backend):
+    """``nn.ReLU(inplace=True)`` on features that the loss has seen: the first derivative needs no input, the second
+    does and is refused."""
     source, target = pair()
-    hidden = source * 1
-    loss = fastmmd.mmd(hidden, target, backend=backend)
-    with torch.no_grad():
-        hidden.add_(1)
+
+    def total(inplace):
+        hidden = source * 1
+        loss = fastmmd.mmd(hidden, target, backend=backend)
+        return loss + torch.nn.ReLU(inplace)(hidden).square().sum()
+
+    torch.testing.assert_close(torch.autograd.grad(total(True), source), torch.autograd.grad(total(False), source))
     with pytest.raises(RuntimeError, match="inplace"):
-        torch.autograd.grad(loss, source)
+        torch.autograd.grad(total(True), source, create_graph=True)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing(backend, use_reentrant):
+    source, target = pair()
+    bandwidth = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+
+    def loss(s, b):
+        return fastmmd.mmd(s * 1.5, target, Gaussian(b), backend=backend)
+
+    expected = torch.autograd.grad(loss(source, bandwidth), (source, bandwidth))
+    checkpoint(loss, source, bandwidth, use_reentrant=use_reentrant).backward()
+    torch.testing.assert_close((source.grad, bandwidth.grad), expected)
+    if not use_reentrant:
+        (first,) = torch.autograd.grad(checkpoint(loss, source, 2.0, use_reentrant=False), source, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), source)
+        (exact,) = torch.autograd.grad(loss(source, 2.0), source, create_graph=True)
+        torch.testing.assert_close(second, torch.autograd.grad(exact.square().sum(), source)[0])
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_saved_tensors_may_wait_elsewhere(backend):
+    source, target = pair()
+    expected = torch.autograd.grad(fastmmd.mmd(source, target, backend=backend), (source, target))
+    packed = torch.autograd.graph.saved_tensors_hooks(lambda x: x.numpy(force=True).copy(), torch.from_numpy)
+    for hooks in (packed, torch.autograd.graph.save_on_cpu()):
+        with hooks:
+            loss = fastmmd.mmd(source, target, backend=backend)
+        torch.testing.assert_close(torch.autograd.grad(loss, (source, target)), expected)
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+def test_many_gradients_at_once(backend):
+    """``is_grads_batched`` and vmap over a vector-Jacobian product run backward under two kinds of vmap."""
+    source, target = pair()
+    scales = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    loss = fastmmd.mmd(source, target, backend=backend)
+    (one,) = torch.autograd.grad(loss, source, retain_graph=True)
+    (many,) = torch.autograd.grad(loss, source, scales, is_grads_batched=True, retain_graph=True)
+    torch.testing.assert_close(many, scales[:, None, None] * one)
+    mapped = torch.vmap(lambda scale: torch.autograd.grad(loss, source, scale, retain_graph=True)[0])(scales)
+    torch.testing.assert_close(mapped, many)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_distance_has_no_gradient_where_it_is_zero(backend, estimator):
+    source, target = pair()
+    options = {"estimator": estimator, "backend": backend}
+    value = fastmmd.mmd(source, target + 3, squared=False, **options)
+    root = fastmmd.mmd(source, target + 3, **options).sqrt()
+    torch.testing.assert_close(value, root)
+    torch.testing.assert_close(torch.autograd.grad(value, source), torch.autograd.grad(root, source))
+    twin = source.detach()[
+        list(range(6)) if estimator in ("linear", "circular") else [3, 1, 0, 5, 2, 4]
+    ].requires_grad_()
+    zero = fastmmd.mmd(source, twin, squared=False, **options)
+    assert zero.item() == 0
+    assert not any(g.any() for g in torch.autograd.grad(zero, (source, twin)))
+    spoilt = source.detach().clone()
+    spoilt[0, 0] = torch.nan
+    assert fastmmd.mmd(spoilt, twin, squared=False, **options).isnan()
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_gradients_of_half_precision_inputs_are_scaled_before_they_are_rounded(backend):
+    """A loss scale reaches gradients that fp16 would flush."""
+    source, target = (layers(300, (4,), seed, dtype=torch.float16)[0] for seed in (0, 1))
+    (scaled,) = torch.autograd.grad(fastmmd.mmd(source, target, Gaussian(1e4), backend=backend) * 1e6, source)
+    wide = source.detach().double().requires_grad_()
+    (exact,) = torch.autograd.grad(fastmmd.mmd(wide, target.double(), Gaussian(1e4), backend="reference") * 1e6, wide)
+    assert scaled.dtype == torch.float16
+    assert relative(scaled, exact) < 2e-3
 
 
 DEPENDENT = {  # layers that depend on one another: JAN's own use

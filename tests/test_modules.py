@@ -3,16 +3,25 @@
 import copy
 import pickle
 
+import pytest
 import torch
+from torch import nn
+from torch.nn.utils import parametrize
 
 import fastmmd
 from fastmmd import Gaussian
-from tests.helpers import JAN, layers
+from tests.helpers import layers
 
 
-def test_jmmd_loss_is_jans_loss_with_no_argument():
+def test_jmmd_loss_has_jans_kernels():
+    """Long et al. 2017: five Gaussians around the mean squared distance on the features, one of bandwidth 1.68 on the
+    softmax outputs; written out here with a Gram matrix of each layer."""
     sources, targets = layers(12, (8, 4), 0), layers(10, (8, 4), 1)
-    assert torch.equal(fastmmd.JMMDLoss()(sources, targets), fastmmd.jmmd(sources, targets, JAN))
+    features, softmax = (torch.cdist(z, z).square() for z in map(torch.cat, zip(sources, targets, strict=True)))
+    mean = features.sum() / (22 * 21)
+    gram = sum(torch.exp(-features / (mean * 2.0**q)) for q in range(-2, 3)) * torch.exp(-softmax / 1.68)
+    expected = gram[:12, :12].mean() + gram[12:, 12:].mean() - 2 * gram[:12, 12:].mean()
+    torch.testing.assert_close(fastmmd.JMMDLoss()(sources, targets), expected)
 
 
 def test_mmd_loss():
@@ -59,6 +68,74 @@ def test_a_learned_bandwidth_is_a_parameter_of_the_loss():
     twin = copy.deepcopy(module)
     twin.bandwidth1.data.fill_(1.0)
     assert twin(sources, targets) != module(sources, targets)
+
+
+class Exp(nn.Module):
+    def forward(self, raw):
+        return raw.exp()
+
+
+NINE = torch.tensor(9.0, dtype=torch.float64)
+CHANGES = {  # ways to give a module another bandwidth than the one it was built with
+    "assigned": lambda m: m.load_state_dict({"bandwidth0": NINE}, assign=True),
+    "loaded": lambda m: m.load_state_dict({"bandwidth0": NINE}),
+    "loaded after to_empty": lambda m: m.to_empty(device="cpu").load_state_dict({"bandwidth0": NINE}),
+    "parametrized": lambda m: (
+        parametrize.register_parametrization(m, "bandwidth0", Exp(), unsafe=True)
+        and m.parametrizations.bandwidth0.original.data.copy_(NINE.log())
+    ),
+    "replaced": lambda m: setattr(m, "bandwidth0", nn.Parameter(NINE.clone())),
+    "from meta": lambda m: m.to("meta").to_empty(device="cpu").load_state_dict({"bandwidth0": NINE}),
+}
+
+
+def learned():
+    return fastmmd.MMDLoss(Gaussian(nn.Parameter(torch.tensor(1.0, dtype=torch.float64))))
+
+
+@pytest.mark.parametrize("twin", [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_the_bandwidth_is_the_modules_own(change, twin):
+    source, target = layers(12, (8,), 0)[0], layers(10, (8,), 1)[0]
+    module = twin(learned())
+    change(module)
+    torch.testing.assert_close(module(source, target), fastmmd.mmd(source, target, Gaussian(9.0)))
+    assert module.kernels[0].bandwidth.item() == pytest.approx(9.0)
+    module(source, target).backward()
+    (parameter,) = module.parameters()
+    assert parameter.grad.abs() > 0
+
+
+def test_functional_call_reaches_bandwidth_and_weights():
+    source, target = (x[0].detach() for x in (layers(12, (8,), 0), layers(10, (8,), 1)))
+    module = learned()
+
+    def loss(bandwidth):
+        return torch.func.functional_call(module, {"bandwidth0": bandwidth}, (source, target))
+
+    torch.testing.assert_close(loss(NINE), fastmmd.mmd(source, target, Gaussian(9.0)))
+    step = 1e-6
+    slope = (loss(NINE + step) - loss(NINE - step)) / (2 * step)
+    torch.testing.assert_close(torch.func.grad(loss)(NINE), slope, rtol=1e-6, atol=0)
+    weighted = fastmmd.MMDLoss(Gaussian(2.0, (1, 2), nn.Parameter(torch.ones(2, dtype=torch.float64))))
+    found = torch.func.functional_call(weighted, {"weights0": torch.tensor([0.0, 3.0])}, (source, target))
+    torch.testing.assert_close(found, 3 * fastmmd.mmd(source, target, Gaussian(4.0, (1,))))
+
+
+def test_a_constant_tensor_moves_with_the_module():
+    module = fastmmd.MMDLoss(Gaussian(torch.tensor(2.0), weights=torch.ones(5)))
+    assert not module.state_dict()
+    assert not list(module.parameters())
+    moved = copy.deepcopy(module).to("meta")
+    assert moved.kernels[0].bandwidth.device.type == moved.kernels[0].weights.device.type == "meta"
+    assert module.double().kernels[0].bandwidth.dtype == torch.float64
+
+
+@pytest.mark.parametrize("module", [fastmmd.MMDLoss, fastmmd.JMMDLoss])
+def test_modules_give_the_distance_on_request(module):
+    sources, targets = layers(12, (8, 4), 0), layers(10, (8, 4), 1)
+    inputs = (sources[0], targets[0]) if module is fastmmd.MMDLoss else (sources, targets)
+    torch.testing.assert_close(module(squared=False)(*inputs), module()(*inputs).sqrt())
 
 
 def test_the_parts_of_an_mmd_loss():

@@ -39,6 +39,20 @@ def test_compile_fullgraph(backend, kernel):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+def test_compile_without_gradients(backend, kernel):
+    torch.compiler.reset()
+    source, target = (x.detach() for x in pair())
+    compiled = torch.compile(fastmmd.mmd, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        found = compiled(source, target, kernel, backend=backend)
+    torch.testing.assert_close(found, fastmmd.mmd(source, target, kernel, backend=backend))
+    source.requires_grad_()  # with gradients after a graph without them
+    eager = torch.autograd.grad(fastmmd.mmd(source, target, kernel, backend=backend), source)
+    torch.testing.assert_close(torch.autograd.grad(compiled(source, target, kernel, backend=backend), source), eager)
+
+
 @pytest.mark.parametrize("estimator", ["biased", "unbiased", "linear", "circular"])
 def test_compile_modules(estimator):
     torch.compiler.reset()
@@ -69,14 +83,42 @@ def test_compile_dynamic_batch(options):
         torch.testing.assert_close(compiled(source, target, **options), fastmmd.mmd(source, target, **options))
 
 
-def test_export():
+class Network(torch.nn.Module):
+    """A loss on learned features, with a learned bandwidth."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 3, dtype=torch.float64)
+        self.loss = fastmmd.MMDLoss(Gaussian(torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64))))
+
+    def forward(self, source, target):
+        return self.loss(self.linear(source), self.linear(target))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_network_trains(strict):
+    source, target = (x.detach() for x in pair())
+    network = Network()
+    expected = torch.autograd.grad(network(source, target), list(network.parameters()))
+    program = torch.export.export(network, (source, target), strict=strict).module()
+    found = program(source, target)
+    torch.testing.assert_close(found, network(source, target))
+    parameters = dict(program.named_parameters())
+    gradients = torch.autograd.grad(found, [parameters[name] for name, _ in network.named_parameters()])
+    torch.testing.assert_close(gradients, expected)
+
+
+def test_an_exported_loss_gives_the_gradients_it_was_exported_with_or_says_so():
     class Loss(torch.nn.Module):
         def forward(self, source, target):
             return fastmmd.mmd(source, target)
 
     source, target = (x.detach() for x in pair())
-    program = torch.export.export(Loss(), (source, target))
-    torch.testing.assert_close(program.module()(source, target), fastmmd.mmd(source, target))
+    constant = torch.export.export(Loss(), (source, target)).module()
+    torch.testing.assert_close(constant(source, target), fastmmd.mmd(source, target))
+    leaf = source.clone().requires_grad_()
+    with pytest.raises(RuntimeError, match="exported or traced with inputs that needed none"):
+        constant(leaf, target).backward()
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -133,6 +175,59 @@ def test_func_grad_and_vmap(backend, kernel):
     batched = torch.func.vmap(torch.func.grad(loss), in_dims=(0, None))(many, target.detach())
     for one, gradient in zip(many, batched, strict=True):
         torch.testing.assert_close(gradient, torch.func.grad(loss)(one, target.detach()), rtol=1e-11, atol=1e-15)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+def test_gradients_through_vmap(backend, kernel):
+    """Inside vmap no tensor says that it requires a gradient."""
+    (source, target), (other, _) = pair(), pair(seed=5)
+    many = torch.stack([source, other]).detach().requires_grad_()
+
+    def loss(s):
+        return fastmmd.mmd(s, target.detach(), kernel, backend=backend)
+
+    expected = torch.stack([torch.autograd.grad(loss(s), s)[0] for s in (source, other)])
+    values = torch.vmap(loss)(many)
+    torch.testing.assert_close(values, torch.stack([loss(source), loss(other)]))
+    (outside,) = torch.autograd.grad(values.sum(), many)
+    torch.testing.assert_close(outside, expected)
+    around = torch.func.grad(lambda m: torch.vmap(loss)(m).sum())(many.detach())
+    torch.testing.assert_close(around, expected)
+    jacobian = torch.func.jacrev(torch.vmap(loss))(many.detach())
+    torch.testing.assert_close(jacobian.sum(0), expected)
+    nested = many.detach().expand(3, *many.shape).clone().requires_grad_()
+    (twice,) = torch.autograd.grad(torch.vmap(torch.vmap(loss))(nested).sum(), nested)
+    torch.testing.assert_close(twice, expected.expand_as(twice))
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+def test_a_grid_of_bandwidths_under_vmap(backend):
+    source, target = (x.detach() for x in pair())
+    grid = torch.tensor([0.5, 2.0, 8.0], dtype=torch.float64, requires_grad=True)
+
+    def loss(bandwidth):
+        return fastmmd.mmd(source, target, Gaussian(bandwidth), backend=backend)
+
+    values = torch.vmap(loss)(grid)
+    torch.testing.assert_close(values, torch.stack([loss(b) for b in grid]))
+    (gradient,) = torch.autograd.grad(values.sum(), grid)
+    torch.testing.assert_close(gradient, torch.stack([torch.autograd.grad(loss(b), b)[0] for b in grid.unbind()]))
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_forward_over_reverse_is_refused_in_our_words(backend):
+    source, target = (x.detach() for x in pair(4, 3, 2))
+
+    def loss(s):
+        return fastmmd.mmd(s, target, Gaussian(2.0), backend=backend)
+
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        torch.func.hessian(loss)(source)
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        torch.func.jvp(torch.func.grad(loss), (source,), (source,))
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        torch.func.jacrev(torch.func.jacrev(loss))(source)
 
 
 @pytest.mark.parametrize("backend", FAST)
