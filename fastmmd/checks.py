@@ -51,16 +51,19 @@ def check_layers(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
 def _check_layer(name: str, layer: Tensor, first: Tensor) -> None:
     if not isinstance(layer, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(layer).__name__}")
-    if layer.dim() != 2:
-        raise ValueError(f"{name}: expected shape [n, d], got {tuple(layer.shape)}")
+    shape = layer.shape
+    if len(shape) != 2:
+        raise ValueError(f"{name}: expected shape [n, d], got {tuple(shape)}")
     if layer.layout != torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got layout {layer.layout}")
     if layer.dtype not in DTYPES:
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {layer.dtype}")
-    if layer.shape[0] == 0 or layer.shape[1] == 0:
-        raise ValueError(f"{name}: expected at least one row and one feature, got shape {tuple(layer.shape)}")
-    if layer.shape[0] != first.shape[0]:
-        raise ValueError(f"{name}: expected {first.shape[0]} rows, as in the first layer, got {layer.shape[0]}")
+    if shape[0] == 0 or shape[1] == 0:
+        raise ValueError(f"{name}: expected at least one row and one feature, got shape {tuple(shape)}")
+    if layer is first:
+        return
+    if shape[0] != first.shape[0]:
+        raise ValueError(f"{name}: expected {first.shape[0]} rows, as in the first layer, got {shape[0]}")
     if layer.device != first.device:
         raise ValueError(f"{name}: expected a tensor on {first.device}, as the first layer, got one on {layer.device}")
 

@@ -91,7 +91,11 @@ def scale(
     # is_grads_batched=True hands over many grad_loss at once, for which the one launch has no rule.
     scaled = [grad_loss * g for g in wanted] if is_batched(grad_loss) else torch._foreach_mul(wanted, grad_loss)
     found = iter(scaled)
-    return [None if g is None else next(found).to(dtype) for g, dtype in zip(gradients, dtypes, strict=True)]
+    return [None if g is None else _cast(next(found), dtype) for g, dtype in zip(gradients, dtypes, strict=True)]
+
+
+def _cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 class _Gradients(torch.autograd.Function):
