@@ -19,7 +19,8 @@ class Gaussian:
     """``k(x, y) = sum_q weights[q] * exp(-||x - y||^2 / (multipliers[q] * B))``.
 
     The default is the kernel of DAN and JAN (Long et al. 2015, 2017): five Gaussians in geometric progression of ratio
-    2 around the mean squared distance of the pooled batch. ``Gaussian(1.68, (1,))`` is JAN's for softmax outputs.
+    2 around the mean squared distance of the pooled batch, so ``k(x, x) = 5``. ``Gaussian(2.0)`` is five as well,
+    around 2; one Gaussian is ``Gaussian(2.0, (1,))``, and ``Gaussian(1.68, (1,))`` is JAN's for softmax outputs.
 
     Args:
         bandwidth: B. ``"mean"``: mean squared distance over the ``N^2 - N`` ordered pairs i != j of the pooled batch

@@ -1,6 +1,6 @@
 """fastmmd against what other public MMD and JMMD losses compute, in float64, values and gradients.
 
-`MIGRATION` is also the answer to "how do I get the loss I used before": per call of another
+`MIGRATION` is also the answer to "how do I get the loss I used before" (docs/migration.md): per call of another
 project the kernels and the estimator that make fastmmd return
 
     scale * fastmmd.mmd(source, target, kernel, estimator=...) + constant(n)
@@ -12,7 +12,9 @@ part checks those against the projects themselves, where they are installed.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -353,6 +355,28 @@ def test_migration(row: Row, backend: str) -> None:
     for n, m, d in cases(row.equal_sizes):
         sources, targets = batch(n, m, d, row.layers)
         assert_agree(fastmmd_call(row, backend), row.formula, sources, targets, scale=row.scale)
+
+
+DOCUMENTED = dict(
+    re.findall(
+        r"^\| `(.+)` \| `(.+)` \|$", (Path(__file__).parents[2] / "docs" / "migration.md").read_text(), re.MULTILINE
+    )
+)
+
+
+def test_the_documented_calls_are_these() -> None:
+    assert set(DOCUMENTED) == {row.peer for row in MIGRATION}
+
+
+@pytest.mark.parametrize("row", MIGRATION, ids=lambda row: row.peer)
+def test_a_documented_call_gives_the_peers_value(row: Row) -> None:
+    for n, m, d in cases(row.equal_sizes):
+        sources, targets = batch(n, m, d, row.layers)
+        medians = [f.lower_median_of_source(source) for source in sources]
+        names = {"x": sources[0], "y": targets[0], "xs": sources, "ys": targets, "b": medians[0], "bs": medians, "n": n}
+        functions = {"mmd": fastmmd.mmd, "jmmd": fastmmd.jmmd, "Gaussian": Gaussian}
+        found = eval(DOCUMENTED[row.peer], functions | names)
+        torch.testing.assert_close(found, row.formula(sources, targets), rtol=TOLERANCE, atol=TOLERANCE * row.scale)
 
 
 @pytest.mark.parametrize("row", MIGRATION, ids=lambda row: row.peer)
