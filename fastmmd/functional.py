@@ -68,7 +68,16 @@ def discrepancy(
 
     Raises:
         ValueError, TypeError: a bad argument, named in the message.
-        RuntimeError: the named backend can't run here.
+        RuntimeError: the named backend can't run here; a derivative that it can't give is asked for.
+
+    Example:
+        >>> import torch, fastmmd
+        >>> features, softmax = torch.zeros(4, 2), torch.full((4, 3), 1 / 3)
+        >>> found = fastmmd.discrepancy((features, softmax), (features + 1, softmax), joint=0.2, marginal=(0.3, 0.0))
+        >>> found.bandwidths
+        tensor([1.1429, 1.6800])
+        >>> bool(torch.isclose(found.loss, 0.2 * found.joint + 0.3 * found.marginals[0]))
+        True
     """
     loss, report = _evaluate(sources, targets, kernels, joint, marginal, estimator, backend, precision)
     layers = len(sources)

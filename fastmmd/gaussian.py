@@ -36,6 +36,13 @@ class Gaussian:
 
     Raises:
         ValueError, TypeError: an argument is out of its range, named in the message.
+
+    Example:
+        >>> from fastmmd import Gaussian
+        >>> Gaussian(2.0, (1,)) == Gaussian(1.0, (2,))  # the same kernel, but another bandwidth
+        False
+        >>> Gaussian("median", multipliers=(0.5, 1, 2), weights=(1, 2, 1)).weights
+        (1.0, 2.0, 1.0)
     """
 
     bandwidth: str | float | Tensor = "mean"
