@@ -56,6 +56,7 @@ class _Fused(torch.autograd.Function):
         kept = [x.clone() if x.is_inference() else x for x in inputs]
         ctx.save_for_backward(of_bandwidths, *gradients, bandwidths, *kept)
         ctx.mark_non_differentiable(report)
+        ctx.set_materialize_grads(False)  # no zeros for the report
         return loss, report
 
     @staticmethod
@@ -112,6 +113,7 @@ class _Gradients(torch.autograd.Function):
         gradients, variables = tensors[:half], tensors[half:]
         ctx.problem, ctx.wanted = problem, [g is not None for g in gradients]
         ctx.save_for_backward(grad_loss, *variables)
+        ctx.set_materialize_grads(False)
         return tuple(scale(grad_loss, gradients, [None if x is None else x.dtype for x in variables]))
 
     @staticmethod

@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import fastmmd
@@ -194,6 +195,28 @@ def test_many_gradients_at_once(backend):
     torch.testing.assert_close(many, scales[:, None, None] * one)
     mapped = torch.vmap(lambda scale: torch.autograd.grad(loss, source, scale, retain_graph=True)[0])(scales)
     torch.testing.assert_close(mapped, many)
+
+
+class Operations(TorchDispatchMode):
+    """The names of the operations that torch runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_backward_is_one_operation_for_all_gradients(backend):
+    """On a GPU one launch, where one per gradient was most of a small loss's backward."""
+    sources, targets = layers(12, (8, 4, 3), 0), layers(10, (8, 4, 3), 1)
+    loss = fastmmd.jmmd(sources, targets, [Gaussian()] * 3, backend=backend)
+    with Operations() as operations:
+        torch.autograd.grad(loss, [*sources, *targets], torch.ones_like(loss))
+    assert operations.names == ["ones_like", "_foreach_mul"]
 
 
 @pytest.mark.parametrize("backend", FAST)
