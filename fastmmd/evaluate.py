@@ -60,7 +60,9 @@ class _Fused(torch.autograd.Function):
         return loss, report
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if grad_loss is None:
+            return (None,) * (3 + len(ctx.dtypes))
         twice = torch.is_grad_enabled()  # create_graph=True: the result may be differentiated again
         gradients, variables = _saved(ctx, len(ctx.dtypes), twice)
         if twice:
