@@ -284,8 +284,8 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cpu_median_workspace_bytes",
       [](int64_t n_source, int64_t n_target, int64_t dim, bool f64, int num_threads, int variant) {
-        return kernel_for(variant, f64).median_workspace_bytes({n_source, n_target, dim, nullptr, nullptr, 0, 0},
-                                                               num_threads);
+        return kernel_for(variant, f64)
+            .median_workspace_bytes({n_source, n_target, dim, nullptr, nullptr, 0, 0}, num_threads);
       },
       py::arg("n_source"), py::arg("n_target"), py::arg("dim"), py::arg("f64"), py::arg("num_threads"),
       py::arg("variant") = 0);

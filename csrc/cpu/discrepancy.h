@@ -21,6 +21,11 @@ constexpr int64_t kPanel = 512;
 constexpr int64_t kPanelBlocks = kPanel / kBlock;
 constexpr int64_t kGradientColumns = 96;   // features of one gradient task: its slice of a panel stays in L2
 
+// Largest squared norm, over the sharpest Gaussian's scale * B, for which distances come from inner products: these are
+// right to an ulp of the norms, so six bits are lost. Beyond it they are sums of squared differences, in twice the
+// time.
+constexpr double kLargestRatio = 64;
+
 // Kernels underflow in bulk far from the diagonal; subnormals would cost a trap each on some CPUs.
 struct FlushSubnormals {
 #if defined(__SSE__)
@@ -83,8 +88,12 @@ class Discrepancy {
   Discrepancy(const Problem& problem, const Buffers& io, bool with_gradient)
       : problem_(problem), io_(io), with_gradient_(with_gradient), work_(problem, with_gradient, io.workspace) {
     for (int l = 0; l < problem.num_layers; ++l)
-      rows_[l] = {static_cast<const T*>(io.source[l]), static_cast<const T*>(io.target[l]), io.source_stride[l],
-                  io.target_stride[l], problem.n_source, problem.n()};
+      rows_[l] = {static_cast<const T*>(io.source[l]),
+                  static_cast<const T*>(io.target[l]),
+                  io.source_stride[l],
+                  io.target_stride[l],
+                  problem.n_source,
+                  problem.n()};
   }
 
   void run(int num_threads) {
@@ -128,20 +137,33 @@ class Discrepancy {
     }
 #pragma omp barrier
 #pragma omp single
+    for (int l = 0; l < problem_.num_layers; ++l) prepare(l, scale[l]);
     for (int l = 0; l < problem_.num_layers; ++l) {
-      const Layer& layer = problem_.layer[l];
-      const double given = io_.bandwidth ? io_.bandwidth[l] : 1.0, squared = scale[l] * scale[l];
-      bandwidth_[l] = layer.unit * (layer.follows_mean ? mean_distance(l) / squared : given);
-      mixture_[l] = Mixture<T>::make(layer, bandwidth_[l] * squared);
-      factor_[l] = static_cast<T>(4 * scale[l]);
+      if (!by_differences_[l]) continue;
+      const int64_t dim = problem_.layer[l].dim;
+#pragma omp for schedule(static)
+      for (int64_t b = 0; b < work_.blocks; ++b)
+        pack_block<T>(rows_[l], b, dim, nullptr, scale_[l], work_.z[l] + b * kBlock * dim);
     }
   }
 
-  // sum_ij ||z_i - z_j||^2 / (N^2 - N) = 2 sum_i ||z_i||^2 / (N - 1) for centred rows.
-  double mean_distance(int l) const {
-    double total = 0;
-    for (int64_t i = 0; i < problem_.n(); ++i) total += static_cast<double>(work_.norms[l][i]);
-    return 2.0 * total / static_cast<double>(problem_.n() - 1);
+  // From the norms of centred rows times `scale`: the bandwidth, and whether products are precise enough for it.
+  void prepare(int l, double scale) {
+    const Layer& layer = problem_.layer[l];
+    double total = 0, largest = 0;
+    for (int64_t i = 0; i < problem_.n(); ++i) {
+      const double norm = static_cast<double>(work_.norms[l][i]);
+      total += norm;
+      largest = norm > largest ? norm : largest;
+    }
+    // sum_ij ||z_i - z_j||^2 / (N^2 - N) = 2 sum_i ||z_i||^2 / (N - 1) for centred rows.
+    const double mean = 2.0 * total / static_cast<double>(problem_.n() - 1) / (scale * scale);
+    bandwidth_[l] = layer.unit * (layer.follows_mean ? mean : io_.bandwidth ? io_.bandwidth[l] : 1.0);
+    const double sharpest = layer.scale[0] * bandwidth_[l];
+    by_differences_[l] = std::isfinite(total) && largest / (scale * scale) > kLargestRatio * sharpest;
+    if (by_differences_[l] && sharpest > 0) scale = inverse_root<T>(sharpest);
+    scale_[l] = static_cast<T>(scale);
+    mixture_[l] = Mixture<T>::make(layer, bandwidth_[l] * scale * scale);
   }
 
   int64_t blocks_in(int64_t panel) const {
@@ -178,9 +200,14 @@ class Discrepancy {
         out[l] = work_.panel[l][0] + (j * height + i * kBlock) * kBlock;
       else
         out[l] = local[l];
-      row_norms[l] = work_.norms[l] + row_block * kBlock;
-      column_norms[l] = work_.norms[l] + column_block * kBlock;
-      pair_tile<Product>(dim, work_.z[l] + row_block * kBlock * dim, work_.z[l] + column_block * kBlock * dim, out[l]);
+      const T *rows = work_.z[l] + row_block * kBlock * dim, *columns = work_.z[l] + column_block * kBlock * dim;
+      if (by_differences_[l]) {
+        pair_tile<SquaredDifference>(dim, rows, columns, out[l]);
+      } else {
+        pair_tile<Product>(dim, rows, columns, out[l]);
+        row_norms[l] = work_.norms[l] + row_block * kBlock;
+        column_norms[l] = work_.norms[l] + column_block * kBlock;
+      }
     }
     fused_pass<T, WithGradient>(problem_, mixture_, place_tile<T>(problem_, row_block, column_block), out, row_norms,
                                 column_norms, sums);
@@ -205,7 +232,7 @@ class Discrepancy {
       const Side s = side(index, I, J);
       const int64_t height = blocks_in(s.from) * kBlock, terms = rows_in(s.from);
       for (int l = 0; l < problem_.num_layers; ++l) {
-        if (!wants(l)) continue;
+        if (!wants(l) || by_differences_[l]) continue;
 #pragma omp for schedule(static) nowait
         for (int64_t b = 0; b < blocks_in(s.of); ++b) {
           const T* c = work_.panel[l][index] + b * height * kBlock;
@@ -228,9 +255,10 @@ class Discrepancy {
         const int64_t dim = problem_.layer[l].dim, slices = (dim + kGradientColumns - 1) / kGradientColumns;
 #pragma omp for schedule(dynamic, 1) nowait
         for (int64_t t = 0; t < blocks * slices; ++t) {
-          const int64_t k0 = t / blocks * kGradientColumns;
-          gradient_slice(l, index, s, t % blocks, k0, k0 + kGradientColumns < dim ? k0 + kGradientColumns : dim,
-                         accumulate);
+          const int64_t b = t % blocks, k0 = t / blocks * kGradientColumns;
+          const int64_t k1 = k0 + kGradientColumns < dim ? k0 + kGradientColumns : dim;
+          by_differences_[l] ? gradient_slice<true>(l, index, s, b, k0, k1, accumulate)
+                             : gradient_slice<false>(l, index, s, b, k0, k1, accumulate);
         }
       }
     }
@@ -243,6 +271,7 @@ class Discrepancy {
   }
 
   // Features [k0, k1) of the gradient of one block of panel s.of, whose rows may lie in both domains.
+  template <bool ByDifferences>
   void gradient_slice(int l, int index, Side s, int64_t b, int64_t k0, int64_t k1, bool accumulate) {
     const int64_t dim = problem_.layer[l].dim, row0 = s.of * kPanel + b * kBlock, terms = rows_in(s.from);
     const T* z = work_.z[l] + s.from * kPanel * dim;
@@ -261,8 +290,8 @@ class Discrepancy {
         const int64_t count = k1 - k < kTransposed<T> ? k1 - k : kTransposed<T>;
         alignas(64) T tile[kTransposed<T>][kRegCols<T>] = {};
         for (int64_t f = 0; f < count; f += kRegRows)
-          gradient_tile(terms, dim, z + (k + f) * kBlock, c + col, own + (k + f) * kBlock + col, c_sum + col,
-                        factor_[l], tile[f]);
+          gradient_tile<ByDifferences>(terms, dim, z + (k + f) * kBlock, c + col, own + (k + f) * kBlock + col,
+                                       c_sum + col, 4 * scale_[l], tile[f]);
         for (int64_t f = 0; f < count; f += kLanes<T>)
           store_transposed(tile[f], k + f, count - f < kLanes<T> ? count - f : kLanes<T>, out, accumulate);
       }
@@ -303,7 +332,8 @@ class Discrepancy {
   Rows<T> rows_[kMaxLayers];
   double bandwidth_[kMaxLayers];
   Mixture<T> mixture_[kMaxLayers];
-  T factor_[kMaxLayers];   // of the gradient: 4, and the scale of the packed features
+  T scale_[kMaxLayers];   // of the packed features
+  bool by_differences_[kMaxLayers];
   Totals totals_;
 };
 

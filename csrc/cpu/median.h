@@ -22,8 +22,12 @@ class Median {
  public:
   Median(const Samples& samples, int num_threads, void* base)
       : arena_(base),
-        rows_{static_cast<const T*>(samples.source), static_cast<const T*>(samples.target), samples.source_stride,
-              samples.target_stride, samples.n_source, samples.n()},
+        rows_{static_cast<const T*>(samples.source),
+              static_cast<const T*>(samples.target),
+              samples.source_stride,
+              samples.target_stride,
+              samples.n_source,
+              samples.n()},
         dim_(samples.dim),
         blocks_((samples.n() + kBlock - 1) / kBlock),
         num_threads_(num_threads),

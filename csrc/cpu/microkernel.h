@@ -83,13 +83,20 @@ void pair_tile(int64_t dim, const T* a, const T* b, T* out) {
 }
 
 // kRegRows features of kRegCols rows of one block's gradient, features outermost:
-//     out[f][row] = factor * (sum_i c[i][row] * z_i[f] - c_sum[row] * own[f][row]),
+//     out[f][row] = factor * sum_i c[i][row] * (z_i[f] - own[f][row]),
 // the sum over `terms` rows z_i in consecutive blocks of `dim` features. z and own point at the first feature, c, own
-// and c_sum at the first row. Features beyond the layer's last one come out as garbage: what is read there is the
-// workspace.
-template <typename T>
+// and c_sum at the first row. `ByDifferences` says how: term by term as it stands here, or in half the instructions as
+// sum_i c[i][row] * z_i[f] - c_sum[row] * own[f][row]. Features beyond the layer's last one come out as garbage: what
+// is read there is the workspace.
+template <bool ByDifferences, typename T>
 FM_INLINE void gradient_tile(int64_t terms, int64_t dim, const T* z, const T* c, const T* own, const T* c_sum, T factor,
                              T* out) {
+  const auto term = [own](int f, int v, T y, Vec<T> x) {
+    if constexpr (ByDifferences)
+      return (y - load(own + f * kBlock + v * kLanes<T>)) * x;
+    else
+      return y * x;
+  };
   // Within-domain coefficients are positive, cross-domain ones negative: the running sum is far larger than the result.
   // So the sum is taken in pieces of kChain terms.
   Vec<T> acc[kRegRows][kRegVecs] = {};
@@ -98,14 +105,15 @@ FM_INLINE void gradient_tile(int64_t terms, int64_t dim, const T* z, const T* c,
     const int64_t i2 = i0 + kChain < terms ? i0 + kChain : terms;
     for (int64_t i1 = i0; i1 < i2; i1 += kBlock)
       accumulate_terms<T, kRegRows, kBlock, 1>(i2 - i1 < kBlock ? i2 - i1 : kBlock, z + i1 * dim, c + i1 * kBlock,
-                                               piece, Product<T>{});
+                                               piece, term);
     for (int f = 0; f < kRegRows; ++f)
       for (int v = 0; v < kRegVecs; ++v) acc[f][v] += piece[f][v];
   }
   for (int f = 0; f < kRegRows; ++f)
     for (int v = 0; v < kRegVecs; ++v) {
-      const Vec<T> pull = load(c_sum + v * kLanes<T>) * load(own + f * kBlock + v * kLanes<T>);
-      store(out + f * kRegCols<T> + v * kLanes<T>, factor * (acc[f][v] - pull));
+      Vec<T> sum = acc[f][v];
+      if constexpr (!ByDifferences) sum -= load(c_sum + v * kLanes<T>) * load(own + f * kBlock + v * kLanes<T>);
+      store(out + f * kRegCols<T> + v * kLanes<T>, factor * sum);
     }
 }
 

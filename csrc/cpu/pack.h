@@ -74,6 +74,16 @@ double feature_scale(const T* spread, int64_t count) {
   return ordinary ? 1.0 : std::ldexp(1.0, -exponent);
 }
 
+// The power of two next to bandwidth^-1/2: it brings distances that are told apart by a kernel near 1.
+template <typename T>
+double inverse_root(double bandwidth) {
+  constexpr int range = sizeof(T) == 4 ? 60 : 500;   // features keep room below infinity
+  int exponent = 0;
+  std::frexp(bandwidth, &exponent);
+  exponent = -exponent / 2;
+  return std::ldexp(1.0, exponent < -range ? -range : exponent > range ? range : exponent);
+}
+
 // One block: out [dim][32] = scale * (z - mean) transposed, zero beyond the batch. A null mean stands for zeros.
 template <typename T>
 void pack_block(const Rows<T>& rows, int64_t block, int64_t dim, const T* mean, T scale, T* out) {
