@@ -1,8 +1,10 @@
 // The whole computation: centre and pack, then for each pair of row panels (I <= J) two parallel phases,
 //   1. coefficients: 32 x 32 tiles of the Gram matrices, fused pass, C and its mirror image into a bounded panel;
 //   2. gradients:    panel times features, added to the rows of J and of I.
-// Each Gram tile is computed once (N^2 d flop), each product twice as symmetry asks (2 N^2 d). A tile and a gradient
-// tile belong to one thread and are summed in a fixed order, so results do not depend on the number of threads.
+// Each Gram tile is computed once (N^2 d flop), each product twice as symmetry asks (2 N^2 d). A layer whose features
+// are far larger than its bandwidth takes differences of rows instead of products, in both phases. A tile and a
+// gradient tile belong to one thread and are summed in a fixed order, so results do not depend on the number of
+// threads.
 #pragma once
 
 #if defined(__SSE__)
@@ -15,15 +17,11 @@
 
 namespace fastmmd::FASTMMD_VARIANT {
 
-// Rows of a panel. 512 keeps both coefficient panels of a layer in 2 MiB and gives each gradient tile sums of 512
-// terms before it touches memory.
-constexpr int64_t kPanel = 512;
-constexpr int64_t kPanelBlocks = kPanel / kBlock;
 constexpr int64_t kGradientColumns = 96;   // features of one gradient task: its slice of a panel stays in L2
 
 // Largest squared norm, over the sharpest Gaussian's scale * B, for which distances come from inner products: these are
-// right to an ulp of the norms, so six bits are lost. Beyond it they are sums of squared differences, in twice the
-// time.
+// right to an ulp of the norms, so six bits are lost. Beyond it they are sums of squared differences, twice the
+// instructions.
 constexpr double kLargestRatio = 64;
 
 // Kernels underflow in bulk far from the diagonal; subnormals would cost a trap each on some CPUs.

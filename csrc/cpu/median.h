@@ -61,7 +61,6 @@ class Median {
  private:
   using Key = typename SimdTypes<T>::Int;
   static constexpr int kKeyBits = 8 * sizeof(T) - 1;   // all but the sign
-  static constexpr int64_t kPanelBlocks = 16;
   // Up to so many blocks the distances of the first pass are kept, and passes are cheaper than counts of wide digits.
   static constexpr int64_t kKeptBlocks = 16;
   static constexpr int kFewBits = 12, kManyBits = 16;   // at least 12: NaN differs from infinity in the first digit

@@ -8,6 +8,11 @@
 
 namespace fastmmd::FASTMMD_VARIANT {
 
+// Rows of a panel. 512 keeps both coefficient panels of a layer in 2 MiB and gives each gradient tile sums of 512
+// terms before it touches memory.
+constexpr int64_t kPanel = 512;
+constexpr int64_t kPanelBlocks = kPanel / kBlock;
+
 template <typename T>
 struct Rows {   // the pooled batch: source rows, then target rows
   const T *source, *target;
