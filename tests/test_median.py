@@ -96,7 +96,7 @@ def test_equal_rows_and_constant_features(variant, n):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [9, 300])
 def test_nan_and_infinity(variant, dtype, n):
-    """As plain differences: one infinite row is far from all others, inf - inf is NaN, and NaN anywhere is the result."""
+    """As plain differences: an infinite row is far from all others, inf - inf is NaN, and any NaN is the result."""
     source, target = torch.randn(n, 5, dtype=dtype), torch.randn(n, 5, dtype=dtype)
     source[3, 2] = torch.inf
     assert_exact(cpu.median_distance(source, target, variant), source, target)

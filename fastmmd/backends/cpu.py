@@ -39,7 +39,7 @@ def run(
     dtype = compute_dtype(*sources, *targets)
     f64 = dtype == torch.float64
     inputs = [_row_major(x, dtype) for x in (*sources, *targets)]
-    # Everything is made like an input: at training sizes torch.empty with a shape, dtype and device costs twice as much.
+    # All is made like an input: at training sizes torch.empty with a shape, dtype and device costs twice as much.
     gradients = [
         torch.empty_like(x, memory_format=torch.contiguous_format) if need else None
         for x, need in zip(inputs, needs_grad, strict=True)
