@@ -103,20 +103,20 @@ class Median {
 
 #if defined(_OPENMP)
   static int this_thread() { return omp_get_thread_num(); }
-  static int threads() { return omp_get_num_threads(); }   // may be fewer than were asked for
+  static int team() { return omp_get_num_threads(); }   // may be fewer threads than were asked for
 #else
   static int this_thread() { return 0; }
-  static int threads() { return 1; }
+  static int team() { return 1; }
 #endif
 
-  int64_t total(Key digit) const {
-    int64_t sum = 0;
-    for (int thread = 0; thread < threads(); ++thread)
-      sum += counts_[(static_cast<int64_t>(thread) << digit_bits_) + digit];
-    return sum;
-  }
-
   void choose(int low, int high) {
+    const int threads = team();
+    const auto total = [&](Key digit) {
+      int64_t sum = 0;
+      for (int thread = 0; thread < threads; ++thread)
+        sum += counts_[(static_cast<int64_t>(thread) << digit_bits_) + digit];
+      return sum;
+    };
     if (high == kKeyBits) {
       const T infinity = static_cast<T>(INFINITY);
       Key key;
