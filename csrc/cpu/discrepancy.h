@@ -1,24 +1,28 @@
 // The whole computation: centre and pack, then for each pair of row panels (I <= J) two parallel phases,
 //   1. coefficients: 32 x 32 tiles of the Gram matrices, fused pass, C and its mirror image into a bounded panel;
 //   2. gradients:    panel times features, added to the rows of J and of I.
-// Each Gram tile is computed once (N^2 d flop), each product twice as symmetry asks (2 N^2 d). A tile and a gradient
-// tile belong to one thread and are summed in a fixed order, so results do not depend on the number of threads.
+// Each Gram tile is computed once (N^2 d flop), each product twice as symmetry asks (2 N^2 d). A layer whose features
+// are far larger than its bandwidth takes differences of rows instead of products, in both phases. A tile and a
+// gradient tile belong to one thread and are summed in a fixed order, so results do not depend on the number of
+// threads.
 #pragma once
 
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
 
+#include "arena.h"
 #include "pack.h"
 #include "tile.h"
 
 namespace fastmmd::FASTMMD_VARIANT {
 
-// Rows of a panel. 512 keeps both coefficient panels of a layer in 2 MiB and gives each gradient tile sums of 512
-// terms before it touches memory.
-constexpr int64_t kPanel = 512;
-constexpr int64_t kPanelBlocks = kPanel / kBlock;
 constexpr int64_t kGradientColumns = 96;   // features of one gradient task: its slice of a panel stays in L2
+
+// Largest squared norm, over the sharpest Gaussian's scale * B, for which distances come from inner products: these are
+// right to an ulp of the norms, so six bits are lost. Beyond it they are sums of squared differences, twice the
+// instructions.
+constexpr double kLargestRatio = 64;
 
 // Kernels underflow in bulk far from the diagonal; subnormals would cost a trap each on some CPUs.
 struct FlushSubnormals {
@@ -41,7 +45,7 @@ class Workspace {
   TileSums* sums;            // one a tile
   int64_t blocks, panel_rows;
 
-  Workspace(const Problem& problem, bool with_gradient, void* base) : at_(static_cast<char*>(base)) {
+  Workspace(const Problem& problem, bool with_gradient, void* base) : arena_(base) {
     blocks = (problem.n() + kBlock - 1) / kBlock;
     panel_rows = (blocks < kPanelBlocks ? blocks : kPanelBlocks) * kBlock;
     const bool two_panels = blocks > kPanelBlocks;
@@ -58,17 +62,14 @@ class Workspace {
     sums = take<TileSums>((panel_rows / kBlock) * (panel_rows / kBlock));
     take<T>(kRegRows * kBlock);   // gradient_tile reads this far beyond the last block
   }
-  int64_t bytes() const { return used_; }
+  int64_t bytes() const { return arena_.bytes(); }
 
  private:
   template <typename X>
   X* take(int64_t count) {
-    X* start = at_ ? reinterpret_cast<X*>(at_ + used_) : nullptr;
-    used_ += (count * static_cast<int64_t>(sizeof(X)) + 63) / 64 * 64;
-    return start;
+    return arena_.template take<X>(count);
   }
-  char* at_;
-  int64_t used_ = 0;
+  Arena arena_;
 };
 
 struct Totals {
@@ -85,8 +86,12 @@ class Discrepancy {
   Discrepancy(const Problem& problem, const Buffers& io, bool with_gradient)
       : problem_(problem), io_(io), with_gradient_(with_gradient), work_(problem, with_gradient, io.workspace) {
     for (int l = 0; l < problem.num_layers; ++l)
-      rows_[l] = {static_cast<const T*>(io.source[l]), static_cast<const T*>(io.target[l]), io.source_stride[l],
-                  io.target_stride[l], problem.n_source};
+      rows_[l] = {static_cast<const T*>(io.source[l]),
+                  static_cast<const T*>(io.target[l]),
+                  io.source_stride[l],
+                  io.target_stride[l],
+                  problem.n_source,
+                  problem.n()};
   }
 
   void run(int num_threads) {
@@ -114,7 +119,7 @@ class Discrepancy {
 #pragma omp for schedule(static) nowait
       for (int64_t k = 0; k < dim; k += kMeanColumns)
         work_.spread[l][k / kMeanColumns] =
-            column_means(rows_[l], problem_.n(), k, dim - k < kMeanColumns ? dim - k : kMeanColumns, work_.mean[l]);
+            column_means(rows_[l], k, dim - k < kMeanColumns ? dim - k : kMeanColumns, work_.mean[l]);
     }
 #pragma omp barrier
     double scale[kMaxLayers];
@@ -122,26 +127,41 @@ class Discrepancy {
       const int64_t dim = problem_.layer[l].dim;
       scale[l] = feature_scale(work_.spread[l], (dim + kMeanColumns - 1) / kMeanColumns);
 #pragma omp for schedule(static) nowait
-      for (int64_t b = 0; b < work_.blocks; ++b)
-        pack_block(rows_[l], problem_.n(), b, dim, work_.mean[l], static_cast<T>(scale[l]),
-                   work_.z[l] + b * kBlock * dim, work_.norms[l] + b * kBlock);
+      for (int64_t b = 0; b < work_.blocks; ++b) {
+        T* z = work_.z[l] + b * kBlock * dim;
+        pack_block(rows_[l], b, dim, work_.mean[l], static_cast<T>(scale[l]), z);
+        block_norms(dim, z, work_.norms[l] + b * kBlock);
+      }
     }
 #pragma omp barrier
 #pragma omp single
+    for (int l = 0; l < problem_.num_layers; ++l) prepare(l, scale[l]);
     for (int l = 0; l < problem_.num_layers; ++l) {
-      const Layer& layer = problem_.layer[l];
-      const double given = io_.bandwidth ? io_.bandwidth[l] : 1.0, squared = scale[l] * scale[l];
-      bandwidth_[l] = layer.unit * (layer.follows_mean ? mean_distance(l) / squared : given);
-      mixture_[l] = Mixture<T>::make(layer, bandwidth_[l] * squared);
-      factor_[l] = static_cast<T>(4 * scale[l]);
+      if (!by_differences_[l]) continue;
+      const int64_t dim = problem_.layer[l].dim;
+#pragma omp for schedule(static)
+      for (int64_t b = 0; b < work_.blocks; ++b)
+        pack_block<T>(rows_[l], b, dim, nullptr, scale_[l], work_.z[l] + b * kBlock * dim);
     }
   }
 
-  // sum_ij ||z_i - z_j||^2 / (N^2 - N) = 2 sum_i ||z_i||^2 / (N - 1) for centred rows.
-  double mean_distance(int l) const {
-    double total = 0;
-    for (int64_t i = 0; i < problem_.n(); ++i) total += static_cast<double>(work_.norms[l][i]);
-    return 2.0 * total / static_cast<double>(problem_.n() - 1);
+  // From the norms of centred rows times `scale`: the bandwidth, and whether products are precise enough for it.
+  void prepare(int l, double scale) {
+    const Layer& layer = problem_.layer[l];
+    double total = 0, largest = 0;
+    for (int64_t i = 0; i < problem_.n(); ++i) {
+      const double norm = static_cast<double>(work_.norms[l][i]);
+      total += norm;
+      largest = norm > largest ? norm : largest;
+    }
+    // sum_ij ||z_i - z_j||^2 / (N^2 - N) = 2 sum_i ||z_i||^2 / (N - 1) for centred rows.
+    const double mean = 2.0 * total / static_cast<double>(problem_.n() - 1) / (scale * scale);
+    bandwidth_[l] = layer.unit * (layer.follows_mean ? mean : io_.bandwidth ? io_.bandwidth[l] : 1.0);
+    const double sharpest = layer.scale[0] * bandwidth_[l];
+    by_differences_[l] = std::isfinite(total) && largest / (scale * scale) > kLargestRatio * sharpest;
+    if (by_differences_[l] && sharpest > 0) scale = inverse_root<T>(sharpest);
+    scale_[l] = static_cast<T>(scale);
+    mixture_[l] = Mixture<T>::make(layer, bandwidth_[l] * scale * scale);
   }
 
   int64_t blocks_in(int64_t panel) const {
@@ -178,9 +198,14 @@ class Discrepancy {
         out[l] = work_.panel[l][0] + (j * height + i * kBlock) * kBlock;
       else
         out[l] = local[l];
-      row_norms[l] = work_.norms[l] + row_block * kBlock;
-      column_norms[l] = work_.norms[l] + column_block * kBlock;
-      gram_tile(dim, work_.z[l] + row_block * kBlock * dim, work_.z[l] + column_block * kBlock * dim, out[l]);
+      const T *rows = work_.z[l] + row_block * kBlock * dim, *columns = work_.z[l] + column_block * kBlock * dim;
+      if (by_differences_[l]) {
+        pair_tile<SquaredDifference>(dim, rows, columns, out[l]);
+      } else {
+        pair_tile<Product>(dim, rows, columns, out[l]);
+        row_norms[l] = work_.norms[l] + row_block * kBlock;
+        column_norms[l] = work_.norms[l] + column_block * kBlock;
+      }
     }
     fused_pass<T, WithGradient>(problem_, mixture_, place_tile<T>(problem_, row_block, column_block), out, row_norms,
                                 column_norms, sums);
@@ -205,7 +230,7 @@ class Discrepancy {
       const Side s = side(index, I, J);
       const int64_t height = blocks_in(s.from) * kBlock, terms = rows_in(s.from);
       for (int l = 0; l < problem_.num_layers; ++l) {
-        if (!wants(l)) continue;
+        if (!wants(l) || by_differences_[l]) continue;
 #pragma omp for schedule(static) nowait
         for (int64_t b = 0; b < blocks_in(s.of); ++b) {
           const T* c = work_.panel[l][index] + b * height * kBlock;
@@ -228,9 +253,10 @@ class Discrepancy {
         const int64_t dim = problem_.layer[l].dim, slices = (dim + kGradientColumns - 1) / kGradientColumns;
 #pragma omp for schedule(dynamic, 1) nowait
         for (int64_t t = 0; t < blocks * slices; ++t) {
-          const int64_t k0 = t / blocks * kGradientColumns;
-          gradient_slice(l, index, s, t % blocks, k0, k0 + kGradientColumns < dim ? k0 + kGradientColumns : dim,
-                         accumulate);
+          const int64_t b = t % blocks, k0 = t / blocks * kGradientColumns;
+          const int64_t k1 = k0 + kGradientColumns < dim ? k0 + kGradientColumns : dim;
+          by_differences_[l] ? gradient_slice<true>(l, index, s, b, k0, k1, accumulate)
+                             : gradient_slice<false>(l, index, s, b, k0, k1, accumulate);
         }
       }
     }
@@ -243,6 +269,7 @@ class Discrepancy {
   }
 
   // Features [k0, k1) of the gradient of one block of panel s.of, whose rows may lie in both domains.
+  template <bool ByDifferences>
   void gradient_slice(int l, int index, Side s, int64_t b, int64_t k0, int64_t k1, bool accumulate) {
     const int64_t dim = problem_.layer[l].dim, row0 = s.of * kPanel + b * kBlock, terms = rows_in(s.from);
     const T* z = work_.z[l] + s.from * kPanel * dim;
@@ -261,8 +288,8 @@ class Discrepancy {
         const int64_t count = k1 - k < kTransposed<T> ? k1 - k : kTransposed<T>;
         alignas(64) T tile[kTransposed<T>][kRegCols<T>] = {};
         for (int64_t f = 0; f < count; f += kRegRows)
-          gradient_tile(terms, dim, z + (k + f) * kBlock, c + col, own + (k + f) * kBlock + col, c_sum + col,
-                        factor_[l], tile[f]);
+          gradient_tile<ByDifferences>(terms, dim, z + (k + f) * kBlock, c + col, own + (k + f) * kBlock + col,
+                                       c_sum + col, 4 * scale_[l], tile[f]);
         for (int64_t f = 0; f < count; f += kLanes<T>)
           store_transposed(tile[f], k + f, count - f < kLanes<T> ? count - f : kLanes<T>, out, accumulate);
       }
@@ -303,7 +330,8 @@ class Discrepancy {
   Rows<T> rows_[kMaxLayers];
   double bandwidth_[kMaxLayers];
   Mixture<T> mixture_[kMaxLayers];
-  T factor_[kMaxLayers];   // of the gradient: 4, and the scale of the packed features
+  T scale_[kMaxLayers];   // of the packed features
+  bool by_differences_[kMaxLayers];
   Totals totals_;
 };
 

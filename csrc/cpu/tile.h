@@ -40,7 +40,8 @@ TilePlace<T> place_tile(const Problem& problem, int64_t row_block, int64_t colum
   return place;
 }
 
-// tile[l]: [32][32] inner products of layer l on entry; with WithGradient its coefficients C^l on return,
+// tile[l]: [32][32] inner products of layer l on entry, or its squared distances where the norms are null; with
+// WithGradient its coefficients C^l on return,
 //     C_ij^l = W_ij (joint * prod_{l' != l} k_ij^l' + marginal_l) * slope_ij^l,
 // zero on the diagonal and outside the batch. norms: squared norms of the rows and columns, per layer.
 template <typename T, bool WithGradient>
@@ -55,11 +56,13 @@ void fused_pass(const Problem& problem, const Mixture<T>* mixture, const TilePla
     Vec<T> value[kMaxLayers][U], slope[kMaxLayers][U], product[U] = {};
     for (int l = 0; l < L; ++l) {
       Vec<T> distance[U];
-      const T norm = row_norms[l][i];
-      for (int v = 0; v < U; ++v) {
-        const Vec<T> inner = load(tile[l] + i * kBlock + v * kLanes<T>);
-        const Vec<T> d = (norm + load(column_norms[l] + v * kLanes<T>)) - static_cast<T>(2) * inner;
-        distance[v] = d < 0 ? Vec<T>{} : d;
+      for (int v = 0; v < U; ++v) distance[v] = load(tile[l] + i * kBlock + v * kLanes<T>);
+      if (row_norms[l]) {
+        const T norm = row_norms[l][i];
+        for (int v = 0; v < U; ++v) {
+          const Vec<T> d = (norm + load(column_norms[l] + v * kLanes<T>)) - static_cast<T>(2) * distance[v];
+          distance[v] = d < 0 ? Vec<T>{} : d;
+        }
       }
       evaluate<T, U, WithGradient>(mixture[l], exp_nonpositive<T>, distance, value[l], slope[l]);
       for (int v = 0; v < U; ++v) product[v] = l == 0 ? value[l][v] : product[v] * value[l][v];

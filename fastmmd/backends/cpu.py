@@ -36,21 +36,22 @@ def run(
     variant: int = 0,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     layers = len(sources)
-    dtype, device = compute_dtype(*sources, *targets), sources[0].device  # never torch's default device
+    dtype = compute_dtype(*sources, *targets)
     f64 = dtype == torch.float64
     inputs = [_row_major(x, dtype) for x in (*sources, *targets)]
+    # All is made like an input: at training sizes torch.empty with a shape, dtype and device costs twice as much.
     gradients = [
-        torch.empty(x.shape, dtype=dtype, device=device) if need else None
+        torch.empty_like(x, memory_format=torch.contiguous_format) if need else None
         for x, need in zip(inputs, needs_grad, strict=True)
     ]
     addresses = [x.data_ptr() for x in inputs]
     strides = [x.stride(0) for x in inputs]
     out = [0 if g is None else g.data_ptr() for g in gradients]
-    loss = torch.empty((), dtype=dtype, device=device)
-    report = torch.empty(1 + 2 * layers, dtype=dtype, device=device)
+    loss = inputs[0].new_empty(())
+    report = inputs[0].new_empty(1 + 2 * layers)
     dims = tuple([x.shape[1] for x in sources])
     spec, flop, workspace_bytes = _compiled_problem(problem, dims, f64, any(needs_grad), variant)
-    workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=device)
+    workspace = inputs[0].new_empty(workspace_bytes, dtype=torch.uint8)
     threads = min(torch.get_num_threads(), max(1, flop // FLOP_PER_THREAD))
     compiled.module.cpu_run(  # type: ignore[union-attr]
         spec,
@@ -69,6 +70,34 @@ def run(
         variant,
     )
     return loss, report, gradients
+
+
+def median_distance(source: Tensor, target: Tensor, variant: int = 0) -> Tensor:
+    """The lower median of the ``N (N - 1) / 2`` pooled squared distances of ``source [n, d]`` and ``target [m, d]``,
+    0-d: exact, and NaN if any distance is."""
+    dtype = compute_dtype(source, target)
+    f64 = dtype == torch.float64
+    source, target = _row_major(source.detach(), dtype), _row_major(target.detach(), dtype)
+    n, m, dim = source.shape[0], target.shape[0], source.shape[1]
+    threads = min(torch.get_num_threads(), max(1, 2 * (n + m) ** 2 * dim // FLOP_PER_THREAD))
+    extension = compiled.module
+    assert extension is not None
+    workspace_bytes = extension.cpu_median_workspace_bytes(n, m, dim, f64, threads, variant)
+    workspace = source.new_empty(workspace_bytes, dtype=torch.uint8)
+    median = extension.cpu_median(
+        n,
+        m,
+        dim,
+        f64,
+        source.data_ptr(),
+        target.data_ptr(),
+        source.stride(0),
+        target.stride(0),
+        workspace.data_ptr(),
+        threads,
+        variant,
+    )
+    return source.new_tensor(median)
 
 
 def _row_major(x: Tensor, dtype: torch.dtype) -> Tensor:

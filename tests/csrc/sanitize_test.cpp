@@ -1,8 +1,10 @@
 // The CPU kernels without Python, for the sanitizers: odd shapes in exact-size heap blocks, every variant of this
 // machine, both precisions, against plain loops in double.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -20,6 +22,7 @@ struct Case {
   int threads;
   bool one_sided = false;   // no gradient of the target
   int64_t gap = 0;          // elements between rows
+  double far = 0;           // moves the first row, and in layers of a given bandwidth every other one, by so much
 };
 
 struct Dense {   // the same quantities by definition
@@ -112,6 +115,36 @@ Dense dense(const Problem& p, const std::vector<std::vector<double>>& z) {
   return out;
 }
 
+// Relative error of the median of layer l's squared distances; infinite where a NaN does not give NaN.
+template <typename T>
+double median_error(const Case& c, const CpuKernel& kernel, const Buffers& io, int64_t d, size_t l,
+                    const std::vector<double>& z) {
+  Samples samples = {c.n_source, c.n_target, d, io.source[l], io.target[l], io.source_stride[l], io.target_stride[l]};
+  const auto median = [&] {
+    const size_t bytes = static_cast<size_t>(kernel.median_workspace_bytes(samples, c.threads));
+    void* workspace = std::aligned_alloc(64, bytes);
+    std::memset(workspace, 0xFF, bytes);
+    const double found = kernel.median(samples, workspace, c.threads);
+    std::free(workspace);
+    return found;
+  };
+  std::vector<double> distances;
+  for (int64_t i = 0; i < samples.n(); ++i)
+    for (int64_t j = i + 1; j < samples.n(); ++j) {
+      double sum = 0;
+      for (int64_t k = 0; k < d; ++k) sum += std::pow(z[i * d + k] - z[j * d + k], 2);
+      distances.push_back(sum);
+    }
+  const auto middle = distances.begin() + static_cast<int64_t>((distances.size() - 1) / 2);
+  std::nth_element(distances.begin(), middle, distances.end());
+  const double error = std::abs(median() - *middle) / *middle;
+
+  const std::vector<T> poison(static_cast<size_t>(d), std::numeric_limits<T>::quiet_NaN());
+  samples.n_target = 1;
+  samples.target = poison.data();
+  return std::isnan(median()) ? error : INFINITY;
+}
+
 template <typename T>
 bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
   const Problem p = make_problem(c);
@@ -129,7 +162,8 @@ bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
       std::vector<T>& side = row < c.n_source ? source[l] : target[l];
       if (!side.empty()) side.insert(side.end(), static_cast<size_t>(c.gap), nan);   // never to be read
       for (int64_t k = 0; k < d; ++k) {
-        const T x = static_cast<T>(normal(random) + (row < c.n_source ? 0 : 0.5));
+        const bool moved = row == 0 || (l % 2 && row % 2);
+        const T x = static_cast<T>(normal(random) + (row < c.n_source ? 0 : 0.5) + (moved ? c.far : 0));
         z[l].push_back(x);
         side.push_back(x);
       }
@@ -156,9 +190,12 @@ bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
   kernel.run(p, io, c.gradient, c.threads);
   std::free(io.workspace);
 
+  double error = 0;
+  for (size_t l = 0; l < L; ++l) error = std::fmax(error, median_error<T>(c, kernel, io, p.layer[l].dim, l, z[l]));
+
   const Dense exact = dense(p, z);
   const double tolerance = sizeof(T) == 8 ? 1e-12 : 1e-5;
-  double error = std::abs(static_cast<double>(loss) - exact.loss) / (1 + exact.loss);
+  error = std::fmax(error, std::abs(static_cast<double>(loss) - exact.loss) / (1 + exact.loss));
   for (size_t l = 0; l < L && c.gradient; ++l) {
     double wrong = 0, norm = 0;
     for (size_t i = 0; i < exact.gradient[l].size(); ++i) {
@@ -193,6 +230,9 @@ int main() {
       {9, 9, {1, 2, 3, 4, 5, 6, 7, 8}, true, 2},
       {20, 30, {7, 33}, true, 2, true, 3},
       {700, 500, {3}, true, 2, false, 1},
+      {50, 47, {9, 257}, true, 2, false, 3, 1e4},
+      {300, 280, {2, 3}, true, 2, true, 0, 1e4},
+      {65, 1, {33, 5}, false, 1, false, 0, 1e4},
   };
   bool good = true;
   for (const CpuVariant* const* v = cpu_variants(); *v; ++v)
