@@ -6,10 +6,12 @@ The tables are `TABLE` in fastmmd/backends/cuda.py and kernels/table.py. Triton 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
+from unittest.mock import patch
 
 import torch
 
@@ -67,6 +69,13 @@ def name(config: Config) -> str:
     """As it is written in its table."""
     module = type(config).__module__.rpartition(".")[2]
     return f"{module}.{config!r}" if type(config).__name__ == "Config" else repr(config)
+
+
+@contextmanager
+def forced(line: Line) -> Iterator[None]:
+    """Within it a backend takes this line of its table for every problem, whatever the table would choose."""
+    with patch.object(table_of(backend_of(line)), "line", lambda *_: line):
+        yield
 
 
 def line_for(backend: str, kind_: str, case: Case, proposed: Sequence[Line] = ()) -> Line | None:

@@ -1,12 +1,13 @@
-"""Everything about one GPU in one command of fixed length: builds, checks, measures, tunes and profiles, without network.
+"""Everything about one GPU in one command of fixed length: it builds, checks, measures, tunes and profiles.
 
     python3 bench/gpu.py --out DIR                        560 seconds, the build among them; results to DIR
     python3 bench/gpu.py --out DIR --only values,main     some stages
     python3 bench/gpu.py --dry-run                        stages, limits and order; on any machine
 
-Needs a CUDA device, PyTorch for CUDA, Triton, pytest and numpy. Nothing stops what follows: a stage that fails, hangs or
-crashes is noted, and the next begins. Every value, row and line is written as it comes, in seven files. `python -m
-bench.report DIR` renders what is there. The exit status is 0 if all stages ended with 0, else 1; 2 without a GPU.
+Needs a CUDA device, PyTorch for CUDA, Triton, pytest and numpy, and no network. Nothing stops what follows: a stage
+that fails, hangs or crashes is noted, and the next begins. Every value, row and line is written as it comes, in seven
+files. `python -m bench.report DIR` renders what is there. The exit status is 0 if all stages ended with 0, else 1; 2
+without a GPU.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import stages
 from bench.stages import Stage
 
+ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 560.0
 
 
@@ -87,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     caches = tempfile.mkdtemp(prefix="fastmmd-")
     try:
-        runner = stages.Runner(options.out.resolve(), options.seconds, REPORT, ROOT, _settings(caches, options.revision))
+        runner = stages.Runner(
+            options.out.resolve(), options.seconds, REPORT, ROOT, _settings(caches, options.revision)
+        )
         passed = runner.run((ENVIRONMENT, *selected))
         return 2 if runner.refused else int(not passed)
     finally:
@@ -98,6 +101,7 @@ def _settings(caches: str, revision: str | None) -> dict[str, str]:
     """The environment of all stages: they share what Triton and torch.compile have compiled."""
     settings = {
         "PYTHONUNBUFFERED": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",  # cmake and ninja
         "TRITON_CACHE_DIR": f"{caches}/triton",
         "TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor",
     }

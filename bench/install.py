@@ -2,8 +2,8 @@
 
     python -m bench.install
 
-Nothing is downloaded. CUDA kernels are compiled for this GPU alone, unless FASTMMD_CUDA_ARCHS names others. An extension
-in the source tree, fastmmd/_C*.so, goes before an installed one: remove it to return to that.
+Nothing is downloaded. CUDA kernels are compiled for this GPU alone, unless FASTMMD_CUDA_ARCHS names others. An
+extension in the source tree, fastmmd/_C*.so, goes before an installed one: remove it to return to that.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from fastmmd.models.files import write_atomically
 
 BASELINES = (NAIVE, DENSE, BLOCKED, COMPILED, TWO_CALLS, keops.NAME)
 FAILED = "failed:"
+NO_TIME = "no time left"
 MIB = 2**20
 
 
@@ -52,6 +53,16 @@ class Result:
     @property
     def label(self) -> str:
         return f"{self.competitor} ({self.backend})" if self.backend else self.competitor
+
+    @property
+    def line(self) -> str:
+        """For people who watch the run."""
+        if self.red:
+            return f"{self.label}: wrong, {self.errors}"
+        if self.skipped:
+            return f"{self.label}: {self.skipped}"
+        share = f", {self.share.p50:.2f} of torch.mm's rate" if self.share else ""
+        return f"{self.label}: {_time(self.seconds['both'])}{share}"
 
     @property
     def failed(self) -> bool:
@@ -113,6 +124,16 @@ class Report:
             [StepShare.from_json(share) for share in data.get("training", [])],
             data.get("checks", {}),
         )
+
+    @classmethod
+    def resume(cls, path: Path, environment: dict[str, Any]) -> Report:
+        """The record at `path`, if it was made in the same environment; else a new one."""
+        if path.exists():
+            report = cls.load(path)
+            if report.environment | {"date": ""} == environment | {"date": ""}:
+                return report
+            print(f"{path} was made in another environment and is replaced", flush=True)
+        return cls(environment, {}, [])
 
     def cases(self) -> dict[str, Case]:
         """Those that occur in it, by name."""

@@ -216,12 +216,13 @@ def plan(stages: Sequence[Stage], seconds: float, closing: Stage) -> Iterator[st
             start = f"{latest:8.0f}" if position == 0 else f"{'beside':>8}"
             yield f"{start}{limit:9.0f}  {stage.name:<12}{stage.log or '-':<15}{stage.does}"
         latest = min(seconds - kept, latest + max(limits))
-    yield f"{seconds - kept:8.0f}{closing.seconds or 0.0:9.0f}  {closing.name:<12}{closing.log or '-':<15}{closing.does}"
+    limit = closing.seconds or 0.0
+    yield f"{seconds - kept:8.0f}{limit:9.0f}  {closing.name:<12}{closing.log or '-':<15}{closing.does}"
     yield f"{seconds:8.0f}  everything has ended"
 
 
 def _end(ending: Sequence[_Started]) -> None:
-    """Ends processes and whatever they started: their groups, and those that carry a mark of theirs in other sessions."""
+    """Ends processes and whatever they started: their groups, and those that carry a mark of theirs elsewhere."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for started in ending:
             if started.process.poll() is None:
