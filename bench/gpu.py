@@ -35,9 +35,10 @@ def _module(name: str, *arguments: str) -> tuple[str, ...]:
 
 
 def _tests() -> tuple[str, ...]:
-    """pytest, on several processes where pytest-xdist is installed: most of its time is the compilation of kernels."""
+    """pytest, on several processes where pytest-xdist is installed: most of its time is the compilation of kernels.
+    -vv, against the -q of pyproject.toml: a line per test as it ends."""
     workers = ("-n", str(max(1, min(8, (os.cpu_count() or 2) // 2)))) if importlib.util.find_spec("xdist") else ()
-    options = ("-m", "gpu", "-v", "--tb=short", "-p", "no:cacheprovider", *workers)
+    options = ("-m", "gpu", "-vv", "--tb=short", "-p", "no:cacheprovider", *workers)
     return (sys.executable, "-m", "pytest", "tests/test_gpu.py", *options)
 
 

@@ -13,6 +13,8 @@ import argparse
 import csv
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -176,14 +178,17 @@ def with_ncu(seconds: float) -> tuple[list[Kernel], str | None]:
         tool,
         *("--csv", "--print-units", "base", "--nvtx", "--clock-control", "none", "--profile-from-start", "off"),
         *("--launch-count", str(MOST_KERNELS), "--metrics", metrics),
-        *(sys.executable, "-m", "bench.profiling", "--program", "--seconds", f"{0.7 * seconds:.1f}"),
+        *(sys.executable, "-m", "bench.profiling", "--program", "--seconds", f"{0.5 * seconds:.1f}"),
     ]
     with tempfile.TemporaryFile("w+") as output:
+        options: dict[str, Any] = {"stdout": output, "stderr": subprocess.STDOUT, "start_new_session": True}
         try:
-            done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=seconds)
-            ending = f"ncu ended with status {done.returncode}"
-        except subprocess.TimeoutExpired:
-            ending = f"ncu did not end in {seconds:.0f} s"
+            with subprocess.Popen(command, cwd=ROOT, **options) as process:
+                try:
+                    ending = f"ncu ended with status {process.wait(seconds)}"
+                except subprocess.TimeoutExpired:
+                    ending = f"ncu did not end in {seconds:.0f} s"
+                    os.killpg(process.pid, signal.SIGKILL)  # the program too
         except OSError as error:
             ending = f"ncu did not start: {error}"
         output.seek(0)

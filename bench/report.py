@@ -1,13 +1,14 @@
 """The record of a run: JSON to keep, Markdown to read.
 
 python -m bench.report RECORD.json      prints the table of a record, for one whose run was cut off
+python -m bench.report FOLDER           prints whatever bench/gpu.py has left in a folder
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,17 @@ def _time(spread: Spread) -> str:
     return _spread(Spread(*(scale * value for value in spread)), "{:.3g}") + " " + unit
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    (path,) = map(Path, sys.argv[1:] if arguments is None else arguments)
+    if path.is_dir():
+        from bench import folder
+
+        print(folder.render(path))
+    else:
+        report = Report.load(path)
+        print(markdown(report, report.cases()))
+    return 0
+
+
 if __name__ == "__main__":
-    record = Report.load(Path(sys.argv[1]))
-    print(markdown(record, record.cases()))
+    sys.exit(main())

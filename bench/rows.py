@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from bench import environment, throughput
+from bench import environment, folder, throughput
 from bench.cases import Case, main_rows
 from bench.competitors import FASTMMD, line_up
 from bench.report import NO_TIME, Report
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     device = torch.device("cuda", 0)
     report = Report.resume(options.out, environment.describe(device))
+    report.checks = folder.checks(options.out.parent)
     measure(report, options.part, throughput.select(device), device, options.seconds, options.out)
     return int(any(result.red or result.failed for result in report.results))
 
