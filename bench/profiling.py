@@ -196,7 +196,7 @@ def with_ncu(seconds: float) -> tuple[list[Kernel], str | None]:
     kernels = parse(text)
     if kernels:
         return kernels, None
-    words = [line.strip("= ") for line in text.splitlines() if line.startswith("==ERROR==")]
+    words = [line.removeprefix("==ERROR==").strip() for line in text.splitlines() if line.startswith("==ERROR==")]
     return [], "; ".join([ending, *words[:2]])
 
 

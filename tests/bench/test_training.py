@@ -37,7 +37,7 @@ def test_every_loss_is_part_of_a_step_at_every_precision():
 
 
 def test_the_share_is_what_the_loss_adds_round_by_round(monkeypatch):
-    """The step without a loss takes 3, 6 and 9 seconds, with one of the losses a third more, with the other twice that."""
+    """A step takes 3, 6 and 9 seconds without a loss, a third more with one of them, twice that with the other."""
     plain = [3.0, 6.0, 9.0]
     samples = {"": plain, FASTMMD: [4 / 3 * x for x in plain], NAIVE: [2 * x for x in plain]}
 

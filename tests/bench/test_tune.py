@@ -75,7 +75,7 @@ def test_jobs_of_tritons_table():
     assert {c.workspace_bytes for c in spaces["blocks"]} == {mib << 20 for mib in (16, 32, 64, 128, 256)}
 
 
-@pytest.mark.parametrize("job", candidates.short_jobs(BACKENDS), ids=lambda job: job.name)
+@pytest.mark.parametrize("job", list(candidates.short_jobs(BACKENDS)), ids=lambda job: job.name)
 def test_short_lists_hold_few_other_configurations_of_one_route(job):
     assert 1 < len(job.candidates) <= 5
     assert job.line.config not in job.candidates
