@@ -27,6 +27,8 @@ def main() -> int:
         return 2
     for key, value in describe(torch.device("cuda", torch.cuda.current_device())).items():
         print(f"{key + ':':18} {value}", flush=True)
+    for backend, reason in fastmmd.build_info()["backends"].items():
+        print(f"{'backend ' + backend + ':':18} {reason or 'runs'}", flush=True)
     return 0
 
 

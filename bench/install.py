@@ -32,7 +32,7 @@ def main() -> int:
         print(f"CMake builds into the source tree, since {reason}", flush=True)
         if (status := cmake_build(settings)) != 0:
             return status
-    return subprocess.run([sys.executable, "-m", "fastmmd.info"], cwd=ROOT).returncode
+    return subprocess.run([sys.executable, "-m", "bench.environment"], cwd=ROOT).returncode
 
 
 def outdated_setuptools() -> str | None:

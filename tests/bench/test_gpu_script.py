@@ -122,6 +122,18 @@ def test_stages_share_what_is_compiled_and_find_tools_beside_python(monkeypatch)
     assert environment.describe(CPU)["revision"] == "abc"
 
 
+def test_the_environment_names_what_runs_and_what_does_not(monkeypatch, capsys):
+    monkeypatch.setattr(environment, "missing", lambda: None)
+    monkeypatch.setattr(environment, "describe", lambda device: {"gpu": "a GPU"})
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    info = {"backends": {"cuda": "no nvcc", "torch": None}}
+    monkeypatch.setattr(environment.fastmmd, "build_info", lambda: info)
+    assert environment.main() == 0
+    lines = [line.split(None, 1) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["gpu:", "a GPU"]
+    assert [line[1].split(":")[1].strip() for line in lines[1:]] == ["no nvcc", "runs"]
+
+
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None if name == "triton" else object())

@@ -39,7 +39,7 @@ def test_pip_compiles_for_the_gpu_at_hand_without_network(commands, monkeypatch,
     if given:
         monkeypatch.setenv("FASTMMD_CUDA_ARCHS", given)
     assert install.main() == 0
-    assert programs(calls) == ["pip", "fastmmd.info"]
+    assert programs(calls) == ["pip", "bench.environment"]
     assert {"--no-build-isolation", "--no-deps", "--no-index", str(install.ROOT)} <= set(calls[0][0])
     assert capsys.readouterr().out == f"fastmmd: built _C.so: CUDA kernels for {given or '90'}\n"
 
@@ -48,7 +48,7 @@ def test_where_pip_fails_cmake_builds_into_the_tree(commands, capsys):
     calls, statuses = commands
     statuses["pip"] = 1
     assert install.main() == 0
-    assert programs(calls) == ["pip", "cmake", "cmake", "fastmmd.info"]
+    assert programs(calls) == ["pip", "cmake", "cmake", "bench.environment"]
     assert f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={install.ROOT / 'fastmmd'}" in calls[1][0]
     assert "-DFASTMMD_CUDA_ARCHS=90" in calls[1][0]
     said = capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_with_an_old_setuptools_pip_is_not_tried(commands, monkeypatch, capsys):
     calls, _ = commands
     monkeypatch.setattr(install, "outdated_setuptools", lambda: "setuptools is 68.1")
     assert install.main() == 0
-    assert programs(calls) == ["cmake", "cmake", "fastmmd.info"]
+    assert programs(calls) == ["cmake", "cmake", "bench.environment"]
     assert "since setuptools is 68.1" in capsys.readouterr().out
 
 
