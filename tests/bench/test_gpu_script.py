@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,15 @@ def test_values_come_before_anything_is_timed_and_tests_run_beside_them():
     assert [stage.name for stage in gpu.STAGES] == ORDER
     assert [stage.name for stage in gpu.STAGES if stage.step == "values"] == ["values", "tests", "sanitizer"]
     assert not any(stage.essential for stage in gpu.STAGES)
+
+
+def test_the_documents_table_is_the_plan():
+    rows = re.findall(
+        r"^\| (\w+) \| (\d+|what is left) \|.*\| ([\w.]*) ?\|$", (gpu.ROOT / "docs/gpu.md").read_text(), re.M
+    )
+    listed = [(name, None if limit == "what is left" else float(limit)) for name, limit, _ in rows]
+    assert listed == [(stage.name, stage.seconds) for stage in (gpu.ENVIRONMENT, *gpu.STAGES, gpu.REPORT)]
+    assert {file for _, _, file in rows if file} == FILES
 
 
 def test_stages_write_eight_files_at_most_and_none_in_a_subfolder():
