@@ -121,6 +121,15 @@ def graph_step(
     return step
 
 
+def usable(device: torch.device) -> bool:
+    """Whether a device still works. After an illegal access it refuses everything that its process asks for."""
+    try:
+        torch.zeros((), device=device).item()
+    except RuntimeError:
+        return False
+    return True
+
+
 @contextmanager
 def torch_products(precision: str) -> Iterator[None]:
     """torch's own fp32 products: in TF32 unless `precision` is "ieee". (It has nothing faster for fp32 operands.)"""

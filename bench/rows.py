@@ -1,26 +1,31 @@
 """The benchmark's rows on a GPU, as bench/gpu.py measures them in parts that fill one record.
 
-    python -m bench.rows main --out gpu.json --seconds 120      the main rows, anew
-    python -m bench.rows rest --out gpu.json --seconds 100      those that the record lacks
+    python -m bench.rows main --out gpu.json --seconds 120      main rows that the record lacks
+    python -m bench.rows rest --out gpu.json --seconds 100      all rows that it lacks
     python -m bench.rows launches --out gpu.json --seconds 15   how many launches fastmmd takes, of what is measured
 
-Each row is compared with fp64 before it is timed, and no other decides on it. The record is saved after every case.
+Each row is compared with fp64 before it is timed, and no other decides on it. The record is saved after every case. A
+case in which the process crashes or hangs has failed, and the next process goes on behind it; at once, where a kernel
+has left the device unusable.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from bench import environment, folder, throughput
+from bench import environment, folder, measure, throughput
 from bench.cases import Case, main_rows
 from bench.competitors import FASTMMD, line_up
-from bench.report import NO_TIME, Report
+from bench.report import FAILED, NO_TIME, Report, Result
 
 BACKENDS = ("auto", "cuda", "triton", "torch")
 # Above one second a step the alternatives at N = 131072 would take minutes.
@@ -29,28 +34,54 @@ OPTIONS = ("--device", "cuda", "--backends", *BACKENDS, "--rounds", "7", "--seco
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    end = time.monotonic() + options.seconds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     device = torch.device("cuda", 0)
     report = Report.resume(options.out, environment.describe(device))
     report.checks = folder.checks(options.out.parent)
-    measure(report, options.part, throughput.select(device), device, options.seconds, options.out)
+    if options.part == "launches":
+        own = [competitor for competitor in line_up(BACKENDS) if competitor.name.startswith(FASTMMD)]
+        throughput.count_launches(report, throughput.select(device), own, device, options.out, end)
+        return 0
+    if not measure_part(report, options.part, throughput.select(device), device, options.seconds, options.out):
+        left = ("--out", str(options.out), "--seconds", f"{end - time.monotonic():.1f}")
+        os.execv(sys.executable, [sys.executable, "-m", "bench.rows", options.part, *left])  # in a new process
     return int(any(result.red or result.failed for result in report.results))
 
 
-def measure(report: Report, part: str, cases: Sequence[Case], device: torch.device, seconds: float, out: Path) -> None:
-    """Fills and saves the report: "main", "rest" or "launches" of the cases."""
-    if part == "launches":
-        own = [competitor for competitor in line_up(BACKENDS) if competitor.name.startswith(FASTMMD)]
-        throughput.count_launches(report, cases, own, device, out, time.monotonic() + seconds)
-        return
+def measure_part(
+    report: Report, part: str, cases: Sequence[Case], device: torch.device, seconds: float, out: Path
+) -> bool:
+    """Fills and saves the report: "main" or "rest" of the cases. False: the device takes no more work."""
+    end = time.monotonic() + seconds
     report.results = [result for result in report.results if result.skipped != NO_TIME]
     present = {result.case for result in report.results}
-    main = [case for case in cases if case in main_rows()]
-    chosen = main if part == "main" else [case for case in cases if case.name not in present]
-    report.results = [result for result in report.results if result.case not in {case.name for case in chosen}]
-    options = throughput.command_line().parse_args([*OPTIONS, "--minutes", f"{seconds / 60:.3f}"])
+    options = throughput.command_line().parse_args(OPTIONS)
     report.settings = {name: value for name, value in vars(options).items() if name not in ("out", "minutes")}
-    throughput.measure_all(report, chosen, device, options, out)
     report.save(out)
+    for case in cases:
+        if case.name in present or (part == "main" and case not in main_rows()):
+            continue
+        options.minutes = (end - time.monotonic()) / 60
+        with _unless_it_dies(report, case, out):
+            throughput.measure_all(report, [case], device, options, out)
+        if any(result.failed for result in report.of(case.name)) and not measure.usable(device):
+            return False
+    return True
+
+
+@contextmanager
+def _unless_it_dies(report: Report, case: Case, out: Path) -> Iterator[None]:
+    """Keeps a failed row in the file for as long as a case is measured: what remains if the process crashes or hangs. A
+    process that is asked to end takes it back."""
+    results = report.results
+    report.results = [*results, Result(case.name, FASTMMD, f"{FAILED} its process crashed or hung")]
+    report.save(out)
+    report.results = results
+    try:
+        yield
+    finally:
+        report.save(out)
 
 
 def _parser() -> argparse.ArgumentParser:

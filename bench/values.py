@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bench import measure
 from bench.candidates import forced, table_of
 from bench.cases import JAN, Case
 from bench.gate import reference
@@ -215,18 +216,9 @@ def work(route: str, first: int, device: torch.device) -> int:
     for variant in variants(route)[first:]:
         line = evaluate(variant, device)
         print(json.dumps(line), flush=True)
-        if "failed" in line and not _usable(device):
+        if "failed" in line and not measure.usable(device):
             return UNUSABLE
     return 0
-
-
-def _usable(device: torch.device) -> bool:
-    """After an illegal access a device refuses everything that its process asks for."""
-    try:
-        torch.zeros((), device=device).item()
-    except RuntimeError:
-        return False
-    return True
 
 
 def lines(route: str, device: torch.device) -> Iterator[dict[str, Any]]:
