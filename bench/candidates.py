@@ -6,10 +6,12 @@ The tables are `TABLE` in fastmmd/backends/cuda.py and kernels/table.py. Triton 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
+from unittest.mock import patch
 
 import torch
 
@@ -67,6 +69,13 @@ def name(config: Config) -> str:
     """As it is written in its table."""
     module = type(config).__module__.rpartition(".")[2]
     return f"{module}.{config!r}" if type(config).__name__ == "Config" else repr(config)
+
+
+@contextmanager
+def forced(line: Line) -> Iterator[None]:
+    """Within it a backend takes this line of its table for every problem, whatever the table would choose."""
+    with patch.object(table_of(backend_of(line)), "line", lambda *_: line):
+        yield
 
 
 def line_for(backend: str, kind_: str, case: Case, proposed: Sequence[Line] = ()) -> Line | None:
@@ -187,6 +196,60 @@ def sweeps() -> tuple[Sweep, ...]:
         Sweep(_case(512, (256, 8), "tf32"), ("tiles", "blocks"), many),
         Sweep(_case(512, (256, 8), "bf16"), ("tiles", "blocks"), many),
         Sweep(_case(512, (2048,), "bf16"), ("blocks",), many),
+    )
+
+
+def short_jobs(backends: Sequence[str] = BACKENDS) -> Iterator[Job]:
+    """The most promising alternatives alone, those first that should bring most."""
+    if "triton" in backends:
+        yield from _short_triton_jobs()
+    if "cuda" in backends:
+        few = (_case(36, (256, 31)), _case(128, (256, 10)))
+        wide = (_case(64, (2048, 8)),)
+        many = (_case(4096, (256,), "bf16", 4),)
+        yield _short_job("cuda small, few features", "cuda", few, (cuda.Small(32, 32), cuda.Small(128, 32)))
+        yield _short_job("cuda small, wide", "cuda", wide, (cuda.Small(128, 64), cuda.Small(512, 64)))
+        yield _short_job("cuda tiles, bf16", "cuda", many, (cuda.Tiles(132, 2), cuda.Tiles(528, 2), cuda.Tiles(264, 1)))
+
+
+def _short_triton_jobs() -> Iterator[Job]:
+    from fastmmd.kernels import blocks, small, tiles
+
+    bf16, tf32 = ((_case(4096, (256,), precision, 4),) for precision in ("bf16", "tf32"))
+    larger = [
+        tiles.Config(tile=128, columns=columns, warps=8, stages=stages)
+        for columns, stages in ((32, 2), (64, 2), (64, 3))
+    ]
+    yield _short_job("triton tiles, bf16", "triton", bf16, (*larger, tiles.Config(64, 64, warps=4, stages=2)))
+    yield _short_job("triton tiles, tf32", "triton", tf32, larger[:2])
+    panels = [
+        blocks.Config(tile=tile, warps=warps, workspace_bytes=mib << 20)
+        for tile, warps, mib in ((32, 4, 16), (32, 4, 24), (64, 8, 24), (32, 4, 128))
+    ]
+    yield _short_job("triton blocks, tf32", "triton", (_case(4096, (2048,), "tf32", 4),), panels)
+    parts = [
+        small.Config(tile=32, features=32, chunk=64, part_features=features, max_parts=8, warps=warps, stages=2)
+        for features, warps in ((128, 8), (256, 4))
+    ]
+    yield _short_job("triton small", "triton", (_case(36, (256, 31)), _case(64, (2048, 8))), parts)
+
+
+def _short_job(label: str, backend: str, cases: tuple[Case, ...], configs: Sequence[Config]) -> Job:
+    """The candidates belong to one route. The line: what the table has for that route and these cases."""
+    line = line_for(backend, kind(configs[0]), cases[0])
+    if line is None:
+        raise ValueError(f"{backend} has no line for {kind(configs[0])} at {cases[0].name}")
+    line = line._replace(formats=(cases[0].precision,))
+    return Job(label, line, cases, _others(line, iter(configs)))
+
+
+def short_sweeps() -> tuple[Sweep, ...]:
+    """Where the routes cross at 256 x 8 features."""
+    few, many = (128, 256, 512, 2048), (2048, 4096, 8192, 16384)
+    return (
+        Sweep(_case(64, (256, 8)), ("small", "blocks"), few),
+        Sweep(_case(512, (256, 8), "bf16"), ("tiles", "blocks"), many),
+        Sweep(_case(512, (256, 8), "tf32"), ("tiles", "blocks"), many),
     )
 
 

@@ -1,11 +1,17 @@
-"""Where a measurement was made: without this a number means nothing."""
+"""Where a measurement was made: without this a number means nothing.
+
+python -m bench.environment      what a GPU's measurements need and find here; exit status 2 if something is missing
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +21,26 @@ import torch
 import fastmmd
 
 
+def main() -> int:
+    if (lack := missing()) is not None:
+        print(f"cannot measure here: {lack}", file=sys.stderr)
+        return 2
+    for key, value in describe(torch.device("cuda", torch.cuda.current_device())).items():
+        print(f"{key + ':':18} {value}", flush=True)
+    for backend, reason in fastmmd.build_info()["backends"].items():
+        print(f"{'backend ' + backend + ':':18} {reason or 'runs'}", flush=True)
+    return 0
+
+
+def missing() -> str | None:
+    """What measuring a GPU lacks on this machine; None if nothing."""
+    if not torch.cuda.is_available():
+        built = "" if torch.version.cuda or torch.version.hip else " (this PyTorch is built without CUDA)"
+        return f"no CUDA device{built}. It takes a GPU of compute capability 8.0 or above and PyTorch for CUDA."
+    lacking = [package for package in ("triton", "pytest", "numpy") if importlib.util.find_spec(package) is None]
+    return f"not installed: {', '.join(lacking)}" if lacking else None
+
+
 def describe(device: torch.device) -> dict[str, str | int | bool | None]:
     """Versions, processor, threads, compiled variant, git revision and whether tracked files differ from it."""
     info = fastmmd.build_info()
@@ -22,7 +48,7 @@ def describe(device: torch.device) -> dict[str, str | int | bool | None]:
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "fastmmd": info["version"],
-        "revision": _git("rev-parse", "HEAD"),
+        "revision": _git("rev-parse", "HEAD") or os.environ.get("FASTMMD_REVISION"),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "compiler": compiled and compiled["compiler"],
         "cuda_kernels": compiled and compiled["cuda"],
@@ -87,3 +113,7 @@ def _cpu_model() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

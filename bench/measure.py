@@ -121,6 +121,15 @@ def graph_step(
     return step
 
 
+def usable(device: torch.device) -> bool:
+    """Whether a device still works. After an illegal access it refuses everything that its process asks for."""
+    try:
+        torch.zeros((), device=device).item()
+    except RuntimeError:
+        return False
+    return True
+
+
 @contextmanager
 def torch_products(precision: str) -> Iterator[None]:
     """torch's own fp32 products: in TF32 unless `precision` is "ieee". (It has nothing faster for fp32 operands.)"""
@@ -206,12 +215,21 @@ def launches(action: Callable[[], object]) -> int:
     """Kernels, copies and fills that `action` starts on the CUDA device. Time nothing afterwards: the profiler's
     library stays attached to the process and slows launches down."""
 
+    return sum(event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset") for event in _device_events(action))
+
+
+def kernel_times(action: Callable[[], object]) -> list[tuple[str, float]]:
+    """Name and seconds of each kernel that `action` starts on the CUDA device; see `launches`."""
+    events = _device_events(action)
+    return [(event["name"], event["dur"] / 1e6) for event in events if event.get("cat") == "kernel"]
+
+
+def _device_events(action: Callable[[], object]) -> list[dict[str, Any]]:
     def watched() -> None:
         action()
         torch.cuda.synchronize()
 
-    events = _trace(watched, [ProfilerActivity.CPU, ProfilerActivity.CUDA])
-    return sum(event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset") for event in events)
+    return _trace(watched, [ProfilerActivity.CPU, ProfilerActivity.CUDA])
 
 
 def _trace(action: Callable[[], object], activities: list[ProfilerActivity], **options: bool) -> list[dict[str, Any]]:

@@ -1,13 +1,14 @@
 """The record of a run: JSON to keep, Markdown to read.
 
 python -m bench.report RECORD.json      prints the table of a record, for one whose run was cut off
+python -m bench.report FOLDER           prints whatever bench/gpu.py has left in a folder
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fastmmd.models.files import write_atomically
 
 BASELINES = (NAIVE, DENSE, BLOCKED, COMPILED, TWO_CALLS, keops.NAME)
 FAILED = "failed:"
+NO_TIME = "no time left"
 MIB = 2**20
 
 
@@ -52,6 +54,16 @@ class Result:
     @property
     def label(self) -> str:
         return f"{self.competitor} ({self.backend})" if self.backend else self.competitor
+
+    @property
+    def line(self) -> str:
+        """For people who watch the run."""
+        if self.red:
+            return f"{self.label}: wrong, {self.errors}"
+        if self.skipped:
+            return f"{self.label}: {self.skipped}"
+        share = f", {self.share.p50:.2f} of torch.mm's rate" if self.share else ""
+        return f"{self.label}: {_time(self.seconds['both'])}{share}"
 
     @property
     def failed(self) -> bool:
@@ -113,6 +125,16 @@ class Report:
             [StepShare.from_json(share) for share in data.get("training", [])],
             data.get("checks", {}),
         )
+
+    @classmethod
+    def resume(cls, path: Path, environment: dict[str, Any]) -> Report:
+        """The record at `path`, if it was made in the same environment; else a new one."""
+        if path.exists():
+            report = cls.load(path)
+            if report.environment | {"date": ""} == environment | {"date": ""}:
+                return report
+            print(f"{path} was made in another environment and is replaced", flush=True)
+        return cls(environment, {}, [])
 
     def cases(self) -> dict[str, Case]:
         """Those that occur in it, by name."""
@@ -285,6 +307,17 @@ def _time(spread: Spread) -> str:
     return _spread(Spread(*(scale * value for value in spread)), "{:.3g}") + " " + unit
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    (path,) = map(Path, sys.argv[1:] if arguments is None else arguments)
+    if path.is_dir():
+        from bench import folder
+
+        print(folder.render(path))
+    else:
+        report = Report.load(path)
+        print(markdown(report, report.cases()))
+    return 0
+
+
 if __name__ == "__main__":
-    record = Report.load(Path(sys.argv[1]))
-    print(markdown(record, record.cases()))
+    sys.exit(main())

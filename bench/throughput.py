@@ -2,7 +2,7 @@
 
     python bench/throughput.py                  all cases, about fifteen minutes on two cores
     python bench/throughput.py --quick          a few small ones, under a minute
-    python bench/throughput.py --device cuda    with those for a GPU; `python bench/gpu.py` tests first
+    python bench/throughput.py --device cuda    with those for a GPU; bench/gpu.py does more, in a fixed time
     python bench/throughput.py --out bench/results/cpu.json     the published results
 
 Writes a JSON record, a Markdown table and plots, under runs/bench unless told otherwise. Each loss is first checked
@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from bench import environment, measure, yardsticks
-from bench.cases import CASES, Case
+from bench.cases import CASES, Case, main_rows
 from bench.competitors import FASTMMD, Competitor, Loss, automatic, line_up
 from bench.gate import Gate
-from bench.report import FAILED, Report, Result, markdown
+from bench.report import FAILED, NO_TIME, Report, Result, markdown
 from fastmmd.dispatch import BACKENDS
 from fastmmd.models.files import write_atomically
 
@@ -56,13 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = {name: value for name, value in vars(options).items() if name != "out"}
     report = Report(environment.describe(device), settings, [])
     measure_all(report, cases, device, options, out)
+    if device.type == "cuda":
+        count_launches(report, cases, line_up(options.backends), device, out)
     print(publish(report, out))
     return 1 if any(result.red or result.failed for result in report.results) else 0
 
 
 def select(device: torch.device, quick: bool = False, text: str = "") -> list[Case]:
-    """The cases for a device. On a GPU, where time can be short, those that say so come first, then those with targets
-    of their own."""
+    """The cases for a device. On a GPU, where time can be short, the main rows come first, then those with targets of
+    their own."""
     cases = [
         case
         for case in CASES
@@ -70,7 +72,9 @@ def select(device: torch.device, quick: bool = False, text: str = "") -> list[Ca
     ]
     if device.type != "cuda":
         return cases
-    return sorted(cases, key=lambda case: (not case.first, case.gpu_targets == Case.gpu_targets))
+    main = [case for case in main_rows() if case in cases]
+    others = [case for case in cases if case not in main]
+    return main + sorted(others, key=lambda case: case.gpu_targets == Case.gpu_targets)
 
 
 def measure_all(
@@ -81,20 +85,16 @@ def measure_all(
     competitors = line_up(options.backends)
     for case in cases:
         if time.monotonic() > deadline:
-            report.results += [Result(case.name, c.name, "no time left") for c in competitors]
+            report.results += [Result(case.name, c.name, NO_TIME) for c in competitors]
             continue
         print(f"{case.name} ...", file=sys.stderr, flush=True)
         with measure.torch_products(case.precision):
-            report.results += run(case, competitors, device, options)
+            results = run(case, competitors, device, options)
+        report.results += results
         report.save(out)
+        print(*(f"    {result.line}" for result in results), sep="\n", file=sys.stderr, flush=True)
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    if device.type == "cuda":
-        for case in cases:
-            if case.n <= GRAPH_ROWS and time.monotonic() < deadline + 30:
-                with measure.torch_products(case.precision):
-                    count_launches(report, case, competitors, device)
-                report.save(out)
 
 
 def publish(report: Report, out: Path) -> str:
@@ -132,7 +132,12 @@ def run(
             result.errors, result.allowed = gate.errors(loss, competitor.estimator, competitor.leniency)
             if result.red:
                 continue
+            begin = time.perf_counter()
             peak = measure.peak_bytes(partial(_gradients, loss, sources, targets), device)
+            measure.clock(device).settle()
+            if (seconds := time.perf_counter() - begin) > options.longest_step:
+                result.skipped = f"a step takes {seconds:.1f} s"
+                continue
             result.extra_bytes = max(0, peak - case.gradient_bytes)
             steps[competitor.name] = measure.gradient_step(loss, sources, targets)
             if device.type == "cuda" and case.n <= GRAPH_ROWS and competitor.capturable:
@@ -151,18 +156,32 @@ def run(
     return results
 
 
-def count_launches(report: Report, case: Case, competitors: Sequence[Competitor], device: torch.device) -> None:
-    """After everything is timed: see `measure.launches`."""
-    sources, targets = case.inputs(device)
-    measured = {result.competitor: result for result in report.of(case.name) if result.seconds}
-    for competitor in competitors:
-        if competitor.name in measured:
+def count_launches(
+    report: Report,
+    cases: Sequence[Case],
+    competitors: Sequence[Competitor],
+    device: torch.device,
+    out: Path,
+    deadline: float = float("inf"),
+) -> None:
+    """Adds to what was measured how many launches it takes, up to some number of rows; saves case by case. This process
+    must time nothing afterwards (`measure.launches`)."""
+    for case in cases:
+        measured = {result.competitor: result for result in report.of(case.name) if result.seconds}
+        if case.n > GRAPH_ROWS or not measured or time.monotonic() > deadline:
+            continue
+        sources, targets = case.inputs(device)
+        for competitor in competitors:
+            if competitor.name not in measured:
+                continue
             loss = competitor.make(case)
-            _gradients(loss, sources, targets)  # compiled again
-            measured[competitor.name].launches = {
-                "forward": measure.launches(partial(loss, sources, targets)),
-                "both": measure.launches(partial(_gradients, loss, sources, targets)),
-            }
+            with measure.torch_products(case.precision):
+                _gradients(loss, sources, targets)  # compiled again
+                measured[competitor.name].launches = {
+                    "forward": measure.launches(partial(loss, sources, targets)),
+                    "both": measure.launches(partial(_gradients, loss, sources, targets)),
+                }
+        report.save(out)
 
 
 def _gradients(loss: Loss, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -201,6 +220,13 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=15, help="at most (default: 15)")
     parser.add_argument("--seconds", type=float, default=4.0, help="at most, per competitor and case (default: 4)")
     parser.add_argument("--minutes", type=float, help="after these no further case starts (default: all are measured)")
+    parser.add_argument(
+        "--longest-step",
+        type=float,
+        default=float("inf"),
+        help="who takes more seconds for one forward and backward is not measured (default: all are)",
+        metavar="SECONDS",
+    )
     parser.add_argument(
         "--memory-budget-gib",
         type=float,

@@ -1,22 +1,47 @@
-"""What the loss takes of a real training step: ResNet-50, forward and backward, on images of both domains."""
+"""What the loss takes of a real training step: ResNet-50, forward and backward, on images of both domains.
+
+python -m bench.training --out gpu.json --seconds 35      on a GPU; into a record of bench/rows.py
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench import measure
+from bench import environment, measure
 from bench.cases import TRAINING, Case
 from bench.competitors import FASTMMD, NAIVE, Loss, line_up
 from bench.measure import Mark, Phases, Step
-from bench.report import StepShare
+from bench.report import Report, StepShare
 
 IMAGES = (3, 224, 224)
 PRECISIONS = {"fp32": None, "bf16 autocast": torch.bfloat16}
+
+
+ROUNDS = 9
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="the record, JSON")
+    parser.add_argument("--seconds", type=float, required=True, help="for all of it, about")
+    options = parser.parse_args(arguments)
+    device = torch.device("cuda", 0)
+    report = Report.resume(options.out, environment.describe(device))
+    report.training = []
+    steps = len(PRECISIONS) * (1 + len(_losses()))
+    for share in shares(device, ROUNDS, options.seconds / (2 * steps)):  # as much again for start and warm-up
+        report.training.append(share)
+        report.save(options.out)
+        print(share, flush=True)
+    return 0
 
 
 class ResNet50(nn.Module):
@@ -44,7 +69,7 @@ def shares(
     images: tuple[int, int, int] = IMAGES,
 ) -> Iterator[StepShare]:
     """Of the naive loss and of fastmmd's, at each precision of the network. `network`: from a number of classes."""
-    makes = {c.name: c.make for c in line_up() if c.name in (NAIVE, FASTMMD)}
+    makes = _losses()
     try:
         model = network(case.dims[1])
     except ImportError as missing:
@@ -66,6 +91,10 @@ def shares(
             yield StepShare(precision, name, None, measure.Spread.of(whole), measure.Spread.of(parts))
 
 
+def _losses() -> dict[str, Callable[[Case], Loss]]:
+    return {competitor.name: competitor.make for competitor in line_up() if competitor.name in (NAIVE, FASTMMD)}
+
+
 def _step(model: nn.Module, batch: Tensor, labels: Tensor, autocast: torch.dtype | None, loss: Loss | None) -> Step:
     parameters = list(model.parameters())
     n = len(labels)
@@ -82,3 +111,7 @@ def _step(model: nn.Module, batch: Tensor, labels: Tensor, autocast: torch.dtype
         return {"both": (start, mark())}
 
     return step
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,8 @@
 """Measures the configurations of the launch tables on the GPU at hand, and proposes lines.
 
-    python -m bench.tune --minutes 10
+    python -m bench.tune --seconds 600
     python -m bench.tune --only "cuda tiles"    lines whose name contains this; names begin with the backend
+    python -m bench.tune --short --seconds 80   the most promising alternatives alone, from short lists, in their order
 
 The tables are fastmmd/backends/cuda.py and kernels/table.py. A backend that can't run here is left out.
 
@@ -25,7 +26,6 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -50,15 +50,22 @@ FILES = {"cuda": "fastmmd/backends/cuda.py", "triton": "kernels/table.py"}
 
 Check = Callable[[Case, "Line", torch.device], "str | None"]
 Clock = Callable[[Case, Mapping[str, "Line"], torch.device, float], dict[str, list[float]]]
-Routes = Mapping[int, Mapping[str, Mapping[str, float]]]  # N, EAGER or GRAPH, route: seconds
+Routes = Mapping[int | str, Mapping[str, Mapping[str, float]]]  # N, EAGER or GRAPH, route: seconds
 
 
 @dataclass
 class Found:
-    """Of a job, by configuration. seconds: by case. ratio: of its time over the present line's, geometric mean over the
-    cases. dropped: why it was not timed. untried: how many there was no time for."""
+    """What was measured for a job, by configuration.
+
+    present: the configuration of the table's line.
+    seconds: by case.
+    ratio: time over that of the present line, geometric mean over the cases.
+    dropped: why it was not timed.
+    untried: how many there was no time for.
+    """
 
     job: str
+    present: str
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     ratio: dict[str, float] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
@@ -77,25 +84,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"cannot tune {backend} here: {lack}", file=sys.stderr)
     if not backends:
         return 2
-    end = time.monotonic() + 60 * options.minutes
+    end = time.monotonic() + options.seconds
     record: dict[str, Any] = {"environment": environment.describe(device), "jobs": [], "routes": []}
     where = record["environment"]["gpu"]
-    todo = [job for job in candidates.jobs(backends) if options.only in job.name]
-    sweeps = [] if options.only else candidates.sweeps()
+    jobs = candidates.short_jobs(backends) if options.short else candidates.jobs(backends)
+    todo = [job for job in jobs if options.only in job.name]
+    sweeps = [] if options.only else candidates.short_sweeps() if options.short else candidates.sweeps()
+    chance = None if options.short else random.Random(options.seed)
     lines: list[Line] = []
     for position, job in enumerate(todo):
         share = (end - time.monotonic()) / (len(todo) - position + len(sweeps) / 2)
-        found = search(job, device, time.monotonic() + share, random.Random(options.seed))
+        found = search(job, device, time.monotonic() + share, chance)
         lines.append(proposal(job, found, where))
         record["jobs"].append(vars(found))
         _save(record, options.out)
-        print("\n".join([*listing(job, found), ""]), flush=True)
+        print("\n".join([*listing(found), ""]), flush=True)
     for sweep in sweeps:
         if time.monotonic() < end:
             seconds = compare(sweep, backends, lines, device)
-            record["routes"].append({"case": sweep.case.name, "seconds": seconds})
+            record["routes"].append({"title": title(sweep), "seconds": seconds})
             _save(record, options.out)
-            print("\n".join([*crossing(sweep, seconds), ""]), flush=True)
+            print("\n".join([*crossing(title(sweep), seconds), ""]), flush=True)
     for backend in backends:
         print("\n".join([f"# {FILES[backend]}", *(source(line) for line in lines if backend_of(line) == backend)]))
     return 0
@@ -135,7 +144,7 @@ def loss_of(case: Case, line: Line) -> Loss:
     loss = line_up((backend_of(line),))[0].make(case)
 
     def forced(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        with patch.object(table_of(backend_of(line)), "line", lambda *_: line):
+        with candidates.forced(line):
             return loss(sources, targets)
 
     return forced
@@ -145,14 +154,16 @@ def search(
     job: Job,
     device: torch.device,
     deadline: float,
-    chance: random.Random,
+    chance: random.Random | None = None,
     check: Check = check_line,
     clock: Clock = time_lines,
 ) -> Found:
-    """Checks as many candidates as there is time for, the present configuration first; then times those that passed."""
-    found = Found(job.name)
+    """Checks as many candidates as there is time for, the present configuration first; then times those that passed.
+    chance: for a random order of the others."""
+    found = Found(job.name, name(job.line.config))
     others = list(job.candidates)
-    chance.shuffle(others)
+    if chance is not None:
+        chance.shuffle(others)
     begin = time.monotonic()
     passed: dict[str, Line] = {}
     for tried, config in enumerate([job.line.config, *others]):
@@ -189,7 +200,7 @@ def compare(
     clock: Callable[..., dict[str, list[float]]] = time_lines,
 ) -> Routes:
     """Each route with the configuration proposed for it (the present one if there is none)."""
-    seconds: dict[int, dict[str, dict[str, float]]] = {}
+    seconds: dict[int | str, dict[str, dict[str, float]]] = {}
     for n in sweep.rows:
         case = candidates.of_rows(sweep.case, n)
         routes = {route: candidates.line_for(*route.split(), case, lines) for route in names(sweep, backends)}
@@ -224,15 +235,16 @@ def proposal(job: Job, found: Found, where: str) -> Line:
     return job.line._replace(config=config, reason=reason)
 
 
-def listing(job: Job, found: Found) -> Iterator[str]:
+def listing(found: Found) -> Iterator[str]:
     """The timings of a job, fastest first, and what was dropped."""
-    yield f"## {job.name}"
+    cases = list(dict.fromkeys(case for seconds in found.seconds.values() for case in seconds))
+    yield f"## {found.job}"
     yield ""
-    yield "| configuration | " + " | ".join(f"{case.name}, us" for case in job.cases) + " | over the present |"
-    yield "| --- |" + " --- |" * (len(job.cases) + 1)
+    yield "| configuration | " + " | ".join(f"{case}, us" for case in cases) + " | over the present |"
+    yield "| --- |" + " --- |" * (len(cases) + 1)
     for key in sorted(found.ratio, key=lambda key: found.ratio[key]):
-        times = " | ".join(f"{1e6 * found.seconds[key][case.name]:.1f}" for case in job.cases)
-        mark = " (present)" if key == name(job.line.config) else ""
+        times = " | ".join(f"{1e6 * found.seconds[key][case]:.1f}" for case in cases)
+        mark = " (present)" if key == found.present else ""
         yield f"| {key}{mark} | {times} | {found.ratio[key]:.3f} |"
     yield ""
     yield from (f"* dropped: {key}: {reason}" for key, reason in found.dropped.items())
@@ -240,10 +252,14 @@ def listing(job: Job, found: Found) -> Iterator[str]:
         yield f"* {found.untried} more were not tried: no time"
 
 
-def crossing(sweep: Sweep, seconds: Routes) -> Iterator[str]:
+def title(sweep: Sweep) -> str:
+    return f"{' or '.join(sweep.kinds)}: d {' x '.join(map(str, sweep.case.dims))}, {sweep.case.precision}"
+
+
+def crossing(heading: str, seconds: Routes) -> Iterator[str]:
     """Routes over N, and where each is the fastest: of all, and of its backend."""
     routes = list(dict.fromkeys(key for of in seconds.values() for found in of.values() for key in found))
-    yield f"## {' or '.join(sweep.kinds)}: d {' x '.join(map(str, sweep.case.dims))}, {sweep.case.precision}"
+    yield f"## {heading}"
     yield ""
     yield "| N | " + " | ".join(f"{key}, us" for key in routes) + " |"
     yield "| --- |" + " --- |" * len(routes)
@@ -287,7 +303,8 @@ def _save(record: dict[str, Any], out: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="for all of it (default: 10)")
+    parser.add_argument("--seconds", type=float, default=600.0, help="for all of it (default: 600)")
+    parser.add_argument("--short", action="store_true", help="short lists instead of all candidates")
     parser.add_argument("--only", default="", metavar="TEXT", help="lines whose name contains this; no routes")
     parser.add_argument("--seed", type=int, default=0, help="of the order in which candidates are tried")
     parser.add_argument(

@@ -6,17 +6,16 @@ Few shapes, since each set of compile-time constants is compiled: sizes of batch
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
 
 import fastmmd
-from bench import measure
+from bench import measure, values
 from bench.cases import Case
 from bench.gate import reference
+from bench.values import backend_of, taking
 from fastmmd import Gaussian, dispatch
 from fastmmd.backends import cuda
 from fastmmd.problem import make_problem
@@ -31,19 +30,7 @@ _reason = cuda.unavailable(DEVICE) if torch.cuda.is_available() else "no CUDA de
 WITH_CUDA = pytest.mark.skipif(_reason is not None, reason=f"backend cuda: {_reason}")
 BACKENDS = ["triton", pytest.param("cuda", marks=WITH_CUDA), "torch"]
 DIMS = (70, 8)
-# Ragged and several at a few hundred rows; the workspaces hold 64 x 64 pairs of two layers.
-CONFIGS = {
-    "triton-small": table.small.Config(
-        tile=32, features=32, chunk=64, part_features=64, max_parts=3, warps=8, stages=2
-    ),
-    "triton-tiles": table.tiles.Config(tile=64, columns=32, warps=8, stages=2),
-    "triton-blocks": table.blocks.Config(tile=32, warps=4, workspace_bytes=4 * 2 * 64 * 64),
-    "cuda-small": cuda.Small(part_features=64, chunk=32),
-    "cuda-small64": cuda.Small(part_features=100, chunk=64),
-    "cuda-tiles": cuda.Tiles(blocks=1, buffers=1),
-    "cuda-tiles2": cuda.Tiles(blocks=9, buffers=2),
-    "cuda-blocks": cuda.Blocks(workspace_bytes=4 * 2 * 64 * 64),
-}
+CONFIGS = values.configs()
 ROUTES = [pytest.param(name, marks=WITH_CUDA if name.startswith("cuda") else ()) for name in CONFIGS]
 # Rows of source and target, dims, precision: as the tables send them.
 NATURAL = {
@@ -60,19 +47,6 @@ def poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def backend_of(route: str) -> str:
-    return route.split("-")[0]
-
-
-@contextmanager
-def forced(route: str) -> Iterator[None]:
-    """The route's backend takes it, with a small configuration."""
-    module = cuda if backend_of(route) == "cuda" else table
-    line = module.TABLE[0]._replace(config=CONFIGS[route])
-    with patch.object(module, "line", lambda *_: line):
-        yield
 
 
 def pair(
@@ -133,7 +107,7 @@ def test_values_and_gradients(backend, dtype, n, m):
 @pytest.mark.parametrize("format", ["ieee", "tf32"])
 def test_every_route(route, n, m, format):
     sources, targets = pair(n, m)
-    with forced(route):
+    with taking(route):
         found = run(sources, targets, marginal=(0.3, 0.1), backend=backend_of(route), precision=format)
     tolerance = 5e-6 if format == "ieee" else 5e-3
     check(found, exact(sources, targets, marginal=(0.3, 0.1)), tolerance)
@@ -179,7 +153,7 @@ def test_a_precision_shows_its_error_and_no_more(route, precision):
     exactly = dict.fromkeys(own, own["ieee"])  # few rows: fp32 costs nothing
     sources, targets = pair(64, 40, (128, 8))
     truth = exact(sources, targets)
-    with forced(route) if route in CONFIGS else nullcontext():
+    with taking(route):
         found = run(sources, targets, backend=backend_of(route), precision=precision)
     kind = exactly if "cuda-small" in route else library if route in ("torch", "triton-blocks", "cuda-blocks") else own
     least, most = kind[precision]
@@ -415,7 +389,7 @@ def test_memory_of_131072_rows(backend, precision):
 def test_sanitizer_case(route, gradient):
     """Small and ragged, for compute-sanitizer: ``-k sanitizer``."""
     sources, targets = pair(33, 70, (37, 5))
-    with forced(route), torch.set_grad_enabled(gradient):
+    with taking(route), torch.set_grad_enabled(gradient):
         loss = fastmmd.jmmd(sources, targets, backend=backend_of(route), precision="ieee")
         found = torch.autograd.grad(loss, [*sources, *targets]) if gradient else [loss]
     torch.cuda.synchronize()

@@ -1,174 +1,153 @@
-"""bench/gpu.py without a GPU: what it says, records and leaves out."""
+"""bench/gpu.py without a GPU: its plan, its files, and what it does where nothing can be measured."""
 
+import importlib
+import os
+import re
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench import environment, gpu, throughput
+from bench import environment, gpu, stages
 from bench.cases import CASES
 from bench.competitors import automatic, line_up
-from bench.report import Report, StepShare
 from fastmmd import dispatch
 from tests.bench.test_gate import CPU
 
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_what_it_needs(tmp_path, capsys):
-    assert gpu.main(["--out", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert "no CUDA device" in said
-    assert "compute capability 8.0" in said
-    assert not list(tmp_path.iterdir())
+SCRIPT = str(Path(gpu.__file__))
+ORDER = ["build", "values", "tests", "sanitizer", "main", "tuning", "profile", "training", "launches", "rest"]
+FILES = {"log.txt", "values.jsonl", "tests.txt", "sanitizer.txt", "gpu.json", "tuning.json", "profile.json"}
+without_a_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
-@pytest.fixture
-def one_small_case(monkeypatch):
-    """What `examine` measures on a CPU in its place."""
-    monkeypatch.setattr(throughput, "select", lambda device: CASES[:1])
-    monkeypatch.setattr(throughput, "line_up", lambda backends: line_up()[:1])
-    monkeypatch.setattr(gpu, "sanitize", lambda log, seconds: {"compute-sanitizer": "not installed"})
-    share = StepShare("fp32", "fastmmd", "torchvision is not installed")
-    monkeypatch.setattr(gpu.training, "shares", lambda *_, **__: iter([share]))
+def test_dry_run_prints_stages_limits_and_order_without_packages(tmp_path):
+    """-S: without site-packages, so on any machine."""
+    out = tmp_path / "new"
+    command = [sys.executable, "-S", SCRIPT, "--dry-run", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[2] for line in lines[1:-1]] == ["environment", *ORDER, "report"]
+    assert lines[-1].split()[0] == "560"
+    assert not out.exists()
 
 
-def examine(tmp_path, minutes=1.0):
-    out = tmp_path / "a-gpu.json"
-    report = Report(environment.describe(CPU), {}, [])
-    return gpu.examine(report, CPU, out, time.monotonic() + 60 * minutes), Report.load(out)
+def test_dry_run_of_some_stages(capsys):
+    assert gpu.main(["--dry-run", "--only", "main,values", "--seconds", "300"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines[1:-1]] == ["environment", "values", "main", "report"]
+    assert lines[-1].split()[0] == "300"
 
 
-@pytest.mark.usefixtures("one_small_case")
-def test_tests_come_first_then_results(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "run_tests", lambda log, seconds: (True, "passed: 200 passed in 90 s"))
-    status, report = examine(tmp_path)
-    assert status == 0
-    assert report.checks == {"tests": "passed: 200 passed in 90 s", "compute-sanitizer": "not installed"}
-    assert [result.case for result in report.results] == [CASES[0].name]
-    assert report.results[0].seconds
-    assert report.results[0].backend == automatic(CASES[0], CPU)
-    assert report.training[0].skipped == "torchvision is not installed"
-    table = (tmp_path / "a-gpu.md").read_text()
-    assert "* tests: passed: 200 passed in 90 s" in table
-    assert "| fp32 | fastmmd | torchvision is not installed | - |" in table
+def test_an_unknown_stage_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        gpu.main(["--only", "values,speed"])
+    assert "--only: unknown stages speed; expected some of build, values" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("one_small_case")
-def test_nothing_is_timed_after_a_failed_test(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "run_tests", lambda log, seconds: (False, "FAILED: 1 failed, 9 passed in 9 s"))
-    status, report = examine(tmp_path)
-    assert status == 1
-    assert report.checks == {"tests": "FAILED: 1 failed, 9 passed in 9 s"}
-    assert not report.results
-    assert not report.training
-    assert "FAILED" in (tmp_path / "a-gpu.md").read_text()
+def test_all_limits_together_leave_time_for_the_rest():
+    steps = {}
+    for stage in (gpu.ENVIRONMENT, *gpu.STAGES, gpu.REPORT):
+        steps[stage.step or stage.name] = max(steps.get(stage.step or stage.name, 0), stage.seconds or 0)
+    assert gpu.SECONDS == 560
+    assert sum(steps.values()) + stages.GRACE < gpu.SECONDS
+    assert [stage.name for stage in gpu.STAGES if stage.seconds is None] == ["rest"]
 
 
-@pytest.mark.parametrize(
-    ("program", "passed", "outcome"),
-    [
-        ("print('...'); print('=== 3 passed in 1.00s ===')", True, "passed: 3 passed in 1.00s"),
-        ("import sys; print('1 failed in 1.00s'); sys.exit(1)", False, "FAILED: 1 failed in 1.00s"),
-        ("import sys; sys.exit(1)", False, "FAILED: no output"),
-        ("import time; print('.', flush=True); time.sleep(9)", False, "FAILED: not finished in 1 s"),
-    ],
-)
-def test_the_outcome_of_the_tests_is_their_last_line(tmp_path, monkeypatch, program, passed, outcome):
-    start = subprocess.Popen
-
-    def instead(command, **options):
-        assert command[:4] == [sys.executable, "-m", "pytest", "tests/test_gpu.py"]
-        return start([sys.executable, "-c", program], **options)
-
-    monkeypatch.setattr(gpu.subprocess, "Popen", instead)
-    log = tmp_path / "new" / "tests.txt"
-    assert gpu.run_tests(log, 1.0) == (passed, outcome)
-    assert log.exists()
+def test_values_come_before_anything_is_timed_and_tests_run_beside_them():
+    assert [stage.name for stage in gpu.STAGES] == ORDER
+    assert [stage.name for stage in gpu.STAGES if stage.step == "values"] == ["values", "tests", "sanitizer"]
+    assert not any(stage.essential for stage in gpu.STAGES)
 
 
-def test_what_a_command_started_ends_with_it(tmp_path):
-    begin = time.monotonic()
-    assert gpu.finish(["sh", "-c", "sleep 60 & echo $!; sleep 60"], tmp_path / "log", 0.5) is None
-    assert time.monotonic() < begin + 30
-    child = int((tmp_path / "log").read_text())
-    while runs(child):
-        assert time.monotonic() < begin + 30
+def test_the_documents_table_is_the_plan():
+    rows = re.findall(
+        r"^\| (\w+) \| (\d+|what is left) \|.*\| ([\w.]*) ?\|$", (gpu.ROOT / "docs/gpu.md").read_text(), re.M
+    )
+    listed = [(name, None if limit == "what is left" else float(limit)) for name, limit, _ in rows]
+    assert listed == [(stage.name, stage.seconds) for stage in (gpu.ENVIRONMENT, *gpu.STAGES, gpu.REPORT)]
+    assert {file for _, _, file in rows if file} == FILES
 
 
-def runs(process):
-    """A process that nobody waits for stays listed after its end."""
-    try:
-        with open(f"/proc/{process}/stat") as file:
-            return file.read().split()[2] not in "ZX"
-    except FileNotFoundError:
-        return False
+def test_stages_write_eight_files_at_most_and_none_in_a_subfolder():
+    named = {word.removeprefix("{out}/") for stage in gpu.STAGES for word in stage.command if word.startswith("{out}/")}
+    logs = {stage.log for stage in (gpu.ENVIRONMENT, *gpu.STAGES, gpu.REPORT) if stage.log}
+    assert named | logs == FILES
+    assert not any("/" in name for name in FILES)
+    assert len(FILES) <= 8
 
 
-@pytest.fixture
-def sanitizer(tmp_path, monkeypatch):
-    """Writes the tool."""
-
-    def write(script):
-        tool = tmp_path / "compute-sanitizer"
-        tool.write_text(f"#!/bin/sh\n{script}\n")
-        tool.chmod(0o755)
-
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    return write
+MODULES = [stage for stage in gpu.STAGES if stage.command[2].startswith("bench.")]
 
 
-@pytest.mark.parametrize(
-    ("script", "outcome"),
-    [
-        (
-            "echo '========= ERROR SUMMARY: 0 errors'; echo '16 passed, 9 deselected in 9 s'",
-            "ERROR SUMMARY: 0 errors; 16 passed, 9 deselected in 9 s",
-        ),
-        ("echo '========= ERROR SUMMARY: 2 errors'; exit 86", "ERROR SUMMARY: 2 errors"),
-        ("echo '========= Error: Device not supported'; exit 1", "refused or failed: Error: Device not supported"),
-        ("exit 3", "refused or failed: exit status 3"),
-        ("sleep 60", "not finished in 1 s"),
-    ],
-)
-def test_sanitizers_are_never_fatal(tmp_path, sanitizer, script, outcome):
-    sanitizer(script)
-    found = gpu.sanitize(tmp_path / "log", 1.0)
-    assert found == {f"compute-sanitizer {name}": outcome for name in gpu.SANITIZERS}
-    assert "== synccheck\n" in (tmp_path / "log").read_text()
+@pytest.mark.parametrize("stage", [gpu.ENVIRONMENT, *MODULES, gpu.REPORT], ids=lambda stage: stage.name)
+def test_every_stage_is_a_module_that_takes_its_arguments(stage, capsys):
+    """With --help added its parser accepts them and ends with 0."""
+    python, dash, name, *words = stage.command
+    assert (python, dash) == (sys.executable, "-m")
+    module = importlib.import_module(name)
+    if any(word.startswith("--") for word in words):
+        with pytest.raises(SystemExit) as ended:
+            module.main([*(word.format(out="x", seconds="9.0") for word in words), "--help"])
+        assert ended.value.code == 0
+        assert "usage" in capsys.readouterr().out
+    else:
+        assert callable(module.main)
 
 
-def test_each_sanitizer_has_a_line_of_its_own(tmp_path, sanitizer):
-    sanitizer('[ "$2" = racecheck ] && sleep 60; echo "========= $*"')
-    found = gpu.sanitize(tmp_path / "log", 2.0)
-    assert found.pop("compute-sanitizer racecheck") == "not finished in 2 s"
-    for name in ("memcheck", "initcheck", "synccheck"):
-        assert f"--tool {name} --error-exitcode 86 {sys.executable}" in found[f"compute-sanitizer {name}"]
+@without_a_gpu
+def test_without_a_gpu_it_says_what_it_needs_and_starts_nothing(tmp_path):
+    command = [sys.executable, SCRIPT, "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "cannot measure here: no CUDA device" in done.stdout
+    assert "compute capability 8.0" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"log.txt"}
+    assert "build:" not in (tmp_path / "log.txt").read_text()
 
 
-def test_without_a_sanitizer(monkeypatch, tmp_path):
-    monkeypatch.setattr(environment.shutil, "which", lambda name, path=None: None)
-    assert gpu.sanitize(tmp_path / "log", 1.0) == {"compute-sanitizer": "not installed"}
+@without_a_gpu
+def test_the_whole_command_where_a_stage_fails(tmp_path, monkeypatch):
+    """As on a machine whose GPU went away: the failure is noted, and the report is rendered."""
+    probe = stages.Stage("environment", "", 30, (sys.executable, "-c", "print('a GPU')"), "", essential=True)
+    quick = [stage for stage in gpu.STAGES if stage.name == "main"]
+    monkeypatch.setattr(gpu, "ENVIRONMENT", probe)
+    monkeypatch.setattr(gpu, "STAGES", tuple(quick))
+    assert gpu.main(["--out", str(tmp_path)]) == 1
+    log = (tmp_path / "log.txt").read_text()
+    for stage in quick:
+        assert f"{stage.name}: status " in log
+    assert {path.name for path in tmp_path.iterdir()} <= FILES
+    assert "report: status 0" in log
 
 
-@pytest.mark.parametrize(("given", "archs"), [("", "90"), ("80;90", "80;90")])
-def test_installation_compiles_for_the_gpu_at_hand(monkeypatch, capsys, given, archs):
-    def instead(command, env, **options):
-        assert {"--no-build-isolation", "--no-deps", str(gpu.ROOT)} <= set(command)
-        said = f"noise\n  fastmmd: built _C.so: CUDA kernels for {env['FASTMMD_CUDA_ARCHS']}\nmore noise"
-        return subprocess.CompletedProcess(command, 0, said)
-
-    monkeypatch.setenv("FASTMMD_CUDA_ARCHS", given)
-    monkeypatch.setattr(gpu.subprocess, "run", instead)
-    assert gpu.install((9, 0)) == 0
-    assert capsys.readouterr().out == f"fastmmd: built _C.so: CUDA kernels for {archs}\n"
+def test_stages_share_what_is_compiled_and_find_tools_beside_python(monkeypatch):
+    settings = gpu._settings("/caches", "abc")
+    assert settings["TRITON_CACHE_DIR"].startswith("/caches/")
+    assert settings["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    monkeypatch.setenv("FASTMMD_REVISION", settings["FASTMMD_REVISION"])
+    monkeypatch.setattr(environment, "_git", lambda *_: None)
+    assert environment.describe(CPU)["revision"] == "abc"
 
 
-def test_a_failed_installation_says_everything(monkeypatch, capsys):
-    monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess((), 1, "error: no luck"))
-    assert gpu.install((9, 0)) == 1
-    assert "error: no luck" in capsys.readouterr().out
+def test_the_environment_names_what_runs_and_what_does_not(monkeypatch, capsys):
+    monkeypatch.setattr(environment, "missing", lambda: None)
+    monkeypatch.setattr(environment, "describe", lambda device: {"gpu": "a GPU"})
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    info = {"backends": {"cuda": "no nvcc", "torch": None}}
+    monkeypatch.setattr(environment.fastmmd, "build_info", lambda: info)
+    assert environment.main() == 0
+    lines = [line.split(None, 1) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["gpu:", "a GPU"]
+    assert [line[1].split(":")[1].strip() for line in lines[1:]] == ["no nvcc", "runs"]
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None if name == "triton" else object())
+    assert environment.missing() == "not installed: triton"
 
 
 def test_a_backend_is_measured_once(monkeypatch):

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 import torch
 
@@ -35,24 +33,51 @@ def test_peak_of_nothing_is_zero():
     assert measure.peak_bytes(lambda: None, CPU) == 0
 
 
-def test_rounds_pair_up_and_slow_steps_take_part_in_the_first_only():
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on only when it is told to."""
+
+    class Clock(measure.CpuClock):
+        now = 0.0
+
+        def mark(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(measure, "clock", lambda device: clock)
+    monkeypatch.setattr(measure.time, "perf_counter", clock.mark)
+    return clock
+
+
+def test_rounds_pair_up_and_slow_steps_take_part_in_the_first_only(clock):
     calls = []
 
     def step(name, seconds):
         def run(mark):
             calls.append(name)
             start = mark()
-            time.sleep(seconds)
+            clock.now += seconds
             return {"both": (start, mark())}
 
         return run
 
     steps = {"quick": step("quick", 0.012), "slow": step("slow", 0.05)}
     samples = measure.interleave(steps, CPU, rounds=6, seconds_each=0.1)
-    assert len(samples["quick"]["both"]) == 6
-    assert len(samples["slow"]["both"]) == measure.FEWEST_ROUNDS
+    assert samples["quick"]["both"] == pytest.approx([0.012] * 6)
+    assert samples["slow"]["both"] == pytest.approx([0.05] * measure.FEWEST_ROUNDS)
     assert calls[-9:] == ["quick", "slow", "slow", "quick", "quick", "slow", "quick", "quick", "quick"]
-    assert measure.ratio(samples["slow"]["both"], samples["quick"]["both"]).p50 > 2
+
+
+def test_short_steps_are_repeated_within_a_sample(clock):
+    def step(mark):
+        start = mark()
+        clock.now += 0.001
+        return {"both": (start, mark())}
+
+    samples = measure.interleave({"short": step}, CPU, rounds=4, seconds_each=1.0)
+    assert samples["short"]["both"] == pytest.approx([0.001] * 4)
+    warm_up, alone, repeats = 1, 10, 10
+    assert clock.now == pytest.approx(0.001 * (warm_up + alone + 4 * repeats))
 
 
 def test_spread_and_ratio():
@@ -80,8 +105,14 @@ def test_empty_function_scales_ready_gradients():
 def test_launches_are_kernels_copies_and_fills(monkeypatch):
     categories = ("cpu_op", "kernel", "gpu_memset", "cuda_runtime", "kernel", "gpu_memcpy", "gpu_user_annotation", None)
     events = [{"name": "x"} if c is None else {"name": "x", "cat": c} for c in categories]
-    monkeypatch.setattr(measure, "_trace", lambda action, activities: events)
+    monkeypatch.setattr(measure, "_device_events", lambda action: events)
     assert measure.launches(lambda: None) == 4
+
+
+def test_times_of_kernels_alone(monkeypatch):
+    events = [{"name": "a", "cat": "kernel", "dur": 3.0}, {"name": "b", "cat": "gpu_memset", "dur": 9.0}, {"name": "c"}]
+    monkeypatch.setattr(measure, "_device_events", lambda action: events)
+    assert measure.kernel_times(lambda: None) == [("a", 3e-6)]
 
 
 def test_torch_products_is_set_back():

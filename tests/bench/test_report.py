@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import throughput
-from bench.cases import CASES, Case, Targets
+from bench.cases import CASES, Case, Targets, main_rows
 from bench.competitors import BLOCKED, COMPILED, DENSE, FASTMMD, NAIVE, Competitor, line_up
 from bench.gate import Errors
 from bench.measure import PHASES, Spread
@@ -77,6 +77,18 @@ def test_round_trip_of_a_gpus_record(of_a_gpu, tmp_path):
     assert Report.load(tmp_path / "record.json") == of_a_gpu
 
 
+def test_a_record_is_resumed_in_the_same_environment_only(of_a_gpu, tmp_path, capsys):
+    path = tmp_path / "record.json"
+    environment = of_a_gpu.environment
+    assert Report.resume(path, environment) == Report(environment, {}, [])
+    of_a_gpu.save(path)
+    assert Report.resume(path, environment | {"date": "2030-01-01T00:00:00"}) == of_a_gpu
+    assert not capsys.readouterr().out
+    other = environment | {"revision": "fedcba"}
+    assert Report.resume(path, other) == Report(other, {}, [])
+    assert "another environment" in capsys.readouterr().out
+
+
 def test_columns_of_a_gpu(of_a_gpu):
     table = markdown(of_a_gpu, {"tiny": CASE})
     assert "A GPU, driver 580.1, Triton 3.6.0, CUDA kernels for 90 90+PTX by nvcc 13.0; torch" in table
@@ -100,8 +112,10 @@ def test_cases_of_a_device():
     assert not any(case.gpu or case.precision != "ieee" for case in cpu)
     assert set(gpu) == set(CASES)
     assert len({case.name for case in CASES}) == len(CASES)
-    assert [(case.n, case.dims) for case in gpu[:3]] == [(72, (256, 31)), (128, (2048, 8)), (256, (256, 10))]
-    own = [case.gpu_targets != Case.gpu_targets for case in gpu[3:]]
+    main = main_rows()
+    assert tuple(gpu[: len(main)]) == main
+    assert [(case.n, case.dims) for case in main[:3]] == [(72, (256, 31)), (128, (2048, 8)), (256, (256, 10))]
+    own = [case.gpu_targets != Case.gpu_targets for case in gpu[len(main) :]]
     assert own == sorted(own, reverse=True)  # then those with targets of their own
     assert any(case.n == 131072 and case.dims == (256, 8) for case in gpu)
     assert any(case.n == 8192 and case.dims == (2048,) for case in gpu)
@@ -156,6 +170,15 @@ def test_a_competitor_that_fails_does_not_stop_the_others(tmp_path, monkeypatch)
     assert broken.failed
     assert broken.skipped == "failed: MemoryError: too much"
     assert ours.seconds
+
+
+def test_who_takes_too_long_for_one_step_is_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(throughput, "line_up", lambda backends: line_up()[:1])
+    out = tmp_path / "run.json"
+    assert throughput.main(["--quick", "--cases", "36+36", "--longest-step", "0", "--out", str(out)]) == 0
+    (result,) = Report.load(out).results
+    assert result.skipped.startswith("a step takes ")
+    assert not result.seconds
 
 
 def test_when_time_is_up_no_case_starts(tmp_path, monkeypatch, capsys):

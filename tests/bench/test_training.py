@@ -7,6 +7,7 @@ from torch import nn
 from bench import training
 from bench.cases import JAN, Case
 from bench.competitors import FASTMMD, NAIVE
+from bench.report import Report, StepShare
 from tests.bench.test_gate import CPU
 
 CASE = Case("tiny", 6, 6, (16, 3), JAN)
@@ -23,15 +24,49 @@ class Tiny(nn.Module):
         return features, self.head(features)
 
 
-def test_shares_of_a_step():
+ORDER = [(precision, loss) for precision in ("fp32", "bf16 autocast") for loss in (FASTMMD, NAIVE)]
+
+
+def test_every_loss_is_part_of_a_step_at_every_precision():
     shares = list(training.shares(CPU, 3, 0.05, Tiny, CASE, (3, 8, 8)))
-    assert [(s.precision, s.loss) for s in shares] == [
-        (precision, loss) for precision in ("fp32", "bf16 autocast") for loss in (FASTMMD, NAIVE)
-    ]
+    assert [(share.precision, share.loss) for share in shares] == ORDER
     for share in shares:
         assert share.skipped is None
         assert share.seconds.p50 > 0
-        assert -1 < share.share.p50 < 1
+        assert share.share.p20 <= share.share.p50 <= share.share.p80
+
+
+def test_the_share_is_what_the_loss_adds_round_by_round(monkeypatch):
+    """A step takes 3, 6 and 9 seconds without a loss, a third more with one of them, twice that with the other."""
+    plain = [3.0, 6.0, 9.0]
+    samples = {"": plain, FASTMMD: [4 / 3 * x for x in plain], NAIVE: [2 * x for x in plain]}
+
+    def interleave(steps, device, rounds, seconds_each):
+        assert set(steps) == set(samples)
+        return {name: {"both": values} for name, values in samples.items()}
+
+    monkeypatch.setattr(training.measure, "interleave", interleave)
+    shares = {(s.precision, s.loss): s for s in training.shares(CPU, 3, 0.05, Tiny, CASE, (3, 8, 8))}
+    for precision in training.PRECISIONS:
+        assert shares[precision, FASTMMD].share == pytest.approx((0.25, 0.25, 0.25))
+        assert shares[precision, NAIVE].share == pytest.approx((0.5, 0.5, 0.5))
+        assert shares[precision, FASTMMD].seconds.p50 == pytest.approx(8)
+
+
+def test_shares_are_saved_as_they_come(tmp_path, monkeypatch):
+    out = tmp_path / "gpu.json"
+    saved = []
+
+    def shares(device, rounds, seconds):
+        for precision, loss in ORDER:
+            saved.append(len(Report.load(out).training) if out.exists() else 0)
+            yield StepShare(precision, loss, "not installed")
+
+    monkeypatch.setattr(training, "shares", shares)
+    monkeypatch.setattr(training.environment, "describe", lambda device: {"gpu": "a GPU"})
+    assert training.main(["--out", str(out), "--seconds", "9"]) == 0
+    assert saved == [0, 1, 2, 3]
+    assert len(Report.load(out).training) == 4
 
 
 def test_without_torchvision_it_says_so(monkeypatch):

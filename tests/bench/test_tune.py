@@ -1,6 +1,7 @@
 """Tuning without a GPU: what would be tried, and what is printed. Checks and times are made up, but where kernels run
 on the CPU: in Triton's interpreter, or in an extension that FASTMMD_TEST_EXTENSION names (tests/conftest.py)."""
 
+import json
 import math
 import random
 import time
@@ -74,9 +75,31 @@ def test_jobs_of_tritons_table():
     assert {c.workspace_bytes for c in spaces["blocks"]} == {mib << 20 for mib in (16, 32, 64, 128, 256)}
 
 
+@pytest.mark.parametrize("job", list(candidates.short_jobs(BACKENDS)), ids=lambda job: job.name)
+def test_short_lists_hold_few_other_configurations_of_one_route(job):
+    assert 1 < len(job.candidates) <= 5
+    assert job.line.config not in job.candidates
+    assert {kind(config) for config in job.candidates} == {kind(job.line.config)}
+    assert job.line.formats == (job.cases[0].precision,)
+    assert all(len(case.dims) <= job.line.layers for case in job.cases)
+
+
+def test_short_lists_are_tried_in_their_order():
+    (job,) = [job for job in candidates.short_jobs(("cuda",)) if job.name == "cuda small, few features"]
+    tried = []
+    tune.search(job, CPU, time.monotonic() + 60, None, lambda case, line, device: tried.append(line.config), made_up)
+    assert list(dict.fromkeys(tried)) == [job.line.config, *job.candidates]
+
+
+def test_short_sweeps_are_fewer():
+    rows = [sum(len(sweep.rows) for sweep in sweeps) for sweeps in (candidates.short_sweeps(), candidates.sweeps())]
+    assert rows[0] < rows[1] / 3
+    assert {route for sweep in candidates.short_sweeps() for route in sweep.kinds} == {"small", "tiles", "blocks"}
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_sweeps_have_a_line_for_each_route(backend):
-    for sweep in candidates.sweeps():
+    for sweep in (*candidates.sweeps(), *candidates.short_sweeps()):
         for route in sweep.kinds:
             assert kind(candidates.line_for(backend, route, sweep.case).config) == route
         for n in sweep.rows:
@@ -109,7 +132,7 @@ def test_the_fastest_right_candidate_is_proposed():
     assert line.reason.startswith(f"a GPU: {SMALL.cases[0].name} 1 us; ")
     assert line._replace(config=SMALL.line.config, reason=SMALL.line.reason) == SMALL.line
 
-    text = "\n".join(tune.listing(SMALL, found))
+    text = "\n".join(tune.listing(found))
     assert "| Small(part_features=64, chunk=32) (present) | 2.0 |" in text
     assert "dropped: Small(part_features=32" in text
 
@@ -131,7 +154,7 @@ def test_without_time_the_present_configuration_alone_is_measured():
     found = search(SMALL, seconds=0.0)
     assert list(found.ratio) == [name(SMALL.line.config)]
     assert found.untried == len(SMALL.candidates)
-    assert f"{len(SMALL.candidates)} more were not tried" in "\n".join(tune.listing(SMALL, found))
+    assert f"{len(SMALL.candidates)} more were not tried" in "\n".join(tune.listing(found))
 
 
 def test_if_nothing_works_the_line_stays():
@@ -168,7 +191,7 @@ def test_crossing():
         128: {tune.EAGER: {"cuda small": 3e-6, "cuda blocks": 9e-6, "triton small": 8e-6}, tune.GRAPH: graph},
         256: {tune.EAGER: {"cuda blocks": 2e-6, "triton small": 1e-6}},
     }
-    text = "\n".join(tune.crossing(sweep, seconds))
+    text = "\n".join(tune.crossing(tune.title(sweep), seconds))
     assert "## small or blocks: d 256 x 8, ieee" in text
     assert "| N | cuda small, us | cuda blocks, us | triton small, us |" in text
     assert "| 128, in a CUDA graph | 1.0 | 2.0 | 0.9 |" in text
@@ -176,7 +199,7 @@ def test_crossing():
     assert "* fastest eager: cuda small at N = 128; triton small at N = 256" in text
     assert "* fastest eager of cuda: cuda small at N = 128; cuda blocks at N = 256" in text
     assert "* fastest in a CUDA graph: triton small at N = 128\n" in text
-    assert list(tune.crossing(sweep, {128: {tune.EAGER: {}}}))  # nothing worked
+    assert list(tune.crossing("none", {128: {tune.EAGER: {}}}))  # nothing worked
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -191,7 +214,7 @@ def test_a_backend_that_cannot_run_is_left_out(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(candidates.compiled, "module", None)  # nobody asks the device what fits
     monkeypatch.setattr(dispatch, "unavailable", lambda name, device: "no such thing" if name == "triton" else None)
     monkeypatch.setattr(tune.environment, "describe", lambda device: {"gpu": "a GPU"})
-    monkeypatch.setattr(tune, "search", lambda job, *_: tune.Found(job.name))
+    monkeypatch.setattr(tune, "search", lambda job, *_: tune.Found(job.name, name(job.line.config)))
     asked = []
     monkeypatch.setattr(tune, "compare", lambda sweep, backends, *_: asked.append(backends) or {})
     assert tune.main(["--out", str(tmp_path / "tune.json"), "--only", "cuda"]) == 0
@@ -202,6 +225,12 @@ def test_a_backend_that_cannot_run_is_left_out(tmp_path, capsys, monkeypatch):
     assert not asked
     assert tune.main(["--out", str(tmp_path / "tune.json")]) == 0
     assert asked == [["cuda"]] * len(candidates.sweeps())
+    asked.clear()
+    assert tune.main(["--out", str(tmp_path / "tune.json"), "--short", "--seconds", "60"]) == 0
+    assert asked == [["cuda"]] * len(candidates.short_sweeps())
+    record = json.loads((tmp_path / "tune.json").read_text())
+    assert [job["job"] for job in record["jobs"]] == [job.name for job in candidates.short_jobs(("cuda",))]
+    assert [tune.Found(**job).present for job in record["jobs"]]
 
 
 # Where kernels run on the CPU ----------------------------------------------------------------------------------------

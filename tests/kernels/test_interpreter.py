@@ -10,10 +10,11 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 ROOT = Path(__file__).parents[2]
+FILES = ("test_backends", "test_invariances", "bench/test_values")
 # Through the public interface: what a Python function around the kernels could get wrong.
 PUBLIC = (
     "half_inputs or different_dtypes or strided or constant or negative or terms or never_written or median_of_zero "
-    "or equal_samples or add_up or far_apart or long_chains"
+    "or equal_samples or add_up or far_apart or long_chains or forced_routes"
 )
 
 
@@ -21,9 +22,7 @@ PUBLIC = (
     "arguments",
     [
         pytest.param(("tests/kernels/interpreted",), id="routes", marks=pytest.mark.slow),
-        pytest.param(
-            ("tests/test_backends.py", "tests/test_invariances.py", "-k", f"triton and ({PUBLIC})"), id="public"
-        ),
+        pytest.param((*(f"tests/{name}.py" for name in FILES), "-k", f"triton and ({PUBLIC})"), id="public"),
     ],
 )
 def test_in_the_interpreter(arguments):
