@@ -14,6 +14,7 @@ from torch import Tensor
 from fastmmd.bandwidth import compute_dtype
 from fastmmd.evaluate import bandwidth_gradient, refuse_tangents, run_backend, scale
 from fastmmd.problem import cached_problem
+from fastmmd.transforms import active as active
 
 _library = torch.library.Library("fastmmd", "DEF")
 _library.define(
@@ -21,21 +22,6 @@ _library.define(
     "int[] counts, str[] rules, float[] numbers, bool[] detach, float joint, float[] marginal, str estimator, "
     "bool[] needs_grad, str backend, str precision) -> (Tensor, Tensor, Tensor[])"
 )
-
-
-def active(*tensors: Tensor) -> bool:
-    """Whether something watches the computation that can't look into a Python autograd Function."""
-    return (
-        torch.compiler.is_compiling()
-        or _functorch_active()
-        or _dispatch_modes() > 0
-        or any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors)
-    )
-
-
-# Two private functions with no public counterpart; without them those transforms meet the plain Function and say so.
-_functorch_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
-_dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
 
 
 @torch.library.impl(_library, "discrepancy", "CompositeExplicitAutograd")
