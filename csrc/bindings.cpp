@@ -121,6 +121,14 @@ void cpu_run(const Problem& problem, bool f64, const Addresses& sources, const A
   kernel_for(variant, f64).run(problem, io, with_gradient, num_threads);
 }
 
+double cpu_median(int64_t n_source, int64_t n_target, int64_t dim, bool f64, uintptr_t source, uintptr_t target,
+                  int64_t source_stride, int64_t target_stride, uintptr_t workspace, int num_threads, int variant) {
+  const Samples samples = {n_source, n_target, dim, address(source), address(target), source_stride, target_stride};
+  const CpuKernel& kernel = kernel_for(variant, f64);
+  const py::gil_scoped_release release;
+  return kernel.median(samples, address(workspace), num_threads);
+}
+
 #if FASTMMD_WITH_CUDA
 
 void check(int code) {
@@ -273,4 +281,15 @@ PYBIND11_MODULE(_C, m) {
         py::arg("source_strides"), py::arg("target_strides"), py::arg("grad_sources"), py::arg("grad_targets"),
         py::arg("bandwidths"), py::arg("loss"), py::arg("report"), py::arg("workspace"), py::arg("num_threads"),
         py::arg("variant") = 0);
+  m.def(
+      "cpu_median_workspace_bytes",
+      [](int64_t n_source, int64_t n_target, int64_t dim, bool f64, int num_threads, int variant) {
+        return kernel_for(variant, f64).median_workspace_bytes({n_source, n_target, dim, nullptr, nullptr, 0, 0},
+                                                               num_threads);
+      },
+      py::arg("n_source"), py::arg("n_target"), py::arg("dim"), py::arg("f64"), py::arg("num_threads"),
+      py::arg("variant") = 0);
+  m.def("cpu_median", &cpu_median, py::arg("n_source"), py::arg("n_target"), py::arg("dim"), py::arg("f64"),
+        py::arg("source"), py::arg("target"), py::arg("source_stride"), py::arg("target_stride"), py::arg("workspace"),
+        py::arg("num_threads"), py::arg("variant") = 0);
 }

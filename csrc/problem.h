@@ -24,7 +24,7 @@
 
 namespace fastmmd {
 
-constexpr int kAbi = 2;   // raised whenever the meaning of a binding changes
+constexpr int kAbi = 3;   // raised whenever the meaning of a binding changes
 constexpr int kMaxLayers = 8;
 constexpr int kMaxScales = 64;   // Gaussians in one layer's mixture
 
@@ -61,6 +61,14 @@ struct Buffers {
   void* loss;                      // one value
   void* report;                    // [1 + 2 * num_layers]: joint, marginals, bandwidths
   void* workspace;                 // workspace_bytes(problem, any gradient wanted), 64-byte aligned
+};
+
+// The rows of one layer: what a rule for the bandwidth sees. Strides as in Buffers.
+struct Samples {
+  int64_t n_source, n_target, dim;
+  const void *source, *target;
+  int64_t source_stride, target_stride;
+  FM_INLINE int64_t n() const { return n_source + n_target; }
 };
 
 }   // namespace fastmmd

@@ -9,6 +9,7 @@
 #include <xmmintrin.h>
 #endif
 
+#include "arena.h"
 #include "pack.h"
 #include "tile.h"
 
@@ -41,7 +42,7 @@ class Workspace {
   TileSums* sums;            // one a tile
   int64_t blocks, panel_rows;
 
-  Workspace(const Problem& problem, bool with_gradient, void* base) : at_(static_cast<char*>(base)) {
+  Workspace(const Problem& problem, bool with_gradient, void* base) : arena_(base) {
     blocks = (problem.n() + kBlock - 1) / kBlock;
     panel_rows = (blocks < kPanelBlocks ? blocks : kPanelBlocks) * kBlock;
     const bool two_panels = blocks > kPanelBlocks;
@@ -58,17 +59,14 @@ class Workspace {
     sums = take<TileSums>((panel_rows / kBlock) * (panel_rows / kBlock));
     take<T>(kRegRows * kBlock);   // gradient_tile reads this far beyond the last block
   }
-  int64_t bytes() const { return used_; }
+  int64_t bytes() const { return arena_.bytes(); }
 
  private:
   template <typename X>
   X* take(int64_t count) {
-    X* start = at_ ? reinterpret_cast<X*>(at_ + used_) : nullptr;
-    used_ += (count * static_cast<int64_t>(sizeof(X)) + 63) / 64 * 64;
-    return start;
+    return arena_.template take<X>(count);
   }
-  char* at_;
-  int64_t used_ = 0;
+  Arena arena_;
 };
 
 struct Totals {
@@ -86,7 +84,7 @@ class Discrepancy {
       : problem_(problem), io_(io), with_gradient_(with_gradient), work_(problem, with_gradient, io.workspace) {
     for (int l = 0; l < problem.num_layers; ++l)
       rows_[l] = {static_cast<const T*>(io.source[l]), static_cast<const T*>(io.target[l]), io.source_stride[l],
-                  io.target_stride[l], problem.n_source};
+                  io.target_stride[l], problem.n_source, problem.n()};
   }
 
   void run(int num_threads) {
@@ -114,7 +112,7 @@ class Discrepancy {
 #pragma omp for schedule(static) nowait
       for (int64_t k = 0; k < dim; k += kMeanColumns)
         work_.spread[l][k / kMeanColumns] =
-            column_means(rows_[l], problem_.n(), k, dim - k < kMeanColumns ? dim - k : kMeanColumns, work_.mean[l]);
+            column_means(rows_[l], k, dim - k < kMeanColumns ? dim - k : kMeanColumns, work_.mean[l]);
     }
 #pragma omp barrier
     double scale[kMaxLayers];
@@ -122,9 +120,11 @@ class Discrepancy {
       const int64_t dim = problem_.layer[l].dim;
       scale[l] = feature_scale(work_.spread[l], (dim + kMeanColumns - 1) / kMeanColumns);
 #pragma omp for schedule(static) nowait
-      for (int64_t b = 0; b < work_.blocks; ++b)
-        pack_block(rows_[l], problem_.n(), b, dim, work_.mean[l], static_cast<T>(scale[l]),
-                   work_.z[l] + b * kBlock * dim, work_.norms[l] + b * kBlock);
+      for (int64_t b = 0; b < work_.blocks; ++b) {
+        T* z = work_.z[l] + b * kBlock * dim;
+        pack_block(rows_[l], b, dim, work_.mean[l], static_cast<T>(scale[l]), z);
+        block_norms(dim, z, work_.norms[l] + b * kBlock);
+      }
     }
 #pragma omp barrier
 #pragma omp single
@@ -180,7 +180,7 @@ class Discrepancy {
         out[l] = local[l];
       row_norms[l] = work_.norms[l] + row_block * kBlock;
       column_norms[l] = work_.norms[l] + column_block * kBlock;
-      gram_tile(dim, work_.z[l] + row_block * kBlock * dim, work_.z[l] + column_block * kBlock * dim, out[l]);
+      pair_tile<Product>(dim, work_.z[l] + row_block * kBlock * dim, work_.z[l] + column_block * kBlock * dim, out[l]);
     }
     fused_pass<T, WithGradient>(problem_, mixture_, place_tile<T>(problem_, row_block, column_block), out, row_norms,
                                 column_norms, sums);

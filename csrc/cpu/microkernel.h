@@ -25,9 +25,9 @@ constexpr int64_t kDepth = 256;
 
 constexpr int64_t kChain = 64;   // the same for the sums of the gradient
 
-// acc[r][v] += sum_p a[r * RowStep + p * TermStep] * b[p * 32 + v * lanes ...]
-template <typename T, int Rows, int64_t RowStep, int64_t TermStep>
-FM_INLINE void multiply_add(int64_t terms, const T* a, const T* b, Vec<T> (&acc)[Rows][kRegVecs]) {
+// acc[r][v] += sum_p term(r, v, a[r * RowStep + p * TermStep], b[p * 32 + v * lanes ...])
+template <typename T, int Rows, int64_t RowStep, int64_t TermStep, typename Term>
+FM_INLINE void accumulate_terms(int64_t terms, const T* a, const T* b, Vec<T> (&acc)[Rows][kRegVecs], Term term) {
   for (int64_t p = 0; p < terms; ++p) {
     Vec<T> x[kRegVecs];
 #pragma GCC unroll 4
@@ -36,15 +36,26 @@ FM_INLINE void multiply_add(int64_t terms, const T* a, const T* b, Vec<T> (&acc)
     for (int r = 0; r < Rows; ++r) {
       const T y = a[r * RowStep + p * TermStep];
 #pragma GCC unroll 4
-      for (int v = 0; v < kRegVecs; ++v) acc[r][v] += y * x[v];
+      for (int v = 0; v < kRegVecs; ++v) acc[r][v] += term(r, v, y, x[v]);
     }
   }
 }
 
-template <typename T, int Rows>
-FM_INLINE void gram_rows(int64_t terms, const T* a, const T* b, T* out, bool accumulate) {
+// The terms of a tile of pairs. A product is one instruction; a squared difference is two, and right however far the
+// rows lie from the origin.
+template <typename T>
+struct Product {
+  FM_INLINE Vec<T> operator()(int, int, T y, Vec<T> x) const { return y * x; }
+};
+template <typename T>
+struct SquaredDifference {
+  FM_INLINE Vec<T> operator()(int, int, T y, Vec<T> x) const { return (y - x) * (y - x); }
+};
+
+template <template <typename> typename Term, typename T, int Rows>
+FM_INLINE void pair_rows(int64_t terms, const T* a, const T* b, T* out, bool accumulate) {
   Vec<T> acc[Rows][kRegVecs] = {};
-  multiply_add<T, Rows, 1, kBlock>(terms, a, b, acc);
+  accumulate_terms<T, Rows, 1, kBlock>(terms, a, b, acc, Term<T>{});
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
@@ -54,17 +65,19 @@ FM_INLINE void gram_rows(int64_t terms, const T* a, const T* b, T* out, bool acc
     }
 }
 
-// out[32][32] = a^T b for two blocks a, b [dim][32]: all inner products between their rows.
-template <typename T>
-void gram_tile(int64_t dim, const T* a, const T* b, T* out) {
+// out[32][32] for two blocks a, b [dim][32]: inner products (Product) or squared distances (SquaredDifference) of all
+// pairs of their rows.
+template <template <typename> typename Term, typename T>
+void pair_tile(int64_t dim, const T* a, const T* b, T* out) {
   for (int64_t p = 0; p < dim; p += kDepth) {
     const int64_t terms = dim - p < kDepth ? dim - p : kDepth;
     for (int c = 0; c < kBlock; c += kRegCols<T>) {
       int r = 0;
       for (; r + kRegRows <= kBlock; r += kRegRows)
-        gram_rows<T, kRegRows>(terms, a + p * kBlock + r, b + p * kBlock + c, out + r * kBlock + c, p > 0);
+        pair_rows<Term, T, kRegRows>(terms, a + p * kBlock + r, b + p * kBlock + c, out + r * kBlock + c, p > 0);
       if constexpr (kBlock % kRegRows != 0)
-        gram_rows<T, kBlock % kRegRows>(terms, a + p * kBlock + r, b + p * kBlock + c, out + r * kBlock + c, p > 0);
+        pair_rows<Term, T, kBlock % kRegRows>(terms, a + p * kBlock + r, b + p * kBlock + c, out + r * kBlock + c,
+                                              p > 0);
     }
   }
 }
@@ -84,7 +97,8 @@ FM_INLINE void gradient_tile(int64_t terms, int64_t dim, const T* z, const T* c,
     Vec<T> piece[kRegRows][kRegVecs] = {};
     const int64_t i2 = i0 + kChain < terms ? i0 + kChain : terms;
     for (int64_t i1 = i0; i1 < i2; i1 += kBlock)
-      multiply_add<T, kRegRows, kBlock, 1>(i2 - i1 < kBlock ? i2 - i1 : kBlock, z + i1 * dim, c + i1 * kBlock, piece);
+      accumulate_terms<T, kRegRows, kBlock, 1>(i2 - i1 < kBlock ? i2 - i1 : kBlock, z + i1 * dim, c + i1 * kBlock,
+                                               piece, Product<T>{});
     for (int f = 0; f < kRegRows; ++f)
       for (int v = 0; v < kRegVecs; ++v) acc[f][v] += piece[f][v];
   }

@@ -11,7 +11,7 @@ namespace fastmmd::FASTMMD_VARIANT {
 template <typename T>
 struct Rows {   // the pooled batch: source rows, then target rows
   const T *source, *target;
-  int64_t source_stride, target_stride, n_source;
+  int64_t source_stride, target_stride, n_source, n;
   const T* operator[](int64_t i) const {
     return i < n_source ? source + i * source_stride : target + (i - n_source) * target_stride;
   }
@@ -34,10 +34,11 @@ FM_INLINE void add_row(const T* row, const T* first, int64_t count, T* sum, T* l
 // centre to exactly 0. Any shift leaves a Gaussian kernel unchanged; the closed form of the mean bandwidth needs one
 // near the mean, hence sums in pieces of 64 rows. Returns the largest difference from the first row.
 template <typename T>
-T column_means(const Rows<T>& rows, int64_t n, int64_t k0, int64_t count, T* mean) {
+T column_means(const Rows<T>& rows, int64_t k0, int64_t count, T* mean) {
   double total[kMeanColumns] = {};
   T low[kMeanColumns] = {}, high[kMeanColumns] = {};
   const T* first = rows[0] + k0;
+  const int64_t n = rows.n;
   for (int64_t i0 = 0; i0 < n; i0 += 64) {
     T piece[kMeanColumns] = {};
     const int64_t i1 = i0 + 64 < n ? i0 + 64 : n;
@@ -73,19 +74,18 @@ double feature_scale(const T* spread, int64_t count) {
   return ordinary ? 1.0 : std::ldexp(1.0, -exponent);
 }
 
-// One block: out [dim][32] = scale * (z - mean) transposed, zero beyond the batch; norms [32], summed in the order in
-// which gram_tile sums, so that equal rows are at distance 0 exactly.
+// One block: out [dim][32] = scale * (z - mean) transposed, zero beyond the batch. A null mean stands for zeros.
 template <typename T>
-void pack_block(const Rows<T>& rows, int64_t n, int64_t block, int64_t dim, const T* mean, T scale, T* out, T* norms) {
+void pack_block(const Rows<T>& rows, int64_t block, int64_t dim, const T* mean, T scale, T* out) {
   constexpr int n_lanes = kLanes<T>;
   for (int64_t k = 0; k < dim; k += n_lanes) {
     const int64_t count = dim - k < n_lanes ? dim - k : n_lanes;
-    const Vec<T> shift = count == n_lanes ? load(mean + k) : load_first(mean + k, count);
+    const Vec<T> shift = !mean ? Vec<T>{} : count == n_lanes ? load(mean + k) : load_first(mean + k, count);
     for (int r0 = 0; r0 < kBlock; r0 += n_lanes) {
       Vec<T> r[n_lanes];
       for (int i = 0; i < n_lanes; ++i) {
         const int64_t row = block * kBlock + r0 + i;
-        if (row >= n)
+        if (row >= rows.n)
           r[i] = Vec<T>{};
         else
           r[i] = ((count == n_lanes ? load(rows[row] + k) : load_first(rows[row] + k, count)) - shift) * scale;
@@ -96,13 +96,18 @@ void pack_block(const Rows<T>& rows, int64_t n, int64_t block, int64_t dim, cons
         if (i < count) store(out + (k + i) * kBlock + r0, r[i]);
     }
   }
-  for (int c = 0; c < kBlock; c += n_lanes) {
+}
+
+// Squared norms [32] of a packed block, summed in the order of pair_tile, so that equal rows are at distance 0 exactly.
+template <typename T>
+void block_norms(int64_t dim, const T* z, T* norms) {
+  for (int c = 0; c < kBlock; c += kLanes<T>) {
     Vec<T> total = {};
     for (int64_t p0 = 0; p0 < dim; p0 += kDepth) {
       Vec<T> piece = {};
       const int64_t p1 = p0 + kDepth < dim ? p0 + kDepth : dim;
       for (int64_t p = p0; p < p1; ++p) {
-        const Vec<T> x = load(out + p * kBlock + c);
+        const Vec<T> x = load(z + p * kBlock + c);
         piece += x * x;
       }
       total = p0 == 0 ? piece : total + piece;

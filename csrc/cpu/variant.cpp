@@ -1,5 +1,6 @@
 // Compiled once per instruction set (see CMakeLists.txt); everything here lives in that variant's own namespace.
 #include "discrepancy.h"
+#include "median.h"
 #include "variants.h"
 
 namespace fastmmd::FASTMMD_VARIANT {
@@ -14,8 +15,20 @@ static void run(const Problem& problem, const Buffers& io, bool with_gradient, i
   Discrepancy<T>(problem, io, with_gradient).run(num_threads);
 }
 
+template <typename T>
+static int64_t median_workspace_bytes(const Samples& samples, int num_threads) {
+  return Median<T>(samples, num_threads, nullptr).bytes();
+}
+
+template <typename T>
+static double median(const Samples& samples, void* workspace, int num_threads) {
+  return static_cast<double>(Median<T>(samples, num_threads, workspace).run());
+}
+
+template <typename T>
+static constexpr CpuKernel kernel = {workspace_bytes<T>, run<T>, median_workspace_bytes<T>, median<T>};
+
 extern const CpuVariant variant;
-const CpuVariant variant = {
-    FASTMMD_VARIANT_NAME, {workspace_bytes<float>, run<float>}, {workspace_bytes<double>, run<double>}};
+const CpuVariant variant = {FASTMMD_VARIANT_NAME, kernel<float>, kernel<double>};
 
 }   // namespace fastmmd::FASTMMD_VARIANT

@@ -71,6 +71,34 @@ def run(
     return loss, report, gradients
 
 
+def median_distance(source: Tensor, target: Tensor, variant: int = 0) -> Tensor:
+    """The lower median of the ``N (N - 1) / 2`` pooled squared distances of ``source [n, d]`` and ``target [m, d]``,
+    0-d: exact, and NaN if any distance is."""
+    dtype = compute_dtype(source, target)
+    f64 = dtype == torch.float64
+    source, target = _row_major(source.detach(), dtype), _row_major(target.detach(), dtype)
+    n, m, dim = source.shape[0], target.shape[0], source.shape[1]
+    threads = min(torch.get_num_threads(), max(1, 2 * (n + m) ** 2 * dim // FLOP_PER_THREAD))
+    extension = compiled.module
+    assert extension is not None
+    workspace_bytes = extension.cpu_median_workspace_bytes(n, m, dim, f64, threads, variant)
+    workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=source.device)
+    median = extension.cpu_median(
+        n,
+        m,
+        dim,
+        f64,
+        source.data_ptr(),
+        target.data_ptr(),
+        source.stride(0),
+        target.stride(0),
+        workspace.data_ptr(),
+        threads,
+        variant,
+    )
+    return torch.tensor(median, dtype=dtype, device=source.device)
+
+
 def _row_major(x: Tensor, dtype: torch.dtype) -> Tensor:
     x = x if x.dtype == dtype else x.to(dtype)
     x = x.resolve_neg()
