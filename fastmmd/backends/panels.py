@@ -4,7 +4,7 @@ For each pair of row blocks I <= J and each layer: one product gives the inner p
 coefficients C (docs/mathematics.md), and two products add C z to the gradient of I and C^T z to that of J. Each Gram
 tile is computed once. No step waits for the device.
 
-On a CPU, where reading a number costs nothing, rows whose norms are large beside a bandwidth (`pooling.conditions`) are
+On a CPU, where reading a number costs nothing, rows whose norms are large beside a bandwidth (`pooling.condition`) are
 computed in fp64, and if that is not enough by differences. Elsewhere fastmmd.conditioning warns.
 """
 
@@ -45,7 +45,7 @@ def run(
     with torch.no_grad(), matmul_precision(device, precision), torch.autocast(device.type, enabled=False):
         format = "tf32" if device.type == "cuda" and precision in ("tf32", "bf16") else "ieee"
         panels = Panels(problem, sources, targets, bandwidths, needs_grad, format)
-        if device.type != "cpu" or max(panels.conditions(), default=0.0) <= PRODUCT_CONDITION:
+        if device.type != "cpu" or all(condition <= PRODUCT_CONDITION for condition in panels.conditions()):
             return panels.run(_side(panels))
         dtype = compute_dtype(*sources, *targets)
         sources, targets = [x.double() for x in sources], [x.double() for x in targets]
@@ -86,8 +86,9 @@ class Panels:
         self.sums = torch.zeros(3, layers + 1, dtype=self.wide, device=self.device)  # ss, tt, st
 
     def conditions(self) -> list[float]:
-        """`pooling.conditions`, read: 0 for layers that need none."""
-        return pooling.conditions(self.problem, pooling.Rows(self.z, self.norms, self.bandwidths)).tolist()
+        """`pooling.condition` of each layer, read."""
+        layers = zip(self.problem.layers, self.norms, self.bandwidths, strict=True)
+        return [pooling.condition(layer, norms, bandwidth).item() for layer, norms, bandwidth in layers]
 
     def run(self, side: int) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         n = self.problem.n

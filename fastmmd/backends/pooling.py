@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastmmd.centring import pooled, pooled_around_bulk
 from fastmmd.dtypes import accumulation_dtype, compute_dtype
-from fastmmd.problem import Problem
+from fastmmd.problem import LayerKernel, Problem
 
 
 class Rows(NamedTuple):
@@ -39,21 +39,19 @@ def pool(
     return Rows(z, norms, torch.stack(found))
 
 
-def conditions(problem: Problem, rows: Rows) -> Tensor:
-    """``[L]``: how much larger than distances that count the squared norms are, whose round-off every distance has that
-    comes from an inner product: the second largest norm over the sharpest Gaussian's ``scale B``. The error of a kernel
-    is this number times the unit round-off.
+def condition(layer: LayerKernel, norms: Tensor, bandwidth: Tensor) -> Tensor:
+    """0-d: how much larger than distances that count the squared norms are, whose round-off every distance has that
+    comes from an inner product: the second largest norm over the sharpest Gaussian's ``scale B``. The relative error of
+    a kernel is this number times the unit round-off.
 
     The largest norm alone does no harm: a row that is much farther from the centre than all others is as far from them,
-    and its kernels are 0. 0 where B is a mean: from ``B = 2 sum_i |z_i|^2 / (N - 1)`` follows ``|z_i|^2 <= B (N - 1) /
-    2``, and only N / r rows have ``|z_i|^2 > B r / 2``. If r is large these are few, their kernels with the others are
-    0, and the distances between all others are exact beside B.
+    and its kernels are 0. No norm does where B is a mean: from ``B = 2 sum_i |z_i|^2 / (N - 1)`` follows ``|z_i|^2 <= B
+    (N - 1) / 2``, and at most N / r rows have ``|z_i|^2 > B r / 2``. If r is large these are few, their kernels with the
+    others are 0, and the distances between all others are exact beside B.
     """
-    found = [
-        torch.zeros_like(bandwidth) if layer.follows_mean else norms.topk(2).values[1] / (layer.scales[0] * bandwidth)
-        for layer, norms, bandwidth in zip(problem.layers, rows.norms, rows.bandwidths, strict=True)
-    ]
-    return torch.stack(found)
+    if layer.follows_mean:
+        return torch.zeros_like(bandwidth)
+    return norms.topk(2).values[1] / (layer.scales[0] * bandwidth)
 
 
 def rounded(x: Tensor, format: str) -> Tensor:
