@@ -66,7 +66,7 @@ class Watch:
         self.calls = 0
         self.copy: HostCopy | None = None
         self.measured: list[int] = []
-        self.epsilon = 0.0
+        self.given, self.epsilon = False, 0.0
 
     def call(
         self,
@@ -99,7 +99,8 @@ class Watch:
             layer, norms = self.layers[index], centred(sources[index], targets[index], dtype).square().sum(1)
             base = norms.new_ones(()) if bandwidths is None else bandwidths[index]
             conditions.append(pooling.condition(layer, norms, layer.unit * base))
-        self.measured, self.epsilon = list(self.open), torch.finfo(dtype).eps
+        self.measured = list(self.open)
+        self.given, self.epsilon = bandwidths is not None, torch.finfo(dtype).eps
         self.copy = HostCopy(torch.stack(conditions))
 
     def _judge(self, index: int, condition: float) -> None:
@@ -110,13 +111,13 @@ class Watch:
         if (index, layer) in _said:
             return
         _said.add((index, layer))
-        rule = "a bandwidth tensor or the median" if layer.unit == 1 else f"bandwidth {layer.unit:g}"
+        rule = "a median, a tensor or 1" if self.given and layer.unit == 1 else f"{layer.unit:g}"
         warnings.warn(
-            f"fastmmd: layer {index} ({rule}): the bandwidth is far below the size of the data. Squared norms of the "
+            f"fastmmd: layer {index}, bandwidth {rule}: it is far below the size of the data. Squared norms of the "
             f"centred rows are {condition:.1e} times the width of the sharpest Gaussian (multiplier "
-            f"{layer.scales[0]:g}), so its values have a relative error of about {min(error, 1.0):.0e}. Use a bandwidth "
-            "of the data's size (a mean rule always is), pass fp64 tensors (.double()), or compute on the CPU or, if "
-            "there are few rows, with backend='reference'.",
+            f"{layer.scales[0]:g}), so its values have a relative error of about {min(error, 1.0):.0e}. Use a "
+            "bandwidth of the data's size (a mean rule always is), pass fp64 tensors (.double()), or compute on the "
+            "CPU or, if there are few rows, with backend='reference'.",
             UserWarning,
             stacklevel=2,
         )

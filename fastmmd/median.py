@@ -4,8 +4,8 @@ On a CPU the compiled kernel finds it. Elsewhere distances are computed a block 
 its median; else the order statistic is found digit by digit (radix selection): a non-negative float orders as its bit
 pattern does, so each pass over the blocks counts one digit of the candidates that share the digits found so far.
 
-The median may be any pair's distance, however far the others lie, so no centre makes fp32 products safe. fp64 products
-of fp32 rows are: they lose what is below 1e-16 of the squared norms, fp32 rows can't hold it.
+The median may be any pair's distance, however far the others lie, so no centre makes fp32 products safe. Those of fp64
+are, for rows up to ten million times as far apart as the median; where there is no fp64, distances are differences.
 """
 
 from __future__ import annotations

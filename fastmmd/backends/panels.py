@@ -51,7 +51,9 @@ def run(
         sources, targets = [x.double() for x in sources], [x.double() for x in targets]
         panels = Panels(problem, sources, targets, bandwidths, needs_grad, format)
         limit = PRODUCT_CONDITION if dtype == torch.float64 else FP64_PRODUCT_CONDITION
-        panels.by_differences = [condition > limit for condition in panels.conditions()]
+        for index, condition in enumerate(panels.conditions()):
+            if condition > limit:  # centred rows would have rounded already
+                panels.apart[index] = torch.cat([sources[index], targets[index]])
         loss, report, gradients = panels.run(_side(panels))
         return loss.to(dtype), report.to(dtype), [None if g is None else g.to(dtype) for g in gradients]
 
@@ -79,7 +81,7 @@ class Panels:
         self.dtype, self.device = self.z[0].dtype, self.z[0].device
         self.with_gradient = [needs_grad[i] or needs_grad[layers + i] for i in range(layers)]
         self.gradient = [torch.zeros_like(z) if g else None for z, g in zip(self.z, self.with_gradient, strict=True)]
-        self.by_differences = [False] * layers
+        self.apart: list[Tensor | None] = [None] * layers  # rows whose distances are taken by differences
         # The median and a learned bandwidth may be 0, where only distance 0 counts: round-off must not hide it.
         self.may_be_zero = [bandwidths is not None and not layer.follows_mean for layer in problem.layers]
         self.wide = accumulation_dtype(self.device)
@@ -132,9 +134,9 @@ class Panels:
                 gradient[columns] += 4 * (coefficients.T @ z[rows] - coefficients.sum(0).unsqueeze(1) * z[columns])
 
     def _distances(self, layer: int, rows: slice, columns: slice) -> Tensor:
-        z, norms = self.z[layer], self.norms[layer]
-        if self.by_differences[layer]:
-            return torch.cdist(z[rows], z[columns], compute_mode="donot_use_mm_for_euclid_dist").square_()
+        z, norms, apart = self.z[layer], self.norms[layer], self.apart[layer]
+        if apart is not None:
+            return torch.cdist(apart[rows], apart[columns], compute_mode="donot_use_mm_for_euclid_dist").square_()
         sums = norms[rows, None] + norms[None, columns]
         if not self.may_be_zero[layer]:
             return sums.addmm_(z[rows], z[columns].T, alpha=-2).clamp_(min=0)

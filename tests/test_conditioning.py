@@ -1,0 +1,285 @@
+"""Data whose size is far from its bandwidth's: right where it can be, and a warning where not."""
+
+import warnings
+from typing import ClassVar
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmmd import Gaussian, conditioning, median
+from fastmmd.problem import make_problem
+from tests.helpers import evaluate
+
+EXACT = ["torch", "reference"]
+
+
+def with_far_rows(size, rows=(0,), n=32):
+    i = torch.arange(8 * n, dtype=torch.float64).reshape(n, 8)
+    source, target = torch.sin(0.37 * i * i + i), torch.sin(0.37 * i * i + i + 0.5) + 0.3
+    for row in rows:
+        source[row] = size
+    return source.float(), target.float()
+
+
+def two_sizes(size):
+    """One feature of two values far apart, one of size 1: distances are of size 1 or of size^2."""
+    i = torch.arange(64)
+    source = torch.stack([size * (i % 2), torch.sin(i * 1.7)], 1)
+    target = torch.stack([size * (i % 2), torch.sin(i * 1.7 + 0.9) + 0.3], 1)
+    return source, target
+
+
+@pytest.mark.parametrize("size", [1e3, 1e5, 1e10, 1e15])
+@pytest.mark.parametrize("backend", EXACT)
+def test_a_far_row_leaves_the_median_and_the_loss(backend, size):
+    source, target = with_far_rows(size)
+    found = evaluate([source], [target], (Gaussian("median", (1,)),), backend=backend)
+    assert found.bandwidths.item() == pytest.approx(8.0591, rel=1e-5)
+    assert found.loss.item() == pytest.approx(0.076989, rel=1e-5)
+    assert found.gradients[0].norm().item() == pytest.approx(0.0278, rel=2e-3)
+
+
+@pytest.mark.parametrize("rows", [(0, 1), (0, 5, 31), (3, 4, 5, 6)])
+@pytest.mark.parametrize("block", [1 << 21, 300], ids=["one block", "streaming"])
+def test_several_far_rows_leave_the_median(monkeypatch, rows, block):
+    monkeypatch.setattr(median, "BLOCK_ELEMENTS", block)
+    source, target = with_far_rows(1e6, rows)
+    exact = torch.pdist(torch.cat([source, target]).double()).square().sort().values
+    assert median.streaming_median(source, target).item() == pytest.approx(
+        exact[(len(exact) - 1) // 2].item(), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("kernel", [Gaussian(1.0, (1,)), Gaussian(torch.tensor(1.0), (1,)), Gaussian(4.0, (0.25,))])
+@pytest.mark.parametrize("size", [30.0, 3e3, 1e4, 1e5, 1e7])
+@pytest.mark.parametrize("backend", EXACT)
+def test_a_bandwidth_far_below_the_data(backend, size, kernel):
+    source, target = two_sizes(size)
+    found = evaluate([source], [target], (kernel,), backend=backend)
+    assert found.loss.item() == pytest.approx(0.017846, abs=1e-6)
+    assert found.gradients[0].norm().item() == pytest.approx(0.0144381, rel=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n=st.integers(2, 40),
+    m=st.integers(2, 40),
+    dim=st.integers(1, 20),
+    size=st.sampled_from([1.0, 30.0, 1e3, 1e5, 1e8]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    rule=st.sampled_from(["median", 0.7, 3.0]),
+    seed=st.integers(0, 99),
+)
+def test_no_worse_than_plain_differences(n, m, dim, size, dtype, rule, seed):
+    """Clusters of size 1, `size` apart, in both domains; the yardstick is dense fp32 arithmetic by differences."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = []
+    for rows in (n, m):
+        x = torch.randn(rows, dim, generator=generator) + size * torch.randint(0, 2, (rows, 1), generator=generator)
+        inputs.append([x.to(dtype)])
+    kernels = (Gaussian(rule, (0.5, 1)),)
+    exact = evaluate(*inputs, kernels, torch.float64, backend="reference")
+    plain = evaluate(*inputs, kernels, backend="reference")
+    found = evaluate(*inputs, kernels, backend="torch")
+    eps = torch.finfo(found.loss.dtype).eps
+    torch.testing.assert_close(found.bandwidths.double(), exact.bandwidths, rtol=20 * eps, atol=0)
+    assert abs(found.loss.item() - exact.loss.item()) <= 2 * abs(plain.loss.item() - exact.loss.item()) + 40 * eps
+    # Gradients are multiplied in fp64 about a common centre: what that loses is far below fp32.
+    lost = 100 * eps if dtype != torch.float64 else 10 * eps * size
+    for mine, theirs, truth in zip(found.gradients, plain.gradients, exact.gradients, strict=True):
+        error, allowed = (g.double() - truth for g in (mine, theirs))
+        assert error.norm() <= 2 * allowed.norm() + lost * (truth.norm() + 1)
+
+
+@pytest.mark.parametrize("backend", EXACT)
+@pytest.mark.parametrize("far", [0.0, 1e5])
+def test_a_median_of_zero_counts_equal_rows_alone(backend, far):
+    """Most rows coincide. Others that differ a little must not count as equal to them because of a far row."""
+    source, target = torch.full((20, 3), 0.3), torch.full((20, 3), 0.3)
+    source[:4, 0] = torch.tensor([1.0, 1.1, 1.2, 1.3])
+    source[4] += far
+    exact = evaluate([source], [target], (Gaussian("median"),), torch.float64, backend="reference")
+    found = evaluate([source], [target], (Gaussian("median"),), backend=backend)
+    assert found.bandwidths.item() == 0
+    assert found.loss.item() == pytest.approx(exact.loss.item(), rel=1e-6)
+    assert found.loss > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 40),
+    m=st.integers(1, 40),
+    dim=st.integers(1, 9),
+    equal=st.integers(0, 40),
+    size=st.sampled_from([0.0, 1.0, 1e4, 1e7]),
+    dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]),
+    block=st.sampled_from([1 << 21, 500, 40]),
+    products=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_streaming_median_by_products_and_by_differences(n, m, dim, equal, size, dtype, block, products, seed):
+    """Clusters and equal rows: the definition's number, and exactly 0 where the middle pair is of equal rows."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n + m, dim, generator=generator)
+    x = (
+        x + min(size, 1e4 if dtype == torch.float16 else size) * torch.randint(0, 2, (n + m, 1), generator=generator)
+    ).to(dtype)
+    x[:equal] = x[0].clone()
+    distances = (x.double()[:, None] - x.double()).square().sum(-1)[torch.triu_indices(n + m, n + m, 1).unbind()]
+    expected = distances.sort().values[(len(distances) - 1) // 2].item()
+    with patch.object(median, "BLOCK_ELEMENTS", block), patch.object(median, "has_float64", lambda _: products):
+        found = median.streaming_median(x[:n], x[n:])
+    lost = 1e-14 * dim * size**2 if products else 0.0
+    assert found.item() == pytest.approx(expected, rel=20 * torch.finfo(found.dtype).eps, abs=lost)
+    assert expected > 0 or found.item() == 0
+
+
+class Copy:
+    """A copy that arrives when the test says so."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self, values):
+        self.values, self.here = values.clone(), False
+        Copy.made.append(self)
+
+    def arrived(self):
+        return self.here
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """CPU tensors count as a device's."""
+    monkeypatch.setattr(Copy, "made", [])
+    monkeypatch.setattr(conditioning, "HostCopy", Copy)
+    monkeypatch.setattr(conditioning, "_watched", lambda _: True)
+    monkeypatch.setattr(conditioning, "_by_problem", {})
+    monkeypatch.setattr(conditioning, "_said", set())
+    conditioning._watch_of.cache_clear()
+    yield
+    conditioning._watch_of.cache_clear()
+
+
+def problem_of(*kernels, n=64, joint=1.0):
+    return make_problem(n, n, tuple(kernel.static for kernel in kernels), joint, (0.0,) * len(kernels), "biased")
+
+
+def said(*arguments):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        conditioning.watch(*arguments)
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_a_warning_comes_once_the_number_is_here(backend):
+    source, target = two_sizes(3e3)
+    good = torch.randn(64, 3)
+    problem = problem_of(Gaussian(), Gaussian(1e7), Gaussian(1.0, (0.5, 1)))
+    call = (problem, [good, source, source], [good, target, target], None, backend)
+    assert said(*call) == []
+    assert said(*call) == []
+    assert len(Copy.made) == 1
+    Copy.made[0].here = True
+    (message,) = said(*call)
+    assert "layer 2" in message
+    assert "bandwidth 1:" in message
+    assert ".double()" in message
+    for _ in range(3 * conditioning.EVERY):  # said once; the other layer is measured on
+        for copy in Copy.made:
+            copy.here = True
+        assert said(*call) == []
+    assert 3 <= len(Copy.made) <= 5
+
+
+@pytest.mark.usefixtures("device")
+def test_a_given_bandwidth_is_measured_with_its_value():
+    source, target = two_sizes(3e3)
+    for value, expected in ((1.0, 1), (1e7, 0)):
+        problem = problem_of(Gaussian("median", (value,)))  # another kernel each time
+        call = (problem, [source], [target], torch.ones(1, dtype=torch.float64), "cuda-less")
+        said(*call)
+        Copy.made[-1].here = True
+        assert len(said(*call)) == expected
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("bad", [0.0, float("nan"), -1.0])
+def test_no_warning_of_what_shows_itself(bad):
+    source, target = two_sizes(3e3)
+    call = (problem_of(Gaussian("median")), [source], [target], torch.full((1,), bad).double(), "torch")
+    said(*call)
+    Copy.made[-1].here = True
+    assert said(*call) == []
+
+
+@pytest.mark.usefixtures("device")
+def test_what_is_safe_is_not_measured():
+    source, target = two_sizes(3e3)
+    said(problem_of(Gaussian(), Gaussian("mean_all")), [source] * 2, [target] * 2, None, "torch")
+    said(problem_of(Gaussian(2.0)), [source], [target], None, "reference")
+    assert not Copy.made
+    said(problem_of(Gaussian(1.0)), [source.double()], [target.double()], None, "torch")
+    Copy.made[-1].here = True
+    assert said(problem_of(Gaussian(1.0)), [source.double()], [target.double()], None, "torch") == []
+
+
+@pytest.mark.usefixtures("device")
+def test_one_far_row_alone_is_no_reason():
+    source, target = with_far_rows(1e10)
+    call = (problem_of(Gaussian(8.0, (1,)), n=32), [source], [target], None, "torch")
+    said(*call)
+    Copy.made[-1].here = True
+    assert said(*call) == []
+
+
+@pytest.mark.usefixtures("device")
+def test_nothing_is_measured_or_looked_at_in_a_graph(monkeypatch):
+    source, target = two_sizes(3e3)
+    call = (problem_of(Gaussian(1.0)), [source], [target], None, "torch")
+    with monkeypatch.context() as context:
+        context.setattr(conditioning, "_capturing", lambda _: True)
+        for _ in range(3):
+            assert said(*call) == []
+        assert not Copy.made
+    for _ in range(conditioning.EVERY):
+        said(*call)
+    (copy,) = Copy.made
+    copy.here = True
+    with monkeypatch.context() as context:
+        context.setattr(conditioning, "_capturing", lambda _: True)
+        assert said(*call) == []
+    assert len(said(*call)) == 1
+
+
+@pytest.mark.usefixtures("device")
+def test_a_weight_that_grows_measures_no_more_often():
+    source, target = two_sizes(1.0)
+    for step in range(conditioning.EVERY):
+        said(problem_of(Gaussian(1.0), joint=step / 10), [source], [target], None, "torch")
+    assert len(Copy.made) == 1
+
+
+@pytest.mark.usefixtures("device")
+def test_problems_are_not_kept_without_bound():
+    source, target = two_sizes(1.0)
+    for step in range(2 * conditioning.MAX_PROBLEMS):
+        conditioning.watch(problem_of(Gaussian(1.0), joint=step / 10), [source], [target], None, "torch")
+        assert len(conditioning._by_problem) <= conditioning.MAX_PROBLEMS
+
+
+def test_a_cpu_is_not_watched(monkeypatch):
+    monkeypatch.setattr(conditioning, "HostCopy", Copy)
+    source, target = two_sizes(3e3)
+    conditioning.watch(problem_of(Gaussian(1.0)), [source], [target], None, "cpu")
+    assert not Copy.made
+
+
+def test_a_copy_to_the_host_needs_no_cuda():
+    copy = conditioning.HostCopy(torch.tensor([1.0, 2.0]))
+    assert copy.arrived()
+    assert copy.values.tolist() == [1.0, 2.0]
