@@ -13,8 +13,8 @@ def compute_dtype(*layers: Tensor) -> torch.dtype:
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:
     """The dtype of sums and bandwidths: fp64, and fp32 on devices that have no fp64."""
-    return torch.float64 if has_float64(device) else torch.float32
+    return torch.float64 if _has_float64(device) else torch.float32
 
 
-def has_float64(device: torch.device) -> bool:
+def _has_float64(device: torch.device) -> bool:
     return device.type != "mps"

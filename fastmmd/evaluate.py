@@ -125,7 +125,7 @@ class _Gradients(torch.autograd.Function):
 
 
 def bandwidth_gradient(inputs: Sequence[Tensor], gradients: Sequence[Tensor | None], bandwidths: Tensor) -> Tensor:
-    """``dL/dB_l = -<Z_l, dL/dZ_l> / (2 B_l)``, [L] fp64: distances scale with the square of Z, kernels see only D / B.
+    """``dL/dB_l = -<Z_l, dL/dZ_l> / (2 B_l)``, [L]: distances scale with the square of Z, kernels see only D / B.
 
     The sum is taken of centred rows; the gradient's rows add up to 0, so the shift changes nothing but round-off.
     """
@@ -134,7 +134,7 @@ def bandwidth_gradient(inputs: Sequence[Tensor], gradients: Sequence[Tensor | No
     for l in range(layers):  # noqa: E741
         gradient = torch.cat([gradients[l], gradients[layers + l]])  # type: ignore[list-item]
         z = pooled(inputs[l], inputs[layers + l], gradient.dtype)
-        dots.append((z * gradient).sum(dtype=torch.float64))
+        dots.append((z * gradient).sum(dtype=bandwidths.dtype))
     # At bandwidth 0 the kernel is its limit, and nothing moves.
     return torch.where(bandwidths == 0, 0.0, torch.stack(dots) / (-2 * bandwidths))
 

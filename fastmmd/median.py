@@ -19,7 +19,7 @@ from torch import Tensor
 from fastmmd import compiled, transforms
 from fastmmd.backends import cpu
 from fastmmd.centring import bulk_centre
-from fastmmd.dtypes import compute_dtype, has_float64
+from fastmmd.dtypes import accumulation_dtype, compute_dtype
 
 # Squared distances held at once (16 MiB of fp64).
 BLOCK_ELEMENTS = 1 << 21
@@ -98,7 +98,7 @@ class _Pairs:
         self.x, self.n = x, len(x)
         self.count = self.n * (self.n - 1) // 2
         self.centre = bulk_centre(x)
-        self.products = has_float64(x.device)
+        self.products = accumulation_dtype(x.device) == torch.float64
         elements = BLOCK_ELEMENTS if self.products else BLOCK_ELEMENTS // x.shape[1]
         self.side = max(1, int(elements**0.5))
 

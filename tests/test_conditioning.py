@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmmd import Gaussian, conditioning, median
+from fastmmd import Gaussian, conditioning, dtypes, median
 from fastmmd.problem import make_problem
 from tests.helpers import evaluate
 
@@ -130,7 +130,7 @@ def test_streaming_median_by_products_and_by_differences(n, m, dim, equal, size,
     x[:equal] = x[0].clone()
     distances = (x.double()[:, None] - x.double()).square().sum(-1)[torch.triu_indices(n + m, n + m, 1).unbind()]
     expected = distances.sort().values[(len(distances) - 1) // 2].item()
-    with patch.object(median, "BLOCK_ELEMENTS", block), patch.object(median, "has_float64", lambda _: products):
+    with patch.object(median, "BLOCK_ELEMENTS", block), patch.object(dtypes, "_has_float64", lambda _: products):
         found = median.streaming_median(x[:n], x[n:])
     lost = 1e-14 * dim * size**2 if products else 0.0
     assert found.item() == pytest.approx(expected, rel=20 * torch.finfo(found.dtype).eps, abs=lost)
