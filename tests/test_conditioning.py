@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmmd import Gaussian, conditioning, dtypes, median
+from fastmmd.backends import panels
 from fastmmd.problem import make_problem
-from tests.helpers import evaluate
+from tests.helpers import evaluate, relative
 
 EXACT = ["torch", "reference"]
 
@@ -51,6 +52,50 @@ def test_several_far_rows_leave_the_median(monkeypatch, rows, block):
     assert median.streaming_median(source, target).item() == pytest.approx(
         exact[(len(exact) - 1) // 2].item(), rel=1e-6
     )
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """As on a GPU: products, whatever the condition."""
+    monkeypatch.setattr(panels, "PRODUCT_CONDITION", float("inf"))
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("rule", ["median", 8.0])
+@pytest.mark.parametrize("row", [0, 17])
+@pytest.mark.parametrize("size", [1e3, 1e5, 1e10])
+def test_a_far_row_leaves_the_products_of_the_others(rule, row, size):
+    source, target = with_far_rows(size, (row,))
+    exact = evaluate([source], [target], (Gaussian(rule, (1,)),), torch.float64, backend="reference")
+    found = evaluate([source], [target], (Gaussian(rule, (1,)),), backend="torch")
+    assert found.bandwidths.item() == pytest.approx(exact.bandwidths.item(), rel=1e-6)
+    assert found.loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
+    near = [i for i in range(32) if i != row]
+    assert relative(found.gradients[0][near], exact.gradients[0][near]) < 1e-5
+
+
+def two_points(n, dim):
+    """Most pairs are of equal rows, none of them at the centre."""
+    points = torch.randn(2, dim, generator=torch.Generator().manual_seed(0))
+    return points[(torch.arange(n) % 8 > 4).long()]
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("dim", [7, 300])
+def test_round_off_of_a_product_is_no_distance(dim):
+    source, target = two_points(41, dim), two_points(57, dim)
+    exact = evaluate([source], [target], (Gaussian("median"),), torch.float64, backend="reference")
+    found = evaluate([source], [target], (Gaussian("median"),), backend="torch")
+    assert found.bandwidths.item() == 0
+    assert found.loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("block", [1 << 21, 300], ids=["one block", "streaming"])
+@pytest.mark.parametrize("dim", [7, 300])
+def test_streaming_median_of_equal_rows(monkeypatch, dtype, block, dim):
+    monkeypatch.setattr(median, "BLOCK_ELEMENTS", block)
+    assert median.streaming_median(two_points(41, dim).to(dtype), two_points(57, dim).to(dtype)).item() == 0
 
 
 @pytest.mark.parametrize("kernel", [Gaussian(1.0, (1,)), Gaussian(torch.tensor(1.0), (1,)), Gaussian(4.0, (0.25,))])
@@ -115,24 +160,23 @@ def test_a_median_of_zero_counts_equal_rows_alone(backend, far):
     dim=st.integers(1, 9),
     equal=st.integers(0, 40),
     size=st.sampled_from([0.0, 1.0, 1e4, 1e7]),
-    dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]),
+    offset=st.sampled_from([0.0, 1e6]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.float64]),
     block=st.sampled_from([1 << 21, 500, 40]),
     products=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_streaming_median_by_products_and_by_differences(n, m, dim, equal, size, dtype, block, products, seed):
+def test_streaming_median_by_products_and_by_differences(n, m, dim, equal, size, offset, dtype, block, products, seed):
     """Clusters and equal rows: the definition's number, and exactly 0 where the middle pair is of equal rows."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n + m, dim, generator=generator)
-    x = (
-        x + min(size, 1e4 if dtype == torch.float16 else size) * torch.randint(0, 2, (n + m, 1), generator=generator)
-    ).to(dtype)
+    cluster = torch.randint(0, 2, (n + m, 1), generator=generator)
+    x = (torch.randn(n + m, dim, dtype=torch.float64, generator=generator) + size * cluster + offset).to(dtype)
     x[:equal] = x[0].clone()
     distances = (x.double()[:, None] - x.double()).square().sum(-1)[torch.triu_indices(n + m, n + m, 1).unbind()]
     expected = distances.sort().values[(len(distances) - 1) // 2].item()
     with patch.object(median, "BLOCK_ELEMENTS", block), patch.object(dtypes, "_has_float64", lambda _: products):
         found = median.streaming_median(x[:n], x[n:])
-    lost = 1e-14 * dim * size**2 if products else 0.0
+    lost = 1e-14 * dim * (1 + size**2) if products else 0.0
     assert found.item() == pytest.approx(expected, rel=20 * torch.finfo(found.dtype).eps, abs=lost)
     assert expected > 0 or found.item() == 0
 
