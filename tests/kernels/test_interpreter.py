@@ -24,6 +24,7 @@ PUBLIC = (
         pytest.param(
             ("tests/test_backends.py", "tests/test_invariances.py", "-k", f"triton and ({PUBLIC})"), id="public"
         ),
+        pytest.param(("tests/test_nan.py", "-k", "triton"), id="nan"),
     ],
 )
 def test_in_the_interpreter(arguments):
