@@ -24,7 +24,7 @@ from fastmmd.problem import Problem
 # Everything that lives at once while a tile is processed; about 3 tensors a layer and 4 more.
 WORKSPACE_BYTES = 32 << 20
 # Conditions up to which a product is as good as differences: the error of a kernel is some eps times as large.
-PRODUCT_CONDITION = 16.0
+PRODUCT_CONDITION = 64.0
 FP64_PRODUCT_CONDITION = 1e9  # for results in fp32
 
 
