@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastmmd import dispatch
+from fastmmd import conditioning, dispatch
 from fastmmd.backends import reference
 from fastmmd.bandwidth import compute_dtype, pooled
 from fastmmd.problem import Problem
@@ -30,8 +30,9 @@ def run_backend(
     precision: str | None,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """fastmmd.backends' `run` of the named backend."""
-    module = dispatch.module(dispatch.choose(backend, sources[0].device, problem))
-    return module.run(problem, sources, targets, bandwidths, needs_grad, precision)
+    name = dispatch.choose(backend, sources[0].device, problem)
+    conditioning.watch(problem, sources, targets, bandwidths, name)
+    return dispatch.module(name).run(problem, sources, targets, bandwidths, needs_grad, precision)
 
 
 class _Fused(torch.autograd.Function):
@@ -151,7 +152,7 @@ class _Gradients(torch.autograd.Function):
 
 
 def bandwidth_gradient(inputs: Sequence[Tensor], gradients: Sequence[Tensor | None], bandwidths: Tensor) -> Tensor:
-    """``dL/dB_l = -<Z_l, dL/dZ_l> / (2 B_l)``, [L] fp64: distances scale with the square of Z, kernels see only D / B.
+    """``dL/dB_l = -<Z_l, dL/dZ_l> / (2 B_l)``, [L]: distances scale with the square of Z, kernels see only D / B.
 
     The sum is taken of centred rows; the gradient's rows add up to 0, so the shift changes nothing but round-off.
     """
@@ -160,7 +161,7 @@ def bandwidth_gradient(inputs: Sequence[Tensor], gradients: Sequence[Tensor | No
     for l in range(layers):  # noqa: E741
         gradient = torch.cat([gradients[l], gradients[layers + l]])  # type: ignore[list-item]
         z = pooled(inputs[l], inputs[layers + l], gradient.dtype)
-        dots.append((z * gradient).sum(dtype=torch.float64))
+        dots.append((z * gradient).sum(dtype=bandwidths.dtype))
     # At bandwidth 0 the kernel is its limit, and nothing moves.
     return torch.where(bandwidths == 0, 0.0, torch.stack(dots) / (-2 * bandwidths))
 

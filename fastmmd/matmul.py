@@ -26,27 +26,52 @@ def matmul_precision(device: torch.device, precision: str) -> Iterator[None]:
     """Products on `device` use TF32 if `precision` is "tf32" or "bf16", and full fp32 otherwise."""
     wanted = "tf32" if precision in ("tf32", "bf16") else "ieee"
     with _lock:
-        before = torch_precision(device)
-        if before == wanted:
+        if torch_precision(device) == wanted:
             yield
             return
-        _set(device, wanted)
+        setting = _setting(device)
+        if setting is None:
+            before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision({"ieee": "highest", "tf32": "high"}[wanted])
+        else:
+            before = _own_value(device, setting)
+            setting.fp32_precision = wanted
         try:
             yield
         finally:
-            _set(device, before)
+            if setting is None:
+                torch.set_float32_matmul_precision(before)
+            else:
+                setting.fp32_precision = before
 
 
 def _setting(device: torch.device) -> Any:
-    """The per-backend setting of newer torch versions; None where there is only the old, common one."""
-    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    setting = getattr(backend, "matmul", None)
+    """The setting of the products of one backend, in newer torch versions; None where there is only the old, common
+    one."""
+    setting = getattr(_backend(device), "matmul", None)
     return setting if hasattr(setting, "fp32_precision") else None
 
 
-def _set(device: torch.device, precision: str) -> None:
-    setting = _setting(device)
-    if setting is None:
-        torch.set_float32_matmul_precision({"ieee": "highest", "tf32": "high", "bf16": "medium"}[precision])
-    else:
-        setting.fp32_precision = precision
+def _backend(device: torch.device) -> Any:
+    return torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+
+
+def _own_value(device: torch.device, setting: Any) -> str:
+    """The setting's own value: "none" where it follows a wider one. Reading it gives the value that it follows, so the
+    wider ones are moved, and put back, to see whether it goes along."""
+    everything, backend = torch.backends, torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
+    read = setting.fp32_precision
+    if read == "none" or _follows(setting, everything):
+        return "none"
+    if _follows(backend, everything):
+        return read
+    return "none" if _follows(setting, backend) else read
+
+
+def _follows(setting: Any, wider: Any) -> bool:
+    read, before = setting.fp32_precision, wider.fp32_precision
+    wider.fp32_precision = "ieee" if before == "tf32" else "tf32"
+    try:
+        return setting.fp32_precision != read
+    finally:
+        wider.fp32_precision = before

@@ -49,5 +49,4 @@ def _split(bandwidth: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _limit(layer: LayerKernel, distances: Tensor) -> Tensor:
-    noise = 8 * torch.finfo(distances.dtype).eps * distances.max()  # of distances that come from a matrix product
-    return (distances <= noise).to(distances.dtype) * layer.at_zero
+    return (distances == 0).to(distances.dtype).masked_fill(distances.isnan(), torch.nan) * layer.at_zero

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastmmd.bandwidth import compute_dtype, mean_distance
+from fastmmd.bandwidth import mean_distance
+from fastmmd.dtypes import accumulation_dtype, compute_dtype
 from fastmmd.mixture import mixture
 from fastmmd.problem import LayerKernel, Problem
 
@@ -25,14 +26,15 @@ def discrepancy(
     bandwidths: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The loss (0-d) and the report ``[1 + 2 L]`` (joint, marginals, bandwidths; detached)."""
-    dtype = compute_dtype(*sources, *targets)
+    dtype, wide = compute_dtype(*sources, *targets), accumulation_dtype(sources[0].device)
     product = torch.ones((), dtype=dtype, device=sources[0].device)
     marginals, used = [], []
     for index, (layer, source, target) in enumerate(zip(problem.layers, sources, targets, strict=True)):
-        base = 1.0 if bandwidths is None else bandwidths[index]
         if layer.follows_mean:
-            base = mean_distance(source.detach(), target.detach())
-        bandwidth = torch.as_tensor(layer.unit * base, dtype=torch.float64, device=source.device)
+            base = mean_distance(source.detach(), target.detach()).to(wide)
+        else:
+            base = torch.ones((), dtype=wide, device=source.device) if bandwidths is None else bandwidths[index]
+        bandwidth = layer.unit * base
         kernels = _paired_kernels(layer, source.to(dtype), target.to(dtype), bandwidth, estimator)
         product = product * kernels
         marginals.append(_statistic(kernels))

@@ -88,7 +88,8 @@ def mixture(distances, bandwidth, noise, layer: tl.constexpr, LAYERS: tl.constex
         kernel += weight(LAYERS, layer, q) * value
         slope += (rate * (weight(LAYERS, layer, q) / scale(LAYERS, layer, q))) * value
     one = tl.full((), at_zero(LAYERS, layer), distances.dtype)
-    at_limit = tl.where(distances <= noise.to(distances.dtype), one, 0.0)
+    # `noise` is NaN if any distance is, and must not be lost in the comparison.
+    at_limit = tl.where(distances <= noise.to(distances.dtype), one, (0 * noise).to(distances.dtype))
     return tl.where(limit, at_limit, kernel), tl.where(limit, 0.0, slope)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastmmd
-from fastmmd import Gaussian, bandwidth
+from fastmmd import Gaussian, median
 from tests.helpers import FAST, evaluate, layers
 
 BACKENDS = [*FAST, "reference"]
@@ -44,9 +44,9 @@ def test_rules_follow_their_definitions(backend, n, m, dim, seed):
 @pytest.mark.parametrize("n", [3, 64, 129])
 def test_streamed_median_is_exact(monkeypatch, dtype, tile, n):
     """Radix selection over ragged tiles finds the same number as sorting all distances."""
-    monkeypatch.setattr(bandwidth, "TILE_ELEMENTS", tile)
+    monkeypatch.setattr(median, "BLOCK_ELEMENTS", tile)
     x = torch.randn(n, 5, dtype=dtype)
-    found = bandwidth.median_distance(x[: n // 2], x[n // 2 :])
+    found = median.streaming_median(x[: n // 2], x[n // 2 :])
     assert found.dtype == dtype
     expected = pooled_distances(x[: n // 2], x[n // 2 :])
     assert found.item() == pytest.approx(expected[(len(expected) - 1) // 2].item(), rel=20 * torch.finfo(dtype).eps)
@@ -55,10 +55,10 @@ def test_streamed_median_is_exact(monkeypatch, dtype, tile, n):
 @pytest.mark.parametrize("tile", [1 << 20, 300])
 def test_median_with_ties(monkeypatch, tile):
     """Integer features: few distinct distances, exact in floating point, so the answer must be one of them."""
-    monkeypatch.setattr(bandwidth, "TILE_ELEMENTS", tile)
+    monkeypatch.setattr(median, "BLOCK_ELEMENTS", tile)
     x = torch.randint(0, 3, (60, 2), generator=torch.Generator().manual_seed(0)).double()
     expected = pooled_distances(x[:25], x[25:])
-    found = bandwidth.median_distance(x[:25], x[25:])
+    found = median.streaming_median(x[:25], x[25:])
     assert found.item() == pytest.approx(expected[(len(expected) - 1) // 2].item(), abs=1e-12)
 
 

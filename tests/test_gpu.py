@@ -16,7 +16,7 @@ from bench import measure, values
 from bench.cases import Case
 from bench.gate import reference
 from bench.values import backend_of, taking
-from fastmmd import Gaussian, dispatch
+from fastmmd import Gaussian, dispatch, median
 from fastmmd.backends import cuda
 from fastmmd.problem import make_problem
 from tests.helpers import JAN, layers, relative
@@ -279,16 +279,64 @@ def test_cuda_graph_of_forward_and_backward(backend, route):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("n", [64, int(median.BLOCK_ELEMENTS**0.5)], ids=["one block", "streaming"])
+@pytest.mark.parametrize("rule", ["median", 20.0])
+def test_cuda_graph_of_other_bandwidths(n, rule):
+    sources, targets = pair(n, n, (20,))
+    kernels = (Gaussian(rule),)
+    run(sources, targets, kernels, backend="torch")
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run(sources, targets, kernels, backend="torch")
+    with torch.no_grad():
+        sources[0].mul_(1.5)
+    graph.replay()
+    torch.cuda.synchronize()
+    expected = run(sources, targets, kernels, backend="torch")
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("n", [100, int(median.BLOCK_ELEMENTS**0.5)], ids=["one block", "streaming"])
+def test_median_beside_a_far_row(n):
+    sources, targets = pair(n, n, (20,))
+    with torch.no_grad():
+        sources[0][0] = 1e6
+    found = run(sources, targets, (Gaussian("median"),), backend="torch", precision="ieee")
+    distances = torch.pdist(torch.cat([sources[0], targets[0]]).detach().double().cpu()).square()
+    middle = distances.kthvalue((len(distances) + 1) // 2).values
+    assert found[3].item() == pytest.approx(middle.item(), rel=1e-5)
+    if n == 100:
+        check(found, exact(sources, targets, (Gaussian("median"),)), 5e-6, 1e-5)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_a_bandwidth_far_below_the_data_is_said(backend):
+    sources, targets = pair(300, 300, (20,))
+    with torch.no_grad():
+        for x in (*sources, *targets):
+            x[::2] += 1e4
+
+    def several_calls() -> None:
+        for _ in range(3):
+            run(sources, targets, (Gaussian(1.0),), backend=backend)
+            torch.cuda.synchronize()
+
+    with pytest.warns(UserWarning, match="far below the size of the data"):
+        several_calls()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_waits_for_the_device(backend):
-    sources, targets = pair(300, 300, (20, 8))
     kernels = (Gaussian("median"), Gaussian(detach_bandwidth=False))
-    small = [[x[:64].detach().requires_grad_() for x in side] for side in (sources, targets)]
+    # Few rows, many, and so many that the median is taken in several blocks.
+    sizes = [pair(n, n, (20, 8)) for n in (64, 300, int(median.BLOCK_ELEMENTS**0.5))]
 
     def everything() -> None:
         for estimator in ("biased", "unbiased", "linear"):
-            for sides in ((sources, targets), small):
+            for sides in sizes:
                 run(*sides, kernels, estimator=estimator, backend=backend)
+                run(*sides, (Gaussian(20.0), JAN[1]), estimator=estimator, backend=backend)
                 run(*sides, estimator=estimator, backend=backend)
 
     everything()  # what is compiled or set up once may wait

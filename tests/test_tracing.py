@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastmmd
-from fastmmd import Gaussian
+from fastmmd import Gaussian, median
 from tests.helpers import FAST, layers
 
 KERNELS = {
@@ -62,6 +62,59 @@ def test_compile_modules(estimator):
     eager = torch.autograd.grad(loss(sources, targets), sources)
     traced = torch.autograd.grad(compiled(sources, targets), sources)
     torch.testing.assert_close(traced, eager)
+
+
+@pytest.fixture(params=["one block", "streaming"])
+def many_rows(request, monkeypatch):
+    """Both ways of the median, with the rows of the second: the plain torch one, as on a GPU, and the CPU's."""
+    monkeypatch.setattr(median, "BLOCK_ELEMENTS", 1 << 21 if request.param == "one block" else 900)
+    return request.param
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled kernel", "plain torch"])
+@pytest.mark.parametrize("estimator", ["biased", "linear"])
+def test_median_under_every_transform(monkeypatch, many_rows, compiled, estimator):
+    if not compiled:
+        monkeypatch.setattr(median.compiled, "module", None)
+    torch.compiler.reset()
+    source, target = pair(40, 40)
+
+    def loss(s, t):
+        return fastmmd.mmd(s * 1.5, t, Gaussian("median"), estimator=estimator, backend="torch")
+
+    class Loss(torch.nn.Module):
+        def forward(self, s, t):
+            return loss(s, t)
+
+    eager = loss(source, target)
+    expected = torch.autograd.grad(eager, (source, target))
+    traced = torch.compile(loss, fullgraph=True, backend="aot_eager")(source, target)
+    torch.testing.assert_close(traced, eager)
+    torch.testing.assert_close(torch.autograd.grad(traced, (source, target)), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.vmap(loss)(source[None], target[None])[0], eager.detach())
+    plain = source.detach(), target.detach()
+    torch.testing.assert_close(torch.func.grad(loss, argnums=(0, 1))(*plain), expected)
+    batched = torch.func.vmap(torch.func.grad(loss), in_dims=(0, None))(torch.stack([plain[0], plain[0] + 1]), plain[1])
+    torch.testing.assert_close(batched[0], expected[0])
+    torch.testing.assert_close(batched[1], torch.func.grad(loss)(plain[0] + 1, plain[1]))
+    torch.testing.assert_close(torch.export.export(Loss(), plain).module()(*plain), eager.detach())
+
+
+def test_compile_median_dynamic_batch():
+    torch.compiler.reset()
+    compiled = torch.compile(fastmmd.mmd, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (5, 6, 1100):
+        source, target = pair(n, n)
+        torch.testing.assert_close(
+            compiled(source, target, Gaussian("median")), fastmmd.mmd(source, target, Gaussian("median"))
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_opcheck_of_the_median(dtype):
+    source, target = (x.detach().to(dtype) for x in pair())
+    torch.library.opcheck(torch.ops.fastmmd.median_distance, (source, target))
 
 
 def test_compile_with_inductor():

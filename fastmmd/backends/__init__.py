@@ -6,7 +6,7 @@ run(problem, sources, targets, bandwidths, needs_grad, precision) -> (loss, repo
     sources:      one [n_source, d_l] tensor a layer, fp16, bf16, fp32 or fp64, on one device; never written. All are
                   computed in fp64 if any of them or of the targets is fp64, else in fp32: the computing dtype
     targets:      the same for the target
-    bandwidths:   [L] fp64 on the same device, or None (ones)
+    bandwidths:   [L] fp64 on the same device (fp32 where it has no fp64), or None (ones)
     needs_grad:   2 L flags, sources first
     precision:    the least precise format that fp32 matrix products may use: "ieee" | "tf32x3" | "tf32" | "bf16";
                   None: what torch's own setting allows

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastmmd import compiled
-from fastmmd.bandwidth import compute_dtype
+from fastmmd.dtypes import compute_dtype
 from fastmmd.problem import Problem
 
 # Work (3 N^2 sum d flop) that a further thread must find, or waking it costs more than it brings.

@@ -175,6 +175,12 @@ def line(n: int, dims: tuple[int, ...], format: str, shared_memory: int) -> Line
     return next(line for line in TABLE if fits(line))
 
 
+def by_differences(problem: Problem, sources: Sequence[Tensor]) -> bool:
+    """Whether the route that takes a problem adds up squared differences, so that no common centre matters."""
+    shared_memory = _shared_memory(sources[0].device)
+    return isinstance(line(problem.n, tuple([x.shape[1] for x in sources]), "ieee", shared_memory).config, Small)
+
+
 def _units(dims: Sequence[int]) -> list[int]:
     return [-(-d // 16) for d in dims]
 

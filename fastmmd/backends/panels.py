@@ -3,6 +3,9 @@
 For each pair of row blocks I <= J and each layer: one product gives the inner products, a few elementwise passes the
 coefficients C (docs/mathematics.md), and two products add C z to the gradient of I and C^T z to that of J. Each Gram
 tile is computed once. No step waits for the device.
+
+On a CPU, where reading a number costs nothing, rows whose norms are large beside a bandwidth (`pooling.condition`) are
+computed in fp64, and if that is not enough by differences. Elsewhere fastmmd.conditioning warns.
 """
 
 from __future__ import annotations
@@ -13,12 +16,16 @@ import torch
 from torch import Tensor
 
 from fastmmd.backends import pooling
+from fastmmd.dtypes import accumulation_dtype, compute_dtype
 from fastmmd.matmul import matmul_precision, torch_precision
 from fastmmd.mixture import mixture_and_slope
 from fastmmd.problem import Problem
 
 # Everything that lives at once while a tile is processed; about 3 tensors a layer and 4 more.
 WORKSPACE_BYTES = 32 << 20
+# Conditions up to which a product is as good as differences: the error of a kernel is some eps times as large.
+PRODUCT_CONDITION = 64.0
+FP64_PRODUCT_CONDITION = 1e9  # for results in fp32
 
 
 def unavailable(device: torch.device) -> str | None:
@@ -38,8 +45,22 @@ def run(
     with torch.no_grad(), matmul_precision(device, precision), torch.autocast(device.type, enabled=False):
         format = "tf32" if device.type == "cuda" and precision in ("tf32", "bf16") else "ieee"
         panels = Panels(problem, sources, targets, bandwidths, needs_grad, format)
-        live = (3 * len(panels.z) + 4) * panels.z[0].element_size()
-        return panels.run(side=max(32, int((WORKSPACE_BYTES / live) ** 0.5) // 32 * 32))
+        if device.type != "cpu" or all(condition <= PRODUCT_CONDITION for condition in panels.conditions()):
+            return panels.run(_side(panels))
+        dtype = compute_dtype(*sources, *targets)
+        sources, targets = [x.double() for x in sources], [x.double() for x in targets]
+        panels = Panels(problem, sources, targets, bandwidths, needs_grad, format)
+        limit = PRODUCT_CONDITION if dtype == torch.float64 else FP64_PRODUCT_CONDITION
+        for index, condition in enumerate(panels.conditions()):
+            if condition > limit:  # centred rows would have rounded already
+                panels.apart[index] = torch.cat([sources[index], targets[index]])
+        loss, report, gradients = panels.run(_side(panels))
+        return loss.to(dtype), report.to(dtype), [None if g is None else g.to(dtype) for g in gradients]
+
+
+def _side(panels: Panels) -> int:
+    live = (3 * len(panels.z) + 4) * panels.z[0].element_size()
+    return max(32, int((WORKSPACE_BYTES / live) ** 0.5) // 32 * 32)
 
 
 class Panels:
@@ -60,7 +81,16 @@ class Panels:
         self.dtype, self.device = self.z[0].dtype, self.z[0].device
         self.with_gradient = [needs_grad[i] or needs_grad[layers + i] for i in range(layers)]
         self.gradient = [torch.zeros_like(z) if g else None for z, g in zip(self.z, self.with_gradient, strict=True)]
-        self.sums = torch.zeros(3, layers + 1, dtype=torch.float64, device=self.device)  # ss, tt, st
+        self.apart: list[Tensor | None] = [None] * layers  # rows whose distances are taken by differences
+        # The median and a learned bandwidth may be 0, where only distance 0 counts: round-off must not hide it.
+        self.may_be_zero = [bandwidths is not None and not layer.follows_mean for layer in problem.layers]
+        self.wide = accumulation_dtype(self.device)
+        self.sums = torch.zeros(3, layers + 1, dtype=self.wide, device=self.device)  # ss, tt, st
+
+    def conditions(self) -> list[float]:
+        """`pooling.condition` of each layer, read."""
+        layers = zip(self.problem.layers, self.norms, self.bandwidths, strict=True)
+        return [pooling.condition(layer, norms, bandwidth).item() for layer, norms, bandwidth in layers]
 
     def run(self, side: int) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         n = self.problem.n
@@ -78,10 +108,7 @@ class Panels:
         problem, diagonal = self.problem, rows == columns
         kernels, slopes = [], []
         for index, layer in enumerate(problem.layers):
-            distances = (self.norms[index][rows, None] + self.norms[index][None, columns]).addmm_(
-                self.z[index][rows], self.z[index][columns].T, alpha=-2
-            )
-            distances.clamp_(min=0)
+            distances = self._distances(index, rows, columns)
             if diagonal:
                 distances.fill_diagonal_(0)
             kernel, slope = mixture_and_slope(layer, self.bandwidths[index], distances)
@@ -106,6 +133,16 @@ class Panels:
             if not diagonal:
                 gradient[columns] += 4 * (coefficients.T @ z[rows] - coefficients.sum(0).unsqueeze(1) * z[columns])
 
+    def _distances(self, layer: int, rows: slice, columns: slice) -> Tensor:
+        z, norms, apart = self.z[layer], self.norms[layer], self.apart[layer]
+        if apart is not None:
+            return torch.cdist(apart[rows], apart[columns], compute_mode="donot_use_mm_for_euclid_dist").square_()
+        sums = norms[rows, None] + norms[None, columns]
+        if not self.may_be_zero[layer]:
+            return sums.addmm_(z[rows], z[columns].T, alpha=-2).clamp_(min=0)
+        distances = torch.addmm(sums, z[rows], z[columns].T, alpha=-2)
+        return distances.masked_fill_(distances <= sums.mul_(8 * torch.finfo(self.dtype).eps), 0)
+
     def _pair_weights(self, rows: slice, columns: slice) -> Tensor:
         alpha, beta, gamma, _ = self.problem.pair_weights
         source = torch.arange(self.problem.n, device=self.device) < self.problem.n_source
@@ -124,6 +161,6 @@ class Panels:
             if diagonal:
                 kernel = kernel.clone().fill_diagonal_(0)
             top, bottom = kernel[:split_row], kernel[split_row:]
-            self.sums[0, term] += images * top[:, :split_column].sum(dtype=torch.float64)
-            self.sums[1, term] += images * bottom[:, split_column:].sum(dtype=torch.float64)
-            self.sums[2, term] += top[:, split_column:].sum(dtype=torch.float64)
+            self.sums[0, term] += images * top[:, :split_column].sum(dtype=self.wide)
+            self.sums[1, term] += images * bottom[:, split_column:].sum(dtype=self.wide)
+            self.sums[2, term] += top[:, split_column:].sum(dtype=self.wide)

@@ -8,14 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastmmd.bandwidth import compute_dtype, pooled
-from fastmmd.problem import Problem
+from fastmmd.centring import pooled, pooled_around_bulk
+from fastmmd.dtypes import accumulation_dtype, compute_dtype
+from fastmmd.problem import LayerKernel, Problem
 
 
 class Rows(NamedTuple):
-    z: list[Tensor]  # [N, d_l], fp32 or fp64, source first; the pooled mean is 0
+    z: list[Tensor]  # [N, d_l], fp32 or fp64, source first, around a common centre
     norms: list[Tensor]  # [N], squared
-    bandwidths: Tensor  # [L] fp64
+    bandwidths: Tensor  # [L], in the accumulation dtype
 
 
 def pool(
@@ -23,17 +24,34 @@ def pool(
 ) -> Rows:
     """`format`: of the products' operands, to whose digits the rows are rounded ("tf32", "bf16", "f16"; else none), so
     that norms come from what the products see."""
-    dtype = compute_dtype(*sources, *targets)
-    z = [rounded(pooled(s, t, dtype), format) for s, t in zip(sources, targets, strict=True)]
-    norms = [x.square().sum(1) for x in z]
-    found = []
-    for index, layer in enumerate(problem.layers):
+    dtype, wide = compute_dtype(*sources, *targets), accumulation_dtype(sources[0].device)
+    z, norms, found = [], [], []
+    for index, (layer, source, target) in enumerate(zip(problem.layers, sources, targets, strict=True)):
+        # A mean bandwidth grows with the farthest row, any other one may be small beside it.
+        centred = pooled if layer.follows_mean else pooled_around_bulk
+        z.append(rounded(centred(source, target, dtype), format))
+        norms.append(z[-1].square().sum(1))
         if layer.follows_mean:
-            base = 2 * norms[index].sum(dtype=torch.float64) / (problem.n - 1)
+            base = 2 * norms[-1].sum(dtype=wide) / (problem.n - 1)
         else:
-            base = z[0].new_ones((), dtype=torch.float64) if bandwidths is None else bandwidths[index]
+            base = z[-1].new_ones((), dtype=wide) if bandwidths is None else bandwidths[index]
         found.append(layer.unit * base)
     return Rows(z, norms, torch.stack(found))
+
+
+def condition(layer: LayerKernel, norms: Tensor, bandwidth: Tensor) -> Tensor:
+    """0-d: how much larger than distances that count the squared norms are, whose round-off every distance has that
+    comes from an inner product: the second largest norm over the sharpest Gaussian's ``scale B``. The relative error of
+    a kernel is this number times the unit round-off.
+
+    The largest norm alone does no harm: a row that is much farther from the centre than all others is as far from them,
+    and its kernels are 0. No norm does where B is a mean: from ``B = 2 sum_i |z_i|^2 / (N - 1)`` follows that ``|z_i|^2
+    <= B (N - 1) / 2``, and that at most N / r rows have ``|z_i|^2 > B r / 2``. If r is large these are few, their
+    kernels with the others are 0, and the distances between all others are exact beside B.
+    """
+    if layer.follows_mean:
+        return torch.zeros_like(bandwidth)
+    return norms.topk(2).values[1] / (layer.scales[0] * bandwidth)
 
 
 def rounded(x: Tensor, format: str) -> Tensor:
@@ -51,7 +69,7 @@ def round_to_tf32(x: Tensor) -> Tensor:
 
 
 def finish(problem: Problem, sums: Tensor, bandwidths: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Loss and report (fastmmd.backends) from ``sums [3, 1 + L]`` fp64: over ss, tt, st, of the product and each
+    """Loss and report (fastmmd.backends) from ``sums [3, 1 + L]``: over ss, tt, st, of the product and each
     layer's kernel."""
     alpha, beta, gamma, diagonal = problem.pair_weights
     at_zero = [problem.product_at_zero, *(layer.at_zero for layer in problem.layers)]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastmmd.dtypes import accumulation_dtype
 from fastmmd.mixture import mixture
 from fastmmd.problem import Problem
 
@@ -23,15 +24,17 @@ def evaluate(
     problem: Problem, sources: Sequence[Tensor], targets: Sequence[Tensor], bandwidths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The differentiable loss (0-d) and the detached report; arguments as in fastmmd.backends."""
+    wide = accumulation_dtype(sources[0].device)
     product = torch.ones((), dtype=sources[0].dtype, device=sources[0].device)
     values, used = [], []
     for index, (layer, source, target) in enumerate(zip(problem.layers, sources, targets, strict=True)):
         z = torch.cat([source, target])
         distances = (z[:, None, :] - z[None, :, :]).square().sum(-1)
-        base = 1.0 if bandwidths is None else bandwidths[index]
         if layer.follows_mean:
-            base = distances.detach().sum() / (problem.n * (problem.n - 1))
-        bandwidth = torch.as_tensor(layer.unit * base, dtype=torch.float64, device=z.device)
+            base = distances.detach().sum(dtype=wide) / (problem.n * (problem.n - 1))
+        else:
+            base = torch.ones((), dtype=wide, device=z.device) if bandwidths is None else bandwidths[index]
+        bandwidth = layer.unit * base
         kernel = mixture(layer, bandwidth, distances)
         product = product * kernel
         values.append(_statistic(problem, kernel, layer.at_zero))
@@ -48,7 +51,8 @@ def evaluate(
 def _statistic(problem: Problem, kernel: Tensor, at_zero: float) -> Tensor:
     n = problem.n_source
     alpha, beta, gamma, diagonal = problem.pair_weights
-    off = kernel.to(torch.float64) * (1 - torch.eye(problem.n, dtype=torch.float64, device=kernel.device))
+    wide = accumulation_dtype(kernel.device)
+    off = kernel.to(wide) * (1 - torch.eye(problem.n, dtype=wide, device=kernel.device))
     return alpha * off[:n, :n].sum() + beta * off[n:, n:].sum() + gamma * off[:n, n:].sum() + diagonal * at_zero
 
 

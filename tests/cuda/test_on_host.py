@@ -24,7 +24,7 @@ def extension(tmp_path_factory):
     return next(folder.glob("_C*.so"))
 
 
-PUBLIC = ("tests/test_backends.py", "tests/test_gradients.py", "tests/test_invariances.py")
+PUBLIC = ("tests/test_backends.py", "tests/test_gradients.py", "tests/test_invariances.py", "tests/test_nan.py")
 
 
 @pytest.mark.parametrize(

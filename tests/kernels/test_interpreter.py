@@ -23,6 +23,7 @@ PUBLIC = (
     [
         pytest.param(("tests/kernels/interpreted",), id="routes", marks=pytest.mark.slow),
         pytest.param((*(f"tests/{name}.py" for name in FILES), "-k", f"triton and ({PUBLIC})"), id="public"),
+        pytest.param(("tests/test_nan.py", "-k", "triton"), id="nan"),
     ],
 )
 def test_in_the_interpreter(arguments):

@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fastmmd import Gaussian
 from fastmmd.backends import cuda
 from tests.helpers import JAN, layers, relative
 from tests.routes import *  # noqa: F403 the tests of every route
@@ -118,6 +119,21 @@ def test_blocks_round_to_what_the_library_multiplies(format):
     assert 5e-5 <= error <= 3e-3
 
 
+@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("size", [1e3, 1e6])
+def test_a_far_row_leaves_the_others(name, size):
+    """With a bandwidth that is no mean: rows are taken around where most of them are."""
+    sources, targets = layers(70, (9,), 1, dtype=torch.float32), layers(40, (9,), 2, 0.3, torch.float32)
+    with torch.no_grad():
+        sources[0][33] = size
+    problem = problem_of(70, 40, (Gaussian(9.0),))
+    truth = exact(problem, sources, targets)
+    loss, _, gradients = run(name, problem, sources, targets)
+    assert loss.item() == pytest.approx(truth[0].item(), rel=1e-5)
+    near = torch.arange(70) != 33
+    assert relative(gradients[0][near], truth[2][0][near]) < 1e-5
+
+
 @pytest.mark.parametrize("dtypes", [(torch.float16, torch.float32, torch.bfloat16)], ids=str)
 def test_every_layer_has_its_own_dtype(dtypes):
     sources = [x.to(dtype) for x, dtype in zip(layers(40, (70, 8, 20), 1), dtypes, strict=True)]
@@ -143,8 +159,6 @@ def test_the_smallest_and_the_widest():
 
 
 def test_more_gaussians_than_a_launch_can_carry():
-    from fastmmd import Gaussian
-
     many = tuple(Gaussian(multipliers=tuple(1 + 0.1 * q for q in range(60))) for _ in range(3))
     sources, targets = layers(5, (4, 4, 4), 1), layers(5, (4, 4, 4), 2)
     with pytest.raises(ValueError, match="128 Gaussians"):

@@ -1,0 +1,74 @@
+"""Modes that show on a CPU what code would do on another device: wait for it, or ask it for fp64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fastmmd import dtypes
+
+_aten = torch.ops.aten
+# What a host must wait for: numbers and sizes that depend on values.
+_READS = {
+    _aten._local_scalar_dense,
+    _aten.item,
+    _aten.is_nonzero,
+    _aten.equal,
+    _aten.nonzero,
+    _aten.masked_select,
+    _aten._unique2,
+    _aten.bincount,
+}
+
+
+class Waits(AssertionError):
+    pass
+
+
+class _NothingWaits(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        packet, kwargs = func.overloadpacket, kwargs or {}
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        devices = {x.device.type for x in tensors}
+        if packet in _READS and devices == {"cuda"}:
+            raise Waits(f"{func}: the host reads a number")
+        if packet in (_aten.index, _aten.index_put, _aten.index_put_) and any(x.dtype == torch.bool for x in tensors):
+            raise Waits(f"{func}: how many elements a mask selects is known on the device alone")
+        found = func(*args, **kwargs)
+        devices_after = {x.device.type for x in tree_leaves(found) if isinstance(x, Tensor)}
+        moved = packet in (_aten._to_copy, _aten.copy_, _aten.where) and len(devices | devices_after) > 1
+        if moved or (packet == _aten.lift_fresh and "cuda" in devices_after):  # torch.tensor, torch.as_tensor
+            raise Waits(f"{func}: a copy between host and device")
+        return found
+
+
+@contextmanager
+def nothing_waits() -> Iterator[None]:
+    """Tensors on "cuda" are fake; an operation raises `Waits` if it would stop the host there (or break a CUDA
+    graph)."""
+    with FakeTensorMode(), _NothingWaits():
+        yield
+
+
+class _NoFloat64(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for x in tree_leaves(found):
+            if isinstance(x, Tensor) and x.dtype == torch.float64:
+                raise TypeError(f"{func}: the device has no float64")
+        return found
+
+
+@contextmanager
+def no_float64() -> Iterator[None]:
+    """CPU tensors behave as on a device without fp64: whatever makes one raises."""
+    with patch.object(dtypes, "_has_float64", lambda device: False), _NoFloat64():
+        yield

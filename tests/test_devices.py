@@ -1,0 +1,169 @@
+"""What other devices would not forgive, shown on a CPU: waiting for them, and fp64 where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fastmmd
+from fastmmd import Gaussian, compiled, conditioning, dispatch, evaluate, median, paired
+from fastmmd.backends import pooling, reference
+from fastmmd.bandwidth import given_bandwidths
+from fastmmd.problem import make_problem, needs_bandwidth
+from tests.device_modes import Waits, no_float64, nothing_waits
+from tests.helpers import layers
+
+RULES = {
+    "mean": Gaussian(),
+    "mean_all": Gaussian("mean_all"),
+    "undetached": Gaussian(detach_bandwidth=False),
+    "median": Gaussian("median"),
+    "number": Gaussian(2.0, (1, 3)),
+}
+
+
+def on_cuda(n, dim, dtype=torch.float32):
+    return torch.empty(n, dim, dtype=dtype, device="cuda", requires_grad=True)
+
+
+def learned(device):
+    return Gaussian(torch.empty((), device=device, requires_grad=True))
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x[torch.zeros((), dtype=torch.int64, device="cuda")],
+        lambda x: torch.as_tensor(2.0, device="cuda") * x,
+        lambda x: torch.tensor([1.0, 2.0], device="cuda"),
+        lambda x: torch.ones(3).to("cuda"),
+        lambda x: x.cpu(),
+        lambda x: torch.where(x > 0, x, torch.zeros(())),
+        lambda x: 1 if x.sum() > 0 else 0,
+    ],
+)
+def test_what_waits_is_seen(waiting):
+    with nothing_waits(), pytest.raises(Waits):
+        waiting(on_cuda(4, 3).detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("block", [1 << 21, 3000], ids=["one block", "streaming"])
+@pytest.mark.parametrize("products", [True, False])
+def test_the_median_does_not_wait(monkeypatch, dtype, block, products):
+    monkeypatch.setattr(median, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(median, "accumulation_dtype", lambda _: torch.float64 if products else torch.float32)
+    with nothing_waits():
+        found = median.streaming_median(on_cuda(70, 9, dtype).detach(), on_cuda(61, 9, dtype).detach())
+    assert found.device.type == "cuda"
+    assert found.shape == ()
+
+
+@pytest.mark.parametrize("rule", [*RULES, "tensor"])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased", "linear", "circular", "dense"])
+@pytest.mark.parametrize("n", [20, 600])
+def test_no_loss_waits(estimator, rule, n):
+    """Below the checks, from where a tensor mode would go through the custom op: what runs eagerly on a GPU. (Without
+    one torch runs no backward there.)"""
+    with nothing_waits():
+        sources, targets = ([on_cuda(n, 9, torch.float16), on_cuda(n, 4)] for _ in range(2))
+        kernels = (RULES[rule] if rule in RULES else learned("cuda"), Gaussian(1.68, (1,)))
+        bandwidths = given_bandwidths(kernels, sources, targets) if needs_bandwidth(kernels) else None
+        kind = estimator if estimator in ("biased", "unbiased") else "unbiased"
+        problem = make_problem(n, n, tuple(k.static for k in kernels), 0.5, (0.1, 0.0), kind)
+        if estimator in ("linear", "circular"):
+            loss, report = paired.discrepancy(problem, estimator, sources, targets, bandwidths)
+        elif estimator == "dense":
+            wide = [[x.float() for x in side] for side in (sources, targets)]
+            loss, report = reference.evaluate(problem, *wide, bandwidths)
+        else:
+            loss, report = evaluate.evaluate(problem, sources, targets, bandwidths, "torch", "ieee")
+            evaluate.scale(torch.ones_like(loss), sources, sources)
+    assert loss.requires_grad
+    assert loss.device.type == report.device.type == "cuda"
+
+
+@pytest.mark.parametrize("format", ["ieee", "tf32", "bf16", "f16"])
+def test_what_the_gpu_backends_share_does_not_wait(format):
+    with nothing_waits():
+        sources, targets = ([on_cuda(40, 9).detach(), on_cuda(40, 4).detach()] for _ in range(2))
+        problem = make_problem(40, 40, (Gaussian().static, Gaussian(2.0).static), 0.5, (0.1, 0.0), "biased")
+        rows = pooling.pool(problem, sources, targets, None, format)
+        pooling.finish(problem, torch.zeros(3, 3, dtype=torch.float64, device="cuda"), rows.bandwidths, torch.float32)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("given", [True, False])
+def test_measuring_a_condition_does_not_wait(monkeypatch, backend, given):
+    copies = []
+    monkeypatch.setattr(conditioning, "HostCopy", copies.append)
+    monkeypatch.setattr(conditioning, "_capturing", lambda _: False)
+    with nothing_waits():
+        problem = make_problem(40, 40, (Gaussian(2.0).static,), 1.0, (0.0,), "biased")
+        bandwidths = torch.ones(1, dtype=torch.float64, device="cuda") if given else None
+        conditioning.Watch(problem.layers).call(problem, [on_cuda(40, 9)], [on_cuda(40, 9)], bandwidths, backend)
+    assert copies[0].device.type == "cuda"
+
+
+# Devices without fp64 ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mps(monkeypatch):
+    """As on a device with no backend of its own and no fp64."""
+    monkeypatch.setattr(dispatch, "AUTOMATIC", ())
+    monkeypatch.setattr(compiled, "module", None)
+    with no_float64():
+        yield
+
+
+@pytest.mark.usefixtures("mps")
+@pytest.mark.parametrize("rule", [*RULES, "tensor"])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased", "linear", "circular"])
+@pytest.mark.parametrize("backend", ["torch", "auto", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_needs_float64(backend, estimator, rule, dtype):
+    bandwidth = torch.tensor(2.0, requires_grad=True)
+    kernel = RULES[rule] if rule in RULES else Gaussian(bandwidth, (1, 3))
+    sources, targets = ([torch.randn(20, dim, dtype=dtype, requires_grad=True) for dim in (9, 4)] for _ in range(2))
+    found = fastmmd.discrepancy(
+        sources, targets, (kernel, Gaussian(1.68, (1,))), estimator=estimator, backend=backend, marginal=0.1
+    )
+    assert {x.dtype for x in found} == {torch.float32}
+    inputs = [*sources, *targets, *([bandwidth] if rule == "tensor" else [])]
+    gradients = torch.autograd.grad(found.loss, inputs)
+    assert [g.dtype for g in gradients] == [x.dtype for x in inputs]
+    assert all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.usefixtures("mps")
+def test_streaming_without_float64(monkeypatch):
+    monkeypatch.setattr(median, "BLOCK_ELEMENTS", 900)
+    fastmmd.mmd(torch.randn(70, 9), torch.randn(61, 9), Gaussian("median"))
+
+
+@pytest.mark.parametrize("estimator", ["biased", "linear"])
+@pytest.mark.parametrize("rule", RULES)
+def test_values_without_float64(monkeypatch, estimator, rule):
+    sources, targets = (layers(60, (9, 4), seed, 0.3, torch.float32) for seed in range(2))
+    arguments = (sources, targets, (RULES[rule], Gaussian(1.68, (1,))))
+    exact = fastmmd.discrepancy(*arguments, estimator=estimator, backend="torch")
+    with monkeypatch.context() as context, no_float64():
+        context.setattr(compiled, "module", None)
+        found = fastmmd.discrepancy(*arguments, estimator=estimator, backend="torch")
+    for mine, theirs in zip(found, exact, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=2e-6)
+
+
+def test_float64_on_a_device_without_it_is_torchs_error():
+    """Nothing here makes fp64 of its own accord, so the mode's error comes from the inputs alone."""
+    with no_float64(), pytest.raises(TypeError, match="no float64"):
+        fastmmd.mmd(torch.randn(5, 3).double(), torch.randn(5, 3))
+
+
+def test_where_fp64_is():
+    assert fastmmd.dtypes.accumulation_dtype(torch.device("cuda")) == torch.float64
+    assert fastmmd.dtypes.accumulation_dtype(torch.device("cpu")) == torch.float64
+    assert fastmmd.dtypes.accumulation_dtype(torch.device("mps")) == torch.float32
