@@ -30,8 +30,8 @@ _library.define("median_distance(Tensor source, Tensor target) -> Tensor")
 
 
 def median_distance(source: Tensor, target: Tensor) -> Tensor:
-    """The lower median of the ``N (N - 1) / 2`` pooled squared distances: 0-d, in the computing dtype, detached. NaN if
-    any value is not finite."""
+    """The lower median of the ``N (N - 1) / 2`` pooled squared distances: 0-d, fp64 where the device has it, detached.
+    NaN if any value is NaN."""
     source, target = source.detach(), target.detach()
     if transforms.active(source, target):
         return _Traced.apply(source, target)
@@ -40,9 +40,13 @@ def median_distance(source: Tensor, target: Tensor) -> Tensor:
 
 
 def _median_distance(source: Tensor, target: Tensor) -> Tensor:
-    if compiled.module is not None and source.device.type == "cpu":
-        return cpu.median_distance(source, target)
-    return streaming_median(source, target)
+    if compiled.module is None or source.device.type != "cpu":
+        return streaming_median(source, target).to(accumulation_dtype(source.device))
+    found = cpu.median_distance(source, target)
+    number = torch.finfo(found.dtype)
+    if not number.tiny <= found.item() <= number.max and not found.isnan():  # squares may have left fp32's range
+        return cpu.median_distance(source.double(), target.double())
+    return found.double()
 
 
 def streaming_median(source: Tensor, target: Tensor) -> Tensor:
@@ -135,7 +139,7 @@ def _median_op(source: Tensor, target: Tensor) -> Tensor:
 
 @torch.library.register_fake("fastmmd::median_distance", lib=_library)
 def _median_fake(source: Tensor, target: Tensor) -> Tensor:
-    return source.new_empty((), dtype=compute_dtype(source, target))
+    return source.new_empty((), dtype=accumulation_dtype(source.device))
 
 
 class _Traced(torch.autograd.Function):

@@ -77,3 +77,11 @@ def test_bandwidth_tensor_is_not_written(backend):
     source, target = torch.randn(9, 3), torch.randn(8, 3)
     fastmmd.mmd(source, target, Gaussian(given_bandwidth), backend=backend)
     assert given_bandwidth.item() == 10.0
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1e25, 1e30])
+@pytest.mark.parametrize("rule", ["mean", "mean_all", "median"])
+def test_a_rule_serves_features_whose_squares_leave_fp32(rule, size):
+    source, target = layers(20, (4,), 0, dtype=torch.float32)[0], layers(17, (4,), 1, 1.0, torch.float32)[0]
+    found = fastmmd.mmd(source * size, target * size, Gaussian(rule))
+    torch.testing.assert_close(found, fastmmd.mmd(source, target, Gaussian(rule)), rtol=1e-5, atol=0)
