@@ -24,7 +24,7 @@
 
 namespace fastmmd {
 
-constexpr int kAbi = 2;   // raised whenever the meaning of a binding changes
+constexpr int kAbi = 3;   // raised whenever the meaning of a binding changes
 constexpr int kMaxLayers = 8;
 constexpr int kMaxScales = 64;   // Gaussians in one layer's mixture
 

@@ -10,7 +10,7 @@ from typing import Any
 from fastmmd.problem import Problem
 
 # The binding's version that this Python code was written for (csrc/problem.h).
-ABI = 2
+ABI = 3
 
 module: ModuleType | None = None
 reason: str | None = None

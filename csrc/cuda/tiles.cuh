@@ -4,6 +4,8 @@
 //
 // Rows come packed (fastmmd/backends/cuda.py): centred, rounded to the format, each domain padded with zeros to whole
 // tiles, so that a tile has one domain; the layers side by side, each padded to a multiple of 16 features.
+//
+// Takes what compute capability 8.0 brought, cp.async and mma.sync of every format: code for earlier GPUs traps.
 #pragma once
 
 #include "entry.h"
@@ -92,6 +94,9 @@ constexpr int kTilesBlocks = Units == 0 || (Units <= 2 && F != Format::ieee && F
 template <Format F, int Layers, int Units>
 __global__ void __launch_bounds__(kTilesThreads, kTilesBlocks<F, Units>)
     tiles_loss(const __grid_constant__ TilesProblem p) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  __trap();
+#else
   using S = Stored<F>;
   constexpr bool kWithGradient = Units > 0;
   constexpr int kAtOnce = 4;   // pairs whose kernels are in registers: those of one fragment
@@ -251,6 +256,7 @@ __global__ void __launch_bounds__(kTilesThreads, kTilesBlocks<F, Units>)
           }
     }
   }
+#endif
 }
 
 }   // namespace fastmmd::cuda
