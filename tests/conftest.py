@@ -6,6 +6,12 @@ import importlib.util
 import os
 import sys
 
+import pytest
+from hypothesis import HealthCheck, settings
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported: they share the cores
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
+
 if path := os.environ.get("FASTMMD_TEST_EXTENSION"):
     spec = importlib.util.spec_from_file_location("fastmmd._C", path)
     sys.modules["fastmmd._C"] = importlib.util.module_from_spec(spec)
@@ -13,6 +19,16 @@ if path := os.environ.get("FASTMMD_TEST_EXTENSION"):
 
 from fastmmd import compiled
 from fastmmd.backends import triton
+from tests.skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 hooks
+
+# A busy machine is no failure.
+settings.register_profile(
+    "fastmmd",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    derandomize="FASTMMD_CI" in os.environ,
+)
+settings.load_profile("fastmmd")
 
 on_host = compiled.module is not None and compiled.module.CUDA_ON_HOST
 collect_ignore = [
@@ -24,3 +40,12 @@ if triton.interpreted():
     from tests.kernels import interpreter
 
     interpreter.correct()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Shares the whole suite out to processes where pytest-xdist is installed; `-n 0` keeps it in one."""
+    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    if whole and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
+        config.option.numprocesses, config.option.dist = "auto", "worksteal"
+        config.option.maxprocesses = config.option.maxprocesses or 4

@@ -27,7 +27,6 @@ SPILLS = {
     "small: small_loss<float, 8, 64, true>": EIGHT,
     "tiles: tiles_loss<bf16, 2, 2>": SHARED,
     "tiles: tiles_loss<f16, 2, 2>": SHARED,
-    "tiles: tiles_loss<tf32, 2, 2>": SHARED,
 }
 
 
@@ -74,7 +73,7 @@ def test_as_reported():
     path = cuda_resources.report_path(version)
     before = json.loads(path.read_text()) if path.exists() else {}
     if before.get("nvcc") != version:
-        pytest.skip(f"no report of nvcc {version}")
+        pytest.skip(f"no report of nvcc {version}: compares nothing by number")
     for target, kernels in cuda_resources.compile(SAMPLE).items():
         message = f"{target}: the kernels changed; renew the report: python -m tests.csrc.cuda_resources"
         assert kernels == before[target], message
