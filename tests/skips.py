@@ -1,5 +1,5 @@
-"""Sums up skipped tests by reason. Under CI (FASTMMD_CI, set by .ci/run) a reason that is not listed here fails the run,
-so that nothing stays untested unseen."""
+"""Sums up skipped tests by reason. Under CI (FASTMMD_CI, set by .ci/run) a reason that is not listed here fails the
+run, so that nothing stays untested unseen."""
 
 import os
 import re

@@ -85,9 +85,9 @@ __device__ float coefficient_scale(const Plan& plan, const Mixtures<T>& all, int
   return static_cast<float>(exp2(fmin(fmax(floor(15 - log2(bound)), -100.0), 100.0)));
 }
 
-// Blocks that share a multiprocessor, each then held to 128 registers a thread: two where their shared memory lets them.
-// Of fp32 operands three tiles of 128 features take 121 KB or more, so one block fits; free of the limit, tf32 takes 157
-// registers on sm_90 and spills none.
+// Blocks that share a multiprocessor: two, held to 128 registers a thread, where their shared memory lets them. Of fp32
+// operands three tiles of 128 features take 121 KB or more, so one block fits, and tf32 may take the 157 registers (on
+// sm_90) that it needs to spill none.
 template <Format F, int Units>
 constexpr int kTilesBlocks = Units == 0 || (Units <= 2 && sizeof(Stored<F>) == 2) ? 2 : 1;
 

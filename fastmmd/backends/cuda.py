@@ -425,7 +425,7 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 @cache
 def _shared_memory(device: torch.device) -> int:
-    """Bytes that a block of tiles can have on request, its static ones included; 0 where the kernels are not compiled."""
+    """Bytes that a block of tiles can have on request, its static ones included; 0 where tiles can't run."""
     if _capability(device) < TENSOR_CORES:
         return 0
     if device.type == "cpu":
