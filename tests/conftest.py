@@ -6,10 +6,9 @@ import importlib.util
 import os
 import sys
 
-import pytest
 from hypothesis import HealthCheck, settings
 
-if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported: they share the cores
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # of pytest-xdist; before torch is imported
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
 
 if path := os.environ.get("FASTMMD_TEST_EXTENSION"):
@@ -40,12 +39,3 @@ if triton.interpreted():
     from tests.kernels import interpreter
 
     interpreter.correct()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Shares the whole suite out to processes where pytest-xdist is installed; `-n 0` keeps it in one."""
-    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS
-    if whole and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
-        config.option.numprocesses, config.option.dist = "auto", "worksteal"
-        config.option.maxprocesses = config.option.maxprocesses or 4
