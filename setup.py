@@ -1,12 +1,13 @@
-"""Drives CMake for csrc/. Metadata and settings are in pyproject.toml.
+"""Drives CMake for csrc/. Metadata and settings are in pyproject.toml. `pip install -v .` shows what it does meanwhile.
 
 Environment:
     FASTMMD_CPU=on|off         build the extension (default on). "off" installs pure Python, and build_info() says so.
     FASTMMD_CUDA=auto|on|off   build the CUDA kernels into it (default auto: if there is an nvcc that works, whether or
                                not there is a GPU). "on" fails where there is none. build_info() says what was built.
                                nvcc is looked for in CUDACXX, CUDA_HOME/bin, CUDA_PATH/bin, PATH, /usr/local/cuda/bin.
-    FASTMMD_CUDA_ARCHS         GPUs to compile them for, such as "80;90" or "90a" (default: 80 86 89 90 100 120, those
-                               that nvcc knows). PTX of one of them is added, for later GPUs.
+    FASTMMD_CUDA_ARCHS         GPUs to compile them for, such as "80;90" or "90a"; "all": 75 80 86 89 90 100 120, those
+                               that nvcc knows. Default: the GPUs that are here (nvidia-smi), else 80 and 90. PTX of one
+                               of them is added, for later GPUs.
     CXX, CUDACXX, CUDAHOSTCXX, CMAKE_ARGS
                                the compilers, nvcc's C++ compiler and further CMake arguments, as usual.
 """
@@ -37,8 +38,10 @@ def cuda_archs() -> str:
     """FASTMMD_CUDA_ARCHS as a CMake list."""
     archs = re.split(r"[;,\s]+", os.environ.get("FASTMMD_CUDA_ARCHS", "").strip(";, "))
     for arch in archs:
-        if arch and not re.fullmatch(r"\d{2,3}[af]?", arch):
-            raise SystemExit(f'fastmmd: FASTMMD_CUDA_ARCHS: expected numbers such as "80;90" or "90a", got {arch!r}')
+        if archs not in ([""], ["all"]) and not re.fullmatch(r"\d{2,3}[af]?", arch):
+            raise SystemExit(
+                f'fastmmd: FASTMMD_CUDA_ARCHS: expected numbers such as "80;90" or "90a", or "all", got {arch!r}'
+            )
     return ";".join(archs)
 
 
@@ -69,22 +72,26 @@ class CMakeBuild(build_ext):
         out.parent.mkdir(parents=True, exist_ok=True)
         notes = self._run("configuring", configure)
         self._run("compiling", ["cmake", "--build", str(build)])
-        for note in notes[:-1]:
-            print(f"fastmmd: {note}")
-        print(f"fastmmd: built {out.name}: {notes[-1]}")
+        print(f"fastmmd: built {out.name}: {notes[-1]}", flush=True)
 
     def _run(self, what: str, command: list[str]) -> list[str]:
-        """What CMakeLists.txt says to whoever installs; after a failure that is the error."""
+        """Shows each line as it comes. Returns what CMakeLists.txt says to whoever installs; after a failure that is
+        the error."""
         if shutil.which(command[0]) is None:
             raise CompileError(f"fastmmd: {command[0]} not found; it comes with `pip install cmake ninja`")
+        print(f"fastmmd: {what}", flush=True)
+        notes = []
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         except OSError as error:
             raise CompileError(f"fastmmd: {what} failed: {error}") from error
-        notes = re.findall(r"^fastmmd: (.*)$", done.stdout, re.MULTILINE)
-        if done.returncode == 0:
+        with process:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                if line.startswith("fastmmd: "):
+                    notes.append(line.removeprefix("fastmmd: ").strip())
+        if process.returncode == 0:
             return notes
-        print(done.stdout, file=sys.stderr)
         if what == "configuring" and notes:
             raise CompileError(f"fastmmd: {notes[-1]}")
         raise CompileError(
@@ -95,6 +102,7 @@ class CMakeBuild(build_ext):
 
 
 setup(
+    license="Apache-2.0",  # not in pyproject.toml: how it is written there depends on setuptools' version
     ext_modules=[Extension("fastmmd._C", sources=[])] if CPU == "on" else [],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -152,7 +152,8 @@ void cuda_small(const Problem& problem, bool f64, const std::vector<int>& types,
 
 void cuda_pass(const Problem& problem, bool f64, const Addresses& inner, const Addresses& norms,
                const std::vector<bool>& wanted, bool tf32, uintptr_t bandwidths, uintptr_t noises, uintptr_t sums,
-               int64_t rows, int64_t columns, int64_t first_row, int64_t first_column, int device, uintptr_t stream) {
+               int64_t rows, int64_t columns, int64_t pitch, int64_t first_row, int64_t first_column, int device,
+               uintptr_t stream) {
   const size_t L = static_cast<size_t>(problem.num_layers);
   if (inner.size() != L || norms.size() != L || wanted.size() != L)
     throw std::invalid_argument("inner, norms, wanted: expected one a layer");
@@ -165,6 +166,7 @@ void cuda_pass(const Problem& problem, bool f64, const Addresses& inner, const A
   io.tf32 = tf32;
   io.rows = rows;
   io.columns = columns;
+  io.pitch = pitch;
   io.first_row = first_row;
   io.first_column = first_column;
   io.bandwidth = address<const double>(bandwidths);
@@ -223,7 +225,8 @@ void bind_cuda(py::module_& m) {
   m.def("cuda_pass_blocks", &cuda::pass_blocks, py::arg("rows"), py::arg("columns"));
   m.def("cuda_pass", &cuda_pass, py::arg("problem"), py::arg("f64"), py::arg("inner"), py::arg("norms"),
         py::arg("wanted"), py::arg("tf32"), py::arg("bandwidths"), py::arg("noises"), py::arg("sums"), py::arg("rows"),
-        py::arg("columns"), py::arg("first_row"), py::arg("first_column"), py::arg("device"), py::arg("stream"));
+        py::arg("columns"), py::arg("pitch"), py::arg("first_row"), py::arg("first_column"), py::arg("device"),
+        py::arg("stream"));
   m.def(
       "cuda_tiles_shared_bytes",
       [](const std::string& format, int64_t units, int layers, bool with_gradient, int buffers) {

@@ -52,7 +52,7 @@ AUTOMATIC = (
         ANY,
         cuda.MAX_GAUSSIANS,
         "cuda",
-        f"where Triton or the C compiler that it needs is missing; {UNMEASURED}",
+        f"where Triton, the C compiler or the compute capability (8.0) that it needs is missing; {UNMEASURED}",
     ),
 )
 

@@ -6,6 +6,9 @@ import importlib.util
 import os
 import sys
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # of pytest-xdist; before torch is imported
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
+
 if path := os.environ.get("FASTMMD_TEST_EXTENSION"):
     spec = importlib.util.spec_from_file_location("fastmmd._C", path)
     sys.modules["fastmmd._C"] = importlib.util.module_from_spec(spec)
@@ -13,6 +16,18 @@ if path := os.environ.get("FASTMMD_TEST_EXTENSION"):
 
 from fastmmd import compiled
 from fastmmd.backends import triton
+from tests.skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 hooks
+
+if importlib.util.find_spec("hypothesis"):  # the tests that need a GPU do without
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(  # a busy machine is no failure
+        "fastmmd",
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+        derandomize="FASTMMD_CI" in os.environ,
+    )
+    settings.load_profile("fastmmd")
 
 on_host = compiled.module is not None and compiled.module.CUDA_ON_HOST
 collect_ignore = [

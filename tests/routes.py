@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -150,7 +150,7 @@ def test_fp32_is_as_exact_as_careful_torch(route, n, m, dims, shift):
         assert relative(mine, gradient) <= 2 * relative(theirs, gradient) + 2e-6
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8)
 @given(data=st.data())
 def test_any_problem(route, data):
     n, m = data.draw(st.integers(1, 70), "n"), data.draw(st.integers(1, 70), "m")

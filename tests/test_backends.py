@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmmd import Gaussian, mmd
@@ -39,7 +39,7 @@ def test_fp64_matches_reference(backend, n, m, kernels):
 
 
 @pytest.mark.parametrize("backend", FAST)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_problem_matches_reference(backend, data):
     n, m = data.draw(st.integers(1, 70), "n"), data.draw(st.integers(1, 70), "m")

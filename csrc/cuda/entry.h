@@ -34,6 +34,7 @@ int small(const Problem&, const Buffers&, const Type* types, bool f64, SmallLaun
 struct Pass {
   int64_t rows, columns, first_row, first_column;   // in the pooled batch
   void* inner[kMaxLayers];
+  int64_t pitch;                     // elements from row to row of inner products, at least `columns`
   const void* norm[kMaxLayers];      // [N]
   bool wanted[kMaxLayers];           // layers whose coefficients are written
   bool tf32;                         // rounded to it
@@ -43,7 +44,8 @@ struct Pass {
 int64_t pass_blocks(int64_t rows, int64_t columns);
 int pass(const Problem&, const Pass&, bool f64, Device);
 
-// Many rows and few features: loss, sums and gradients from packed rows in one launch. See tiles.cuh.
+// Many rows and few features: loss, sums and gradients from packed rows in one launch. See tiles.cuh. Not for devices
+// of a compute capability below 8.0.
 struct Tiles {
   int64_t units[kMaxLayers];   // of 16 features
   bool wanted[kMaxLayers];     // layers whose gradients are written

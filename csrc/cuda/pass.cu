@@ -29,6 +29,7 @@ int pass(const Problem& problem, const Pass& io, bool f64, Device device) {
   p.plan = make_plan(problem);
   p.rows = static_cast<int>(io.rows);
   p.columns = static_cast<int>(io.columns);
+  p.pitch = static_cast<int>(io.pitch);
   p.first_row = static_cast<int>(io.first_row);
   p.first_column = static_cast<int>(io.first_column);
   for (int l = 0; l < problem.num_layers; ++l) {

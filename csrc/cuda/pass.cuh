@@ -14,6 +14,7 @@ struct PassProblem {
   Plan plan;
   int rows, columns, first_row, first_column;   // of the block of pairs, in the pooled batch
   void* inner[kMaxLayers];                      // [rows, columns]
+  int pitch;                                    // elements from one of its rows to the next
   const void* norm[kMaxLayers];                 // [N], squared
   bool wanted[kMaxLayers];                      // whose coefficients
   bool tf32;                                    // rounded, as the product that follows sees them
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(kPassThreads) coefficients_in_place(const __gr
       for (int v = 0; v < kAtOnce; ++v) {
         const int at = block_row + (first + v) * kWarps;
         if (at >= p.rows || !in_columns) continue;
-        const T inner = static_cast<const T*>(p.inner[l])[static_cast<int64_t>(at) * p.columns + block_column];
+        const T inner = static_cast<const T*>(p.inner[l])[static_cast<int64_t>(at) * p.pitch + block_column];
         distance[l][v] = static_cast<const T*>(p.norm[l])[p.first_row + at] + column_norm[l] - 2 * inner;
       }
     }
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(kPassThreads) coefficients_in_place(const __gr
                                [&](int l, T c) {
                                  if (l >= plan.layers || !p.wanted[l]) return;
                                  if constexpr (std::is_same_v<T, float>) c = p.tf32 ? round_to_tf32(c) : c;
-                                 static_cast<T*>(p.inner[l])[static_cast<int64_t>(at) * p.columns + block_column] = c;
+                                 static_cast<T*>(p.inner[l])[static_cast<int64_t>(at) * p.pitch + block_column] = c;
                                });
     }
   }

@@ -4,6 +4,8 @@
 //
 // Rows come packed (fastmmd/backends/cuda.py): centred, rounded to the format, each domain padded with zeros to whole
 // tiles, so that a tile has one domain; the layers side by side, each padded to a multiple of 16 features.
+//
+// Takes what compute capability 8.0 brought, cp.async and mma.sync of every format: code for earlier GPUs traps.
 #pragma once
 
 #include "entry.h"
@@ -83,15 +85,20 @@ __device__ float coefficient_scale(const Plan& plan, const Mixtures<T>& all, int
   return static_cast<float>(exp2(fmin(fmax(floor(15 - log2(bound)), -100.0), 100.0)));
 }
 
-// Blocks that share a multiprocessor: two where 128 registers a thread are enough.
+// Blocks that share a multiprocessor: two, held to 128 registers a thread, where their shared memory lets them. Of fp32
+// operands three tiles of 128 features take 121 KB or more, so one block fits, and tf32 may take the 157 registers (on
+// sm_90) that it needs to spill none.
 template <Format F, int Units>
-constexpr int kTilesBlocks = Units == 0 || (Units <= 2 && F != Format::ieee && F != Format::tf32x3) ? 2 : 1;
+constexpr int kTilesBlocks = Units == 0 || (Units <= 2 && sizeof(Stored<F>) == 2) ? 2 : 1;
 
 // Blocks (tile of rows, split). Units: of the second product that a warp keeps in registers, 4 * 16 * Units >= width;
 // 0 for the loss alone, which meets each pair of tiles once.
 template <Format F, int Layers, int Units>
 __global__ void __launch_bounds__(kTilesThreads, kTilesBlocks<F, Units>)
     tiles_loss(const __grid_constant__ TilesProblem p) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  __trap();
+#else
   using S = Stored<F>;
   constexpr bool kWithGradient = Units > 0;
   constexpr int kAtOnce = 4;   // pairs whose kernels are in registers: those of one fragment
@@ -251,6 +258,7 @@ __global__ void __launch_bounds__(kTilesThreads, kTilesBlocks<F, Units>)
           }
     }
   }
+#endif
 }
 
 }   // namespace fastmmd::cuda

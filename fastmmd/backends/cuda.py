@@ -26,6 +26,8 @@ from fastmmd.problem import Problem
 SMALL_ROWS = 256
 MAX_GAUSSIANS = 128  # in the mixtures of all layers together: kMaxGaussians of csrc/cuda/plan.h
 ANY = 1 << 62
+# What tiles need, cp.async and tensor cores for TF32 and bf16, and the library for formats other than fp32.
+TENSOR_CORES = (8, 0)
 # Type of csrc/cuda/entry.h.
 _TYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2, torch.float64: 3}
 _STORED = {"bf16": torch.bfloat16, "f16": torch.float16}
@@ -160,7 +162,7 @@ def product_format(precision: str, inputs: Sequence[Tensor], dtype: torch.dtype)
 
 @lru_cache(maxsize=256)
 def line(n: int, dims: tuple[int, ...], format: str, shared_memory: int) -> Line:
-    """The first line that fits N pooled rows, layers of `dims` features, and a device's shared memory a block."""
+    """The first line that fits N pooled rows, layers of `dims` features, and what `_shared_memory` says."""
     units = _units(dims)
 
     def fits(line: Line) -> bool:
@@ -196,7 +198,10 @@ def run(
     device = sources[0].device
     inputs = (*sources, *targets)
     dtype = compute_dtype(*inputs)
-    precision = torch_precision(device) if precision is None else precision
+    if _capability(device) < TENSOR_CORES:
+        precision = "ieee"  # less would lose digits and save no time
+    elif precision is None:
+        precision = torch_precision(device)
     format = product_format(precision, inputs, dtype)
     config = line(problem.n, tuple([x.shape[1] for x in sources]), format, _shared_memory(device)).config
     with _current(device):
@@ -342,10 +347,10 @@ class _FusedPanels(Panels):
         self.tf32 = format == "tf32"  # row sums of C see what the library's products see
         layers, n = len(self.z), problem.n
         most = int((config.workspace_bytes / (layers * self.z[0].element_size())) ** 0.5)
-        self.side = -(-n // (64 * -(-n // most))) * 64  # blocks of nearly equal size, rows aligned for the library
+        self.side = -(-n // (64 * -(-n // most))) * 64  # blocks of nearly equal size
         self.spec = compiled.problem(problem, tuple([z.shape[1] for z in self.z]))
         self.noises = _noises(problem, pooling.Rows(self.z, self.norms, self.bandwidths))
-        self.workspace = torch.empty(layers, self.side**2, dtype=self.dtype, device=self.device)
+        self.workspace = torch.empty(layers, self.side, self.side, dtype=self.dtype, device=self.device)
         extension: Any = compiled.module
         self.cuda_pass = extension.cuda_pass
         programs = extension.cuda_pass_blocks(self.side, self.side)
@@ -359,7 +364,8 @@ class _FusedPanels(Panels):
 
     def _pair(self, rows: slice, columns: slice) -> None:
         shape = (rows.stop - rows.start, columns.stop - columns.start)
-        inner = [buffer[: shape[0] * shape[1]].view(shape) for buffer in self.workspace]
+        # Rows of a ragged block lie as far apart as a whole one's: the library needs them aligned for its fast kernels.
+        inner = [buffer[: shape[0], : shape[1]] for buffer in self.workspace]
         for block, z in zip(inner, self.z, strict=True):
             torch.mm(z[rows], z[columns].T, out=block)
         self.cuda_pass(
@@ -373,6 +379,7 @@ class _FusedPanels(Panels):
             self.noises.data_ptr(),
             self.partial_sums.data_ptr(),
             *shape,
+            self.side,
             rows.start,
             columns.start,
             *_queue(self.device),
@@ -418,9 +425,16 @@ _stream = getattr(torch._C, "_cuda_getCurrentRawStream", _public_stream)
 
 
 @cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return (9, 0) if device.type == "cpu" else torch.cuda.get_device_capability(device)  # on the host, as on sm_90
+
+
+@cache
 def _shared_memory(device: torch.device) -> int:
-    """Bytes that a block of threads can have on request, its static ones included."""
-    if device.type == "cpu":  # on the host, as on sm_90
+    """Bytes that a block of tiles can have on request, its static ones included; 0 where tiles can't run."""
+    if _capability(device) < TENSOR_CORES:
+        return 0
+    if device.type == "cpu":
         return 227 << 10
     properties = torch.cuda.get_device_properties(device)
     return getattr(properties, "shared_memory_per_block_optin", 99 << 10)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
 REPORTS = Path(__file__).parent / "resources"
-TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-FLAGS = ("-O3", "-std=c++17", "-DNDEBUG")  # as in csrc/CMakeLists.txt
+TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+FLAGS = ("-O3", "-std=c++17", "-DNDEBUG", "-lineinfo")  # as in csrc/CMakeLists.txt
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
 # registers; stack, spill_stores, spill_loads: bytes a thread; shared: bytes a block

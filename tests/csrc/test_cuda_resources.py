@@ -1,7 +1,7 @@
 """Every CUDA kernel compiles into what the committed report says, and spills nothing that isn't meant to.
 
 Registers and spills depend on nvcc's version, so the report holds for one. It is of every target; some are compiled
-again here. To renew it: `python -m tests.csrc.cuda_resources` (five minutes of one core).
+again here. To renew it: `python -m tests.csrc.cuda_resources` (four minutes of one core).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 
 from tests.csrc import cuda_resources
 
-SAMPLE = ("sm_90", "sm_120")  # a minute and a half of one core
+SAMPLE = ("sm_75", "sm_90", "sm_120")  # a minute and a half of one core
 
 # A few bytes are the assembler's choice: it stops at 64, 80 or 128 registers so that more warps fit. More: a reason.
 A_FEW = 64
@@ -27,7 +27,6 @@ SPILLS = {
     "small: small_loss<float, 8, 64, true>": EIGHT,
     "tiles: tiles_loss<bf16, 2, 2>": SHARED,
     "tiles: tiles_loss<f16, 2, 2>": SHARED,
-    "tiles: tiles_loss<tf32, 2, 2>": SHARED,
 }
 
 
@@ -74,7 +73,7 @@ def test_as_reported():
     path = cuda_resources.report_path(version)
     before = json.loads(path.read_text()) if path.exists() else {}
     if before.get("nvcc") != version:
-        pytest.skip(f"no report of nvcc {version}")
+        pytest.skip(f"no report of nvcc {version}: compares nothing by number")
     for target, kernels in cuda_resources.compile(SAMPLE).items():
         message = f"{target}: the kernels changed; renew the report: python -m tests.csrc.cuda_resources"
         assert kernels == before[target], message

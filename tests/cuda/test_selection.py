@@ -37,8 +37,8 @@ def extension(**attributes):
 @pytest.fixture(autouse=True)
 def forget():
     yield
-    cuda.line.cache_clear()
-    cuda._not_compiled_for.cache_clear()
+    for cached in (cuda.line, cuda._not_compiled_for, cuda._shared_memory):
+        cached.cache_clear()
 
 
 def problem(n, gaussians=5):
@@ -106,6 +106,8 @@ def test_no_format_is_less_precise_than_asked_for():
         ("80 90", (10, 0), False),
         ("80 90 90+PTX", (10, 0), True),
         ("80 90 90+PTX", (7, 5), False),
+        ("75 80 80+PTX", (7, 5), True),
+        ("75", (8, 0), False),
         ("90a", (9, 0), True),
         ("90a", (10, 0), False),
         ("100 120 100+PTX", (12, 1), True),
@@ -117,6 +119,38 @@ def test_architectures(built, capability, runs):
     assert (reason is None) == runs
     if not runs:
         assert built in reason
+
+
+@pytest.mark.parametrize(
+    ("capability", "n", "route", "format"),
+    [
+        ((7, 5), 64, cuda.Small, None),
+        ((7, 5), 300, cuda.Blocks, "ieee"),
+        ((7, 5), 5000, cuda.Blocks, "ieee"),
+        ((8, 0), 64, cuda.Small, None),
+        ((8, 0), 300, cuda.Blocks, "tf32"),
+        ((8, 0), 5000, cuda.Tiles, "tf32"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_no_tensor_core_is_asked_for_below_8_0(monkeypatch, capability, n, route, format, dtype):
+    """Tiles trap there, and rounding to TF32 would only lose digits."""
+    taken = []
+
+    def instead(problem, sources, targets, bandwidths, needs_grad, format_or_dtype, config):
+        taken.append((type(config), None if isinstance(config, cuda.Small) else format_or_dtype))
+        return torch.zeros(()), torch.zeros(3), [None, None]
+
+    monkeypatch.setattr(compiled, "module", extension())
+    monkeypatch.setattr(cuda, "_capability", lambda device: capability)
+    for name in ("small", "tiles", "blocks"):
+        monkeypatch.setattr(cuda, name, instead)
+    cuda._shared_memory.cache_clear()
+    half = torch.zeros(n // 2, 40, dtype=dtype)
+    one_layer = make_problem(n // 2, n // 2, (Gaussian().static,), 1.0, (0.0,), "biased")
+    cuda.run(one_layer, [half], [half], None, [True, True], "tf32")
+    format = "f16" if (format, dtype) == ("tf32", torch.float16) else format
+    assert taken == [(route, format)]
 
 
 def test_auto_takes_cuda_for_few_rows_and_triton_for_many(monkeypatch):

@@ -155,7 +155,7 @@ def test_workers_end_with_their_parent(tmp_path):
         worker = int(parent.stdout.readline())
         os.kill(worker, 0)
         parent.kill()
-    for _ in range(100):
+    for _ in range(1200):
         try:
             os.kill(worker, 0)
         except ProcessLookupError:

@@ -1,8 +1,11 @@
 """Each route of the CUDA backend against the dense reference in fp64, with its kernels on the CPU."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmmd import Gaussian
@@ -84,7 +87,7 @@ def test_formats(name, format, least, most, shift):
 
 
 @pytest.mark.parametrize("format", TILES_FORMATS)
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6)
 @given(data=st.data())
 def test_tiles_of_any_size(format, data):
     n, m = data.draw(st.integers(1, 200), "n"), data.draw(st.integers(1, 200), "m")
@@ -98,6 +101,38 @@ def test_tiles_of_any_size(format, data):
         found = cuda.tiles(*inputs, that_fits(config, inputs))
     tolerance = {"ieee": 1e-5, "tf32x3": 1e-5, "tf32": 5e-3, "f16": 5e-3, "bf16": 4e-2}[format]
     check(found, exact(problem, sources, targets), tolerance)
+
+
+REPORTS = Path(__file__).parents[2] / "csrc" / "resources"
+
+
+@pytest.mark.parametrize("path", sorted(REPORTS.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("format", TILES_FORMATS)
+@pytest.mark.parametrize("dims", [(128,), (64, 64)])
+def test_registers_are_held_down_only_where_two_blocks_of_threads_fit(path, format, dims):
+    kernel = json.loads(path.read_text())["sm_90"][f"tiles: tiles_loss<{format}, 2, 2>"]
+    buffers = cuda.line(8192, dims, format, 227 << 10).config.buffers if format != "ieee" else 2
+    units = sum(-(-d // 16) for d in dims)
+    bytes = cuda.compiled.module.cuda_tiles_shared_bytes(format, units, len(dims), True, buffers)
+    two_fit = 2 * (bytes + (1 << 10)) <= 228 << 10  # the system takes 1 KiB for each
+    assert (kernel["registers"] <= 128) == two_fit
+
+
+def test_rows_of_inner_products_are_aligned_for_the_library(monkeypatch):
+    """Matrices with a leading dimension that is no multiple of 16 bytes are multiplied by slow kernels."""
+    strides = []
+    multiply = torch.mm
+
+    def mm(a, b, out):
+        strides.append(out.stride())
+        return multiply(a, b, out=out)
+
+    monkeypatch.setattr(torch, "mm", mm)
+    sources, targets = layers(37, (16, 8), 1, dtype=torch.float32), layers(64, (16, 8), 2, 0.2, torch.float32)
+    problem = problem_of(37, 64, JAN)
+    check(run("blocks", problem, sources, targets), exact(problem, sources, targets), 5e-6)
+    assert len(strides) == 2 * 3  # layers, pairs of blocks
+    assert all(row % 8 == 0 and column == 1 for row, column in strides), strides
 
 
 def test_small_coefficients_are_not_lost_in_fp16():
