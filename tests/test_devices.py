@@ -98,9 +98,8 @@ def test_what_the_gpu_backends_share_does_not_wait(format):
 @pytest.mark.parametrize("given", [True, False])
 def test_measuring_a_condition_does_not_wait(monkeypatch, backend, given):
     copies = []
-    monkeypatch.setattr(conditioning, "HostCopy", copies.append)
-    monkeypatch.setattr(conditioning, "_capturing", lambda _: False)
     with nothing_waits():
+        monkeypatch.setattr(conditioning, "HostCopy", copies.append)
         problem = make_problem(40, 40, (Gaussian(2.0).static,), 1.0, (0.0,), "biased")
         bandwidths = torch.ones(1, dtype=torch.float64, device="cuda") if given else None
         conditioning.Watch(problem.layers).call(problem, [on_cuda(40, 9)], [on_cuda(40, 9)], bandwidths, backend)
