@@ -88,8 +88,7 @@ def mixture(distances, bandwidth, noise, layer: tl.constexpr, LAYERS: tl.constex
         kernel += weight(LAYERS, layer, q) * value
         slope += (rate * (weight(LAYERS, layer, q) / scale(LAYERS, layer, q))) * value
     one = tl.full((), at_zero(LAYERS, layer), distances.dtype)
-    # `noise` is NaN if any distance is, and must not be lost in the comparison.
-    at_limit = tl.where(distances <= noise.to(distances.dtype), one, (0 * noise).to(distances.dtype))
+    at_limit = tl.where(distances <= noise.to(distances.dtype), one, 0.0)
     return tl.where(limit, at_limit, kernel), tl.where(limit, 0.0, slope)
 
 
@@ -146,6 +145,7 @@ def bandwidth_and_noise(layer: tl.constexpr, mean, given, numbers, dtype: tl.con
         base = mean
     elif given is not None:
         base = tl.load(given + layer)
+        base = tl.where((base == 0) & (mean != mean), mean, base)  # the limit at 0 compares, and would lose a NaN
     else:
         base = 1.0 + 0.0 * mean
     epsilon: tl.constexpr = 2.3e-16 if dtype == tl.float64 else 1.2e-7

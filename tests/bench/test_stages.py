@@ -221,6 +221,8 @@ def test_stages_are_selected_by_name_in_their_order():
 def test_processes_are_found_by_their_environment():
     process = subprocess.Popen(["sleep", "600"], env=os.environ | {stages.MARK: "mine/1/"})
     try:
+        while not Path(f"/proc/{process.pid}/environ").read_bytes():  # for a moment a new program has none
+            assert process.poll() is None
         assert list(stages._marked(f"{stages.MARK}=mine/1/")) == [process.pid]
         assert list(stages._marked(f"{stages.MARK}=mine/")) == [process.pid]
         assert not list(stages._marked(f"{stages.MARK}=mine/2/"))
