@@ -6,6 +6,7 @@ python -m bench.report FOLDER           prints whatever bench/gpu.py has left in
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -308,7 +309,9 @@ def _time(spread: Spread) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    (path,) = map(Path, sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(description="Renders results as Markdown: bench/gpu.py's folder, or a record.")
+    parser.add_argument("path", type=Path, help="the folder, or the JSON file of bench/throughput.py")
+    path = parser.parse_args(arguments).path
     if path.is_dir():
         from bench import folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,8 +30,8 @@ def given_bandwidths(kernels: Sequence[Gaussian], sources: Sequence[Tensor], tar
     for kernel, source, target in zip(kernels, sources, targets, strict=True):
         rule = kernel.bandwidth
         if isinstance(rule, Tensor):
-            if readable(rule) and not rule.item() > 0:
-                raise ValueError(f"bandwidth: expected a positive value, got {rule.item()}")
+            if readable(rule) and not 0 < rule.item() < math.inf:
+                raise ValueError(f"bandwidth: expected a positive, finite value, got {rule.item()}")
             if rule.device != source.device:  # moving it would wait for the device in every call
                 raise ValueError(f"bandwidth: expected a tensor on {source.device}, got one on {rule.device}")
             value = rule

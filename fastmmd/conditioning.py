@@ -61,8 +61,9 @@ class HostCopy:
 class Watch:
     def __init__(self, layers: tuple[LayerKernel, ...]) -> None:
         self.layers = layers
-        # Layers to measure: a mean bandwidth is always safe.
-        self.open = [index for index, layer in enumerate(layers) if not layer.follows_mean]
+        # Layers to measure. A mean is of the data's size: only a tiny multiplier of it is not.
+        most = WORST_ERROR / torch.finfo(torch.float32).eps
+        self.open = [i for i, layer in enumerate(layers) if not layer.follows_mean or 1 / layer.scales[0] > most]
         self.calls = 0
         self.copy: HostCopy | None = None
         self.measured: list[int] = []
@@ -112,11 +113,12 @@ class Watch:
             return
         _said.add((index, layer))
         rule = "a median, a tensor or 1" if self.given and layer.unit == 1 else f"{layer.unit:g}"
+        rule = "a mean" if layer.follows_mean else rule
         warnings.warn(
-            f"fastmmd: layer {index}, bandwidth {rule}: it is far below the size of the data. Squared norms of the "
+            f"fastmmd: layer {index}, bandwidth {rule}: a Gaussian is far below the data's size. Squared norms of the "
             f"centred rows are {condition:.1e} times the width of the sharpest Gaussian (multiplier "
             f"{layer.scales[0]:g}), so its values have a relative error of about {min(error, 1.0):.0e}. Use a "
-            "bandwidth of the data's size (a mean rule always is), pass fp64 tensors (.double()), or compute on the "
+            "bandwidth and multipliers of the data's size, pass fp64 tensors (.double()), or compute on the "
             "CPU or, if there are few rows, with backend='reference'.",
             UserWarning,
             stacklevel=2,

@@ -19,6 +19,8 @@ from fastmmd.bandwidth import compute_dtype, pooled
 from fastmmd.problem import Problem
 from fastmmd.transforms import is_batched
 
+WORST_DOT = 2e-5  # relative round-off that the gradient of a bandwidth may have on a CPU
+
 
 def run_backend(
     problem: Problem,
@@ -49,7 +51,7 @@ class _Fused(torch.autograd.Function):
         of_bandwidths = None
         if wants_bandwidths:
             assert bandwidths is not None
-            of_bandwidths = bandwidth_gradient(inputs, gradients, bandwidths)
+            of_bandwidths = bandwidth_gradient(problem, inputs, gradients, bandwidths, backend, precision)
             gradients = [g if want else None for g, want in zip(gradients, wants, strict=True)]
         ctx.problem = problem
         ctx.dtypes = [None if x is None else x.dtype for x in (bandwidths, *inputs)]
@@ -78,8 +80,8 @@ def _saved(ctx: Any, count: int, with_variables: bool) -> tuple[Sequence[Tensor 
     may have changed them in place (``nn.ReLU(inplace=True)``), which is an error then and only then. torch versions
     that open all saved tensors or none refuse the first derivative of such an input too.
     """
-    handles = ctx._raw_saved_tensors
-    if not hasattr(handles[0], "unpack"):
+    handles = () if torch.compiler.is_compiling() else ctx._raw_saved_tensors  # compiled autograd has none
+    if not handles or not hasattr(handles[0], "unpack"):
         tensors = ctx.saved_tensors
         return tensors[:count], tensors[count:]
     gradients = [handle.unpack() for handle in handles[:count]]
@@ -151,19 +153,45 @@ class _Gradients(torch.autograd.Function):
         return None, of_grad_loss, *(None for _ in slots), *of_slots
 
 
-def bandwidth_gradient(inputs: Sequence[Tensor], gradients: Sequence[Tensor | None], bandwidths: Tensor) -> Tensor:
+def bandwidth_gradient(
+    problem: Problem,
+    inputs: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    bandwidths: Tensor,
+    backend: str,
+    precision: str | None,
+) -> Tensor:
     """``dL/dB_l = -<Z_l, dL/dZ_l> / (2 B_l)``, [L]: distances scale with the square of Z, kernels see only D / B.
 
-    The sum is taken of centred rows; the gradient's rows add up to 0, so the shift changes nothing but round-off.
+    The sum is taken of centred rows; the gradient's rows add up to 0, so the shift changes nothing but round-off. Where
+    that round-off counts, which a CPU can see at once, everything is computed again in fp64.
     """
-    layers = len(inputs) // 2
-    dots = []
-    for l in range(layers):  # noqa: E741
-        gradient = torch.cat([gradients[l], gradients[layers + l]])  # type: ignore[list-item]
-        z = pooled(inputs[l], inputs[layers + l], gradient.dtype)
-        dots.append((z * gradient).sum(dtype=bandwidths.dtype))
+    dots, noises = _inner_products(inputs, gradients, bandwidths.dtype)
+    widens = bandwidths.dtype == torch.float64 and compute_dtype(*inputs) == torch.float32
+    if widens and bandwidths.device.type == "cpu" and bool((noises > WORST_DOT * dots.abs()).any()):
+        layers, wide = len(problem.layers), [x.double() for x in inputs]
+        needs = (True,) * len(wide)
+        _, _, again = run_backend(problem, wide[:layers], wide[layers:], bandwidths, needs, backend, precision)
+        dots, _ = _inner_products(wide, again, bandwidths.dtype)
     # At bandwidth 0 the kernel is its limit, and nothing moves.
-    return torch.where(bandwidths == 0, 0.0, torch.stack(dots) / (-2 * bandwidths))
+    return torch.where(bandwidths == 0, 0.0, dots / (-2 * bandwidths))
+
+
+def _inner_products(
+    inputs: Sequence[Tensor], gradients: Sequence[Tensor | None], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """``<Z_l, dL/dZ_l>`` of each layer, [L], and the round-off that its terms can bring."""
+    layers = len(inputs) // 2
+    dots, noises = [], []
+    for source, target, *both in zip(
+        inputs[:layers], inputs[layers:], gradients[:layers], gradients[layers:], strict=True
+    ):
+        gradient = torch.cat(both)  # type: ignore[arg-type]
+        z = pooled(source, target, gradient.dtype)
+        dots.append((z * gradient).sum(dtype=dtype))
+        norms = z.norm(dim=1) * gradient.norm(dim=1)
+        noises.append(torch.finfo(gradient.dtype).eps * norms.sum(dtype=dtype))
+    return torch.stack(dots), torch.stack(noises)
 
 
 def evaluate(
@@ -180,7 +208,7 @@ def evaluate(
         RuntimeError: an input carries a forward-mode tangent.
     """
     inputs = (*sources, *targets)
-    refuse_tangents(inputs)
+    refuse_tangents((bandwidths, *inputs))
     wants_grad = torch.is_grad_enabled() and (
         any(x.requires_grad for x in inputs) or (bandwidths is not None and bandwidths.requires_grad)
     )
@@ -190,7 +218,9 @@ def evaluate(
     return loss, report
 
 
-def refuse_tangents(inputs: Sequence[Tensor]) -> None:
+def refuse_tangents(inputs: Sequence[Tensor | None]) -> None:
     """Forward-mode differentiation would be lost without a word in a backend."""
-    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(x).tangent is not None for x in inputs):
+    if forward_ad._current_level >= 0 and any(
+        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in inputs
+    ):
         raise RuntimeError("fastmmd: forward-mode differentiation needs backend='reference'")

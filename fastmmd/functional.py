@@ -141,7 +141,7 @@ def _route(
         problem = make(n_source, n_target, static, joint, marginals, estimator)
         sources, targets = [x.to(dtype) for x in sources], [x.to(dtype) for x in targets]
         return reference.evaluate(problem, sources, targets, bandwidths)
-    if transforms.active(*sources, *targets):
+    if transforms.active(*sources, *targets, *(() if bandwidths is None else (bandwidths,))):
         return tracing.evaluate(static, joint, marginals, estimator, sources, targets, bandwidths, backend, precision)
     problem = make(n_source, n_target, static, joint, marginals, estimator)
     return evaluate(problem, sources, targets, bandwidths, backend, precision)
@@ -152,7 +152,7 @@ def _distance(squared: Tensor, kernels: Sequence[Gaussian]) -> Tensor:
     round-off would not be small, and its gradient would be anything."""
     noise: float | Tensor = torch.finfo(squared.dtype).eps
     for kernel in kernels:
-        noise = noise * kernel.at_zero
+        noise = noise * kernel.size
     zero = squared <= noise
     return torch.where(zero, 0, torch.where(zero, 1, squared).sqrt())
 
@@ -186,6 +186,7 @@ def mmd(
         tensor(0.)
     """
     kernels = checks.check_kernel(kernel)
+    checks.check_flag("squared", squared)
     loss, _ = _evaluate((source,), (target,), kernels, 1.0, 0.0, estimator, backend, precision)
     return loss if squared else _distance(loss, kernels)
 
@@ -205,5 +206,6 @@ def jmmd(
     ``sources[l] [n_s, d_l]``, ``targets[l] [n_t, d_l]``; `squared` is `mmd`'s, the other arguments, dtypes and errors
     are those of `discrepancy`. The default kernels are JAN's for (features, softmax outputs).
     """
+    checks.check_flag("squared", squared)
     loss, _ = _evaluate(sources, targets, kernels, 1.0, 0.0, estimator, backend, precision)
     return loss if squared else _distance(loss, kernels)

@@ -9,6 +9,7 @@ from numbers import Real
 
 from torch import Tensor
 
+from fastmmd.dtypes import accumulation_dtype
 from fastmmd.transforms import readable
 
 RULES = ("mean", "mean_all", "median")
@@ -29,8 +30,8 @@ class Gaussian:
             that requires grad receives its gradient.
         multipliers: positive factors of B, one Gaussian each (1 to 64). In ratio 2 they share ``exp``s.
         weights: weights of the Gaussians, non-negative numbers; 1 each by default. A ``[Q]`` tensor, one weight per
-            multiplier, may change from call to call and receives its gradient; each of its Gaussians is a pass of its
-            own.
+            multiplier, may change from call to call and receives its gradient. Each of its Gaussians is a pass of its
+            own, in a joint loss each combination of those of all layers.
         detach_bandwidth: with the rules "mean" and "mean_all", whether B counts as a constant for the gradient, as in
             every public implementation. False differentiates through it. The median is always a constant.
 
@@ -55,7 +56,7 @@ class Gaussian:
         multipliers = _numbers("multipliers", self.multipliers)
         if not 1 <= len(multipliers) <= 64 or not all(0 < m < math.inf for m in multipliers):
             raise ValueError(f"multipliers: expected 1 to 64 positive numbers, got {self.multipliers!r}")
-        if not isinstance(self.detach_bandwidth, bool):
+        if not isinstance(self.detach_bandwidth, bool):  # checks.check_flag, which knows this file
             raise TypeError(f"detach_bandwidth: expected a bool, got {self.detach_bandwidth!r}")
         given = _static_bandwidth(self.bandwidth)
         if not self.detach_bandwidth and self.bandwidth == "median":
@@ -80,9 +81,12 @@ class Gaussian:
         return {name: value for name, value in given.items() if isinstance(value, Tensor)}
 
     @property
-    def at_zero(self) -> float | Tensor:
-        """``k(x, x)``, detached."""
-        return self.weights.detach().sum() if isinstance(self.weights, Tensor) else sum(self.weights)  # type: ignore[arg-type]
+    def size(self) -> float | Tensor:
+        """``sum_q |weights[q]|``, detached: of this size are the terms of k."""
+        if isinstance(self.weights, Tensor):
+            weights = self.weights.detach()
+            return weights.abs().sum(dtype=accumulation_dtype(weights.device))
+        return sum(self.weights)  # type: ignore[arg-type]
 
     def single(self, index: int) -> Gaussian:
         """The Gaussian of one multiplier alone, with weight 1."""
@@ -117,6 +121,8 @@ def _check_weights_tensor(weights: Tensor, count: int) -> None:
 
 def _numbers(name: str, values: object) -> tuple[float, ...]:
     try:
+        if isinstance(values, str):
+            raise TypeError
         given = list(values)  # type: ignore[call-overload]
         numbers = tuple([float(value) for value in given if not (isinstance(value, Tensor) and value.requires_grad)])
     except (TypeError, ValueError):
@@ -133,8 +139,8 @@ def _static_bandwidth(bandwidth: object) -> str | float:
         if bandwidth.dim() != 0 or not bandwidth.is_floating_point():
             raise ValueError(f"bandwidth: expected {expected}, got {bandwidth.dtype} {tuple(bandwidth.shape)}")
         # A tensor on an accelerator is not read: that would wait for the device.
-        if readable(bandwidth) and not bandwidth.requires_grad and not bandwidth.item() > 0:
-            raise ValueError(f"bandwidth: expected a positive value, got {bandwidth.item()}")
+        if readable(bandwidth) and not bandwidth.requires_grad and not 0 < bandwidth.item() < math.inf:
+            raise ValueError(f"bandwidth: expected a positive, finite value, got {bandwidth.item()}")
         return "tensor"
     if isinstance(bandwidth, str):
         if bandwidth not in RULES:

@@ -15,7 +15,7 @@ from fastmmd.gaussian import Gaussian
 class _Loss(nn.Module):
     """Kernels and options, checked when built. Tensors of the kernels belong to the module and are read from it at each
     call, so that loading, moving, ``functional_call`` and ``parametrize`` act: ``bandwidth{l}`` and ``weights{l}`` of
-    layer l, parameters where they are `nn.Parameter`, else buffers outside the state dict."""
+    layer l, parameters where they are `nn.Parameter`, else buffers."""
 
     def __init__(self, kernels: tuple[Gaussian, ...], estimator: str, backend: str, precision: str | None) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class _Loss(nn.Module):
                         f"`{name}{layer}`, or call the function in every step: fastmmd.mmd(x, y, Gaussian({name}=...))"
                     )
                 else:
-                    self.register_buffer(f"{name}{layer}", tensor, persistent=False)
+                    self.register_buffer(f"{name}{layer}", tensor)
 
     @property
     def kernels(self) -> tuple[Gaussian, ...]:
@@ -47,7 +47,10 @@ class _Loss(nn.Module):
         tensors = kernel.tensors
         if not tensors:
             return kernel
-        present = {name: getattr(self, f"{name}{layer}") for name in tensors}
+        try:
+            present = {name: getattr(self, f"{name}{layer}") for name in tensors}
+        except AttributeError as missing:  # inside a property it would be taken for the property's own
+            raise RuntimeError(f"fastmmd: a loss lacks its own tensor: {missing}") from None
         unchanged = all(present[name] is tensors[name] for name in tensors)
         return kernel if unchanged else replace(kernel, **present)
 
@@ -123,6 +126,7 @@ class JMMDLoss(_Loss):
         squared: bool = True,
     ) -> None:
         super().__init__(checks.check_kernels(kernels), estimator, backend, precision)
+        checks.check_flag("squared", squared)
         self.squared = squared
 
     def discrepancy(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Discrepancy:
@@ -149,6 +153,7 @@ class MMDLoss(_Loss):
         squared: bool = True,
     ) -> None:
         super().__init__(checks.check_kernel(kernel), estimator, backend, precision)
+        checks.check_flag("squared", squared)
         self.squared = squared
 
     def discrepancy(self, source: Tensor, target: Tensor) -> Discrepancy:

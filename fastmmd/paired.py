@@ -51,7 +51,8 @@ def _paired_kernels(layer: LayerKernel, source: Tensor, target: Tensor, bandwidt
     """``[4, pairs]``: k(x, x'), k(y, y'), k(x, y'), k(x', y)."""
     if estimator == "linear":
         even = source.shape[0] // 2 * 2
-        x, x_next, y, y_next = source[0:even:2], source[1:even:2], target[0:even:2], target[1:even:2]
+        unused = source[even:].sum() + target[even:].sum()  # the last row of an odd number: seen, in case it is NaN
+        x, x_next, y, y_next = source[0:even:2] + 0 * unused, source[1:even:2], target[0:even:2], target[1:even:2]
     else:
         x, x_next, y, y_next = source, source.roll(-1, 0), target, target.roll(-1, 0)
     distances = torch.stack([(a - b).square().sum(1) for a, b in ((x, x_next), (y, y_next), (x, y_next), (x_next, y))])

@@ -71,7 +71,9 @@ def _discrepancy_op(
     of_bandwidths = nothing
     if wants_bandwidths:
         assert bandwidths is not None
-        of_bandwidths = bandwidth_gradient([*sources, *targets], gradients, bandwidths)
+        of_bandwidths = bandwidth_gradient(
+            problem, [*sources, *targets], gradients, bandwidths, backend, precision or None
+        )
         gradients = [g if want else None for g, want in zip(gradients, wants, strict=True)]
     # An op's outputs must not share memory, and a backend may return parts of one buffer.
     owned = [
@@ -167,6 +169,8 @@ class _Transformed(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         # Inside vmap no tensor says that it requires a gradient; these, one level further out, do.
         needs = tuple(a or b for a, b in zip(needs_grad, _needs(variables), strict=True))
+        if info.batch_size == 0:
+            raise ValueError("fastmmd: vmap over a batch of 0 problems has no values")
         outputs = []
         for i in range(info.batch_size):
             one = [x if x is None or d is None else x.select(d, i) for x, d in zip(variables, in_dims[2:], strict=True)]
@@ -204,7 +208,7 @@ def evaluate(
         estimator,
     )
     if not torch.compiler.is_compiling():
-        refuse_tangents((*sources, *targets))
+        refuse_tangents((bandwidths, *sources, *targets))
     needs = _needs((bandwidths, *sources, *targets))
     if functorch_active():
         loss, report, *_ = _Transformed.apply(

@@ -13,18 +13,18 @@ _dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
 
 
 def active(*tensors: Tensor) -> bool:
-    """Whether something watches that can't look into a Python autograd Function."""
+    """Whether something watches that can't look into a Python autograd Function, or there are only shapes (meta)."""
     return (
         torch.compiler.is_compiling()
         or functorch_active()
         or _dispatch_modes() > 0
-        or any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors)
+        or any(type(x) not in (Tensor, torch.nn.Parameter) or x.is_meta for x in tensors)
     )
 
 
 def is_batched(tensor: Tensor) -> bool:
     """Whether vmap, or the older one behind ``is_grads_batched``, stands in for many tensors."""
-    return any(asks is not None and asks(tensor) for asks in _batched)
+    return not torch.compiler.is_compiling() and any(asks is not None and asks(tensor) for asks in _batched)
 
 
 def readable(tensor: Tensor) -> bool:

@@ -327,3 +327,16 @@ def test_a_copy_to_the_host_needs_no_cuda():
     copy = conditioning.HostCopy(torch.tensor([1.0, 2.0]))
     assert copy.arrived()
     assert copy.values.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("multipliers", [(1e-3,), (1e-5, 1), (1e-6,)])
+@pytest.mark.parametrize("backend", EXACT)
+def test_small_multipliers_of_a_mean(backend, multipliers):
+    """Near-duplicates tell: their distances are of the size of the sharpest Gaussian."""
+    generator = torch.Generator().manual_seed(0)
+    source, target = (torch.randn(60, 5, generator=generator) for _ in range(2))
+    target[:30] = source[:30] + 1e-3 * torch.randn(30, 5, generator=generator)
+    exact = evaluate([source], [target], (Gaussian("mean", multipliers),), torch.float64, backend="reference")
+    found = evaluate([source], [target], (Gaussian("mean", multipliers),), backend=backend)
+    assert found.loss.item() == pytest.approx(exact.loss.item(), rel=1e-6)
+    assert relative(found.gradients[0], exact.gradients[0]) < 1e-6

@@ -61,6 +61,41 @@ def test_gradient_of_a_learned_bandwidth(backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("gap", [10.0, 1e3, 1e5])
+def test_gradient_of_a_learned_bandwidth_in_far_clusters(backend, gap):
+    """``<Z, dL/dZ>`` loses what the clusters' distance is larger than the bandwidth."""
+    if backend in ("cuda", "triton"):
+        pytest.skip("a GPU can't see it without waiting; fastmmd.conditioning warns")
+    index = torch.arange(60)
+    cluster = gap * (index % 3 == 0)
+    source = torch.stack([cluster + torch.sin(index * 2.3), torch.sin(index * 1.7)], 1)
+    target = torch.stack([cluster + torch.sin(index * 2.3 + 0.4), torch.sin(index * 1.7 + 0.9) + 0.3], 1)
+    bandwidth = torch.tensor(1.0, requires_grad=True)
+    (found,) = torch.autograd.grad(fastmmd.mmd(source, target, Gaussian(bandwidth, (1,)), backend=backend), bandwidth)
+    wide = bandwidth.detach().double().requires_grad_()
+    loss = fastmmd.mmd(source.double(), target.double(), Gaussian(wide, (1,)), backend="reference")
+    assert found.item() == pytest.approx(torch.autograd.grad(loss, wide)[0].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("far", [1e4, 1e8])
+def test_a_far_row_leaves_the_others_their_gradients_under_a_mean_bandwidth(backend, detach, far):
+    if backend in ("cuda", "triton"):
+        pytest.skip("products around the mean")
+    if backend == "torch" and detach:
+        pytest.skip("products around the mean")
+    source, target = (layers(30, (3,), seed, 0.3 * seed, torch.float32)[0].detach() for seed in (0, 1))
+    source[0] = far
+
+    def gradient(x, y, name):
+        x = x.clone().requires_grad_()
+        return torch.autograd.grad(fastmmd.mmd(x, y, Gaussian("mean", (1,), None, detach), backend=name), x)[0]
+
+    assert relative(gradient(source, target, backend), gradient(source.double(), target.double(), "reference")) < 1e-5
+
+
+@pytest.mark.parametrize("backend", FAST)
 def test_undetached_mean_bandwidth_makes_the_loss_scale_free(backend):
     source, target = pair(9, 7)
     kernel = Gaussian(detach_bandwidth=False)
@@ -318,6 +353,15 @@ def test_forward_mode_is_refused_not_lost(backend):
     source, target = (x.detach() for x in pair())
     with forward_ad.dual_level(), pytest.raises(RuntimeError, match="backend='reference'"):
         fastmmd.mmd(forward_ad.make_dual(source, torch.ones_like(source)), target, backend=backend)
+    bandwidth = torch.tensor(2.0, dtype=torch.float64)
+
+    def of_bandwidth(b):
+        return fastmmd.mmd(source, target, Gaussian(b), backend=backend)
+
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="backend='reference'"):
+        of_bandwidth(forward_ad.make_dual(bandwidth, torch.ones_like(bandwidth)))
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        torch.func.linearize(of_bandwidth, bandwidth)
     with pytest.raises(RuntimeError, match="backend='reference'"):
         torch.func.jvp(lambda s: fastmmd.mmd(s, target, backend=backend), (source,), (torch.ones_like(source),))
     _, tangent = torch.func.jvp(

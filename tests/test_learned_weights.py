@@ -85,6 +85,25 @@ def test_transforms(backend):
     torch.testing.assert_close(torch.autograd.grad(compiled(weights), weights)[0], expected)
 
 
+@pytest.mark.parametrize("weights", [(-1.0, -1.0), (1.0, -3.0), (100.0, -99.99), (1.0, -1.0), (0.05, 0.1)])
+@pytest.mark.parametrize("estimator", ["biased", "linear", "circular"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_distance_of_equal_samples_is_zero_whatever_the_weights(weights, estimator, dtype):
+    source = layers(8, (3,), 0, dtype=torch.float32)[0]
+    learned = given_weights(*weights, dtype=dtype)
+    loss = fastmmd.mmd(source, source.detach(), Gaussian(1.0, (1, 3), learned), squared=False, estimator=estimator)
+    assert loss.item() == 0
+    assert not any(g.any() for g in torch.autograd.grad(loss, (source, learned)))
+
+
+def test_large_weights_do_not_hide_a_distance():
+    source, target = layers(8, (3,), 0, dtype=torch.float32)[0], layers(8, (3,), 1, 3.0, torch.float32)[0]
+    learned = torch.full((3,), 3e4, dtype=torch.float16)
+    found = fastmmd.mmd(source, target, Gaussian(1.0, (1, 2, 3), learned), squared=False)
+    exact = fastmmd.mmd(source, target, Gaussian(1.0, (1, 2, 3), learned.tolist()), squared=False)
+    torch.testing.assert_close(found, exact)
+
+
 def test_learned_weights_train_as_part_of_a_module():
     module = fastmmd.MMDLoss(Gaussian("median", (1, 2), nn.Parameter(torch.ones(2))))
     assert set(module.state_dict()) == {"weights0"}

@@ -124,7 +124,7 @@ def test_functional_call_reaches_bandwidth_and_weights():
 
 def test_a_constant_tensor_moves_with_the_module():
     module = fastmmd.MMDLoss(Gaussian(torch.tensor(2.0), weights=torch.ones(5)))
-    assert not module.state_dict()
+    assert set(module.state_dict()) == {"bandwidth0", "weights0"}
     assert not list(module.parameters())
     moved = copy.deepcopy(module).to("meta")
     assert moved.kernels[0].bandwidth.device.type == moved.kernels[0].weights.device.type == "meta"

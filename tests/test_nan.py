@@ -52,6 +52,13 @@ def test_a_nan_reaches_the_linear_estimators(estimator, rule, row, domain):
     check_one_nan(rule, row, domain, estimator=estimator)
 
 
+@pytest.mark.parametrize("domain", [0, 1], ids=["source", "target"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_nan_in_the_row_that_a_linear_estimator_has_no_partner_for(rule, domain):
+    source, target = broken(NAN, domain, -1, n=21)
+    assert fastmmd.mmd(source, target, RULES[rule], estimator="linear").isnan()
+
+
 @pytest.mark.parametrize("backend", ["reference", *FAST])
 @pytest.mark.parametrize("rule", ["mean", "median"])
 @pytest.mark.parametrize("sign", [1, -1])

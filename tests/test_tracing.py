@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 import fastmmd
 from fastmmd import Gaussian, median
@@ -327,6 +328,48 @@ def test_inference_mode_and_no_grad(backend):
         found = fastmmd.mmd(source, target, backend=backend)
     assert not found.requires_grad
     torch.testing.assert_close(found, expected)
+
+
+def test_shapes_of_meta_tensors():
+    for kernel in KERNELS.values():
+        if isinstance(kernel.bandwidth, torch.Tensor):
+            kernel = Gaussian(kernel.bandwidth.to("meta"))
+        source, target = torch.empty(5, 3, device="meta", requires_grad=True), torch.empty(4, 3, device="meta")
+        loss = fastmmd.mmd(source, target, kernel)
+        assert (loss.shape, loss.device.type, loss.dtype) == ((), "meta", torch.float32)
+        assert torch.autograd.grad(loss, source)[0].shape == (5, 3)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_a_bandwidth_of_another_tensor_class_is_not_read_as_memory(backend):
+    class Wrapped(torch.Tensor):
+        """Holds a tensor and has no memory of its own, as DTensor has."""
+
+        @staticmethod
+        def __new__(cls, inner):
+            return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        @classmethod
+        def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+            args, kwargs = tree_map_only(Wrapped, lambda x: x.inner, (args, kwargs or {}))
+            return tree_map_only(torch.Tensor, cls, func(*args, **kwargs))
+
+    source, target = (x.detach() for x in pair())
+    found = fastmmd.mmd(source, target, Gaussian(Wrapped(torch.tensor(4.0, dtype=torch.float64))), backend=backend)
+    torch.testing.assert_close(found.inner, fastmmd.mmd(source, target, Gaussian(4.0), backend=backend))
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_compiled_autograd(backend):
+    source, target = pair()
+    expected = torch.autograd.grad(fastmmd.mmd(source, target, backend=backend), source)
+    loss = fastmmd.mmd(source, target, backend=backend)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        loss.backward()
+    torch.testing.assert_close((source.grad,), expected)
 
 
 def test_fake_tensors_have_the_right_shapes():

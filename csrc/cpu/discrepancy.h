@@ -24,6 +24,10 @@ constexpr int64_t kGradientColumns = 96;   // features of one gradient task: its
 // instructions.
 constexpr double kLargestRatio = 64;
 
+// The same where the largest squared norm is so many times the mean one: far rows move the centre away from all others,
+// whose differences a product then loses, however large a mean bandwidth is.
+constexpr double kFarRow = 16;
+
 // Kernels underflow in bulk far from the diagonal; subnormals would cost a trap each on some CPUs.
 struct FlushSubnormals {
 #if defined(__SSE__)
@@ -158,7 +162,11 @@ class Discrepancy {
     const double mean = 2.0 * total / static_cast<double>(problem_.n() - 1) / (scale * scale);
     bandwidth_[l] = layer.unit * (layer.follows_mean ? mean : io_.bandwidth ? io_.bandwidth[l] : 1.0);
     const double sharpest = layer.scale[0] * bandwidth_[l];
-    by_differences_[l] = std::isfinite(total) && largest / (scale * scale) > kLargestRatio * sharpest;
+    const double n = static_cast<double>(problem_.n());
+    const double far =
+        kFarRow < 0.75 * (n - 1) ? kFarRow : 0.75 * (n - 1);   // one far row has n - 1 times the mean norm
+    by_differences_[l] =
+        std::isfinite(total) && (largest / (scale * scale) > kLargestRatio * sharpest || largest * n > far * total);
     if (by_differences_[l] && sharpest > 0) scale = inverse_root<T>(sharpest);
     scale_[l] = static_cast<T>(scale);
     mixture_[l] = Mixture<T>::make(layer, bandwidth_[l] * scale * scale);

@@ -45,12 +45,13 @@ def condition(layer: LayerKernel, norms: Tensor, bandwidth: Tensor) -> Tensor:
     a kernel is this number times the unit round-off.
 
     The largest norm alone does no harm: a row that is much farther from the centre than all others is as far from them,
-    and its kernels are 0. No norm does where B is a mean: from ``B = 2 sum_i |z_i|^2 / (N - 1)`` follows that ``|z_i|^2
-    <= B (N - 1) / 2``, and that at most N / r rows have ``|z_i|^2 > B r / 2``. If r is large these are few, their
-    kernels with the others are 0, and the distances between all others are exact beside B.
+    and its kernels are 0. Where B is a mean only the multipliers count, as norms are of its size, and larger ones do no
+    harm: from ``B = 2 sum_i |z_i|^2 / (N - 1)`` follows that ``|z_i|^2 <= B (N - 1) / 2``, and that at most N / r rows
+    have ``|z_i|^2 > B r / 2``. If r is large these are few, their kernels with the others are 0, and the distances
+    between all others are exact beside B.
     """
     if layer.follows_mean:
-        return torch.zeros_like(bandwidth)
+        return torch.full_like(bandwidth, 1 / layer.scales[0])
     return norms.topk(2).values[1] / (layer.scales[0] * bandwidth)
 
 
