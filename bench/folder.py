@@ -35,7 +35,7 @@ def render(folder: Path) -> str:
             continue
         try:
             lines += [*section(path), ""]
-        except (ValueError, KeyError, TypeError) as error:  # cut off, or of another version
+        except Exception as error:  # cut off, or of another version
             lines += [f"{name} can't be read: {type(error).__name__}: {error}", ""]
     return "\n".join(lines)
 
@@ -139,8 +139,11 @@ def _verdicts(path: Path) -> dict[str, str]:
             by_tool.setdefault(match[1], []).append(match[2])
     verdicts = {}
     for tool, lines in by_tool.items():
-        words = [line.strip("= ") for line in lines if line.startswith("=====")][-1:]
-        words += [line for line in lines if re.match(r"\d+ (passed|failed|skipped|error)", line)][-1:]
+        said = [
+            line for line in lines if line.startswith("========= ") and not line.endswith("=")
+        ]  # not pytest's rules
+        words = [line.strip("= ") for line in [line for line in said if "SUMMARY" in line][-1:] or said[-1:]]
+        words += [line.strip("= ") for line in lines if re.match(r"[= ]*\d+ (passed|failed|skipped|error)", line)][-1:]
         words += [line for line in lines[-1:] if line.startswith(("exit status", "not installed"))] or ["not finished"]
         verdicts[tool] = "; ".join(words)
     return verdicts

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -48,13 +49,26 @@ def outdated_setuptools() -> str | None:
 
 
 def pip_install(settings: dict[str, str]) -> int:
-    """pip's exit status. Prints what the build says of itself; all of it if that fails."""
+    """pip's exit status. Prints what the build says of itself as it comes; all of it if that fails."""
     options = ("--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check")
     command = (sys.executable, "-m", "pip", "install", "-v", *options, str(ROOT))
-    done = subprocess.run(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    notes = re.findall(r"^ *(fastmmd: .*)$", done.stdout, re.MULTILINE)
-    print(*(notes if done.returncode == 0 else [done.stdout]), sep="\n", flush=True)
-    return done.returncode
+    status, said = _stream(command, settings)
+    if status:
+        print(said, flush=True)
+    return status
+
+
+def _stream(command: Sequence[str], settings: dict[str, str]) -> tuple[int, str]:
+    """The exit status and all output, whose lines for whoever installs are printed as they come."""
+    said = []
+    with subprocess.Popen(
+        command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout or ():
+            said.append(line)
+            if line.lstrip().startswith("fastmmd: "):
+                print(line.strip(), flush=True)
+    return process.returncode, "".join(said)
 
 
 def cmake_build(settings: dict[str, str], target: Path = ROOT / "fastmmd") -> int:

@@ -35,7 +35,7 @@ OPTIONS = ("--device", "cuda", "--backends", *BACKENDS, "--rounds", "7", "--seco
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     end = time.monotonic() + options.seconds
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _end)
     device = torch.device("cuda", 0)
     report = Report.resume(options.out, environment.describe(device))
     report.checks = folder.checks(options.out.parent)
@@ -47,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         left = ("--out", str(options.out), "--seconds", f"{end - time.monotonic():.1f}")
         os.execv(sys.executable, [sys.executable, "-m", "bench.rows", options.part, *left])  # in a new process
     return int(any(result.red or result.failed for result in report.results))
+
+
+def _end(*_: object) -> None:
+    """Once: a second signal must not interrupt what the first one saves."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def measure_part(
@@ -63,8 +69,12 @@ def measure_part(
         if case.name in present or (part == "main" and case not in main_rows()):
             continue
         options.minutes = (end - time.monotonic()) / 60
-        with _unless_it_dies(report, case, out):
-            throughput.measure_all(report, [case], device, options, out)
+        try:
+            with _unless_it_dies(report, case, out):
+                throughput.measure_all(report, [case], device, options, out)
+        except Exception as error:  # an unusable device fails whatever comes next, and the other rows must come
+            report.results.append(Result(case.name, FASTMMD, f"{FAILED} {type(error).__name__}: {str(error)[:200]}"))
+            report.save(out)
         if any(result.failed for result in report.of(case.name)) and not measure.usable(device):
             return False
     return True

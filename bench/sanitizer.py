@@ -19,7 +19,7 @@ from bench import environment
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("memcheck", "racecheck")
 FOUND_ERRORS = 86  # compute-sanitizer's exit status for errors of its own
-CASES = ("tests/test_gpu.py", "-m", "gpu", "-k", "sanitizer", "-q", "-p", "no:cacheprovider")
+CASES = ("tests/test_gpu.py", "-m", "gpu", "-k", "sanitizer", "-vv", "-p", "no:cacheprovider")
 
 
 def main(tools: Sequence[str] | None = None) -> int:

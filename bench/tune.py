@@ -94,14 +94,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines: list[Line] = []
     for position, job in enumerate(todo):
         share = (end - time.monotonic()) / (len(todo) - position + len(sweeps) / 2)
-        found = search(job, device, time.monotonic() + share, chance)
+        try:
+            found = search(job, device, time.monotonic() + share, chance)
+        except Exception as error:  # of timing: the other jobs are still worth it
+            present = name(job.line.config)
+            found = Found(job.name, present, dropped={present: f"{type(error).__name__}: {str(error)[:160]}"})
         lines.append(proposal(job, found, where))
         record["jobs"].append(vars(found))
         _save(record, options.out)
         print("\n".join([*listing(found), ""]), flush=True)
     for sweep in sweeps:
         if time.monotonic() < end:
-            seconds = compare(sweep, backends, lines, device)
+            try:
+                seconds = compare(sweep, backends, lines, device)
+            except Exception as error:
+                print(f"{title(sweep)}: {type(error).__name__}: {str(error)[:160]}", flush=True)
+                continue
             record["routes"].append({"title": title(sweep), "seconds": seconds})
             _save(record, options.out)
             print("\n".join([*crossing(title(sweep), seconds), ""]), flush=True)

@@ -232,7 +232,11 @@ def lines(route: str, device: torch.device) -> Iterator[dict[str, Any]]:
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         ) as process:
             for text in _patiently(process):
-                line = json.loads(text)
+                try:
+                    line = json.loads(text)
+                except ValueError:  # Triton prints what ptxas refuses
+                    print(text, end="", file=sys.stderr, flush=True)
+                    continue
                 yield line
                 if "absent" in line:
                     return

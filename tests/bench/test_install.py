@@ -1,5 +1,6 @@
 """Building for the GPU at hand, with pip and without it."""
 
+import os
 import subprocess
 import sys
 
@@ -21,7 +22,13 @@ def commands(monkeypatch):
         said = f"noise\n  fastmmd: built _C.so: CUDA kernels for {env and env.get('FASTMMD_CUDA_ARCHS')}\nmore noise"
         return subprocess.CompletedProcess(command, statuses.get(name, 0), said)
 
+    def streamed(command, settings):
+        done = instead(command, settings)
+        print(*(line.strip() for line in done.stdout.splitlines() if "fastmmd: " in line), sep="\n")
+        return done.returncode, done.stdout
+
     monkeypatch.setattr(install.subprocess, "run", instead)
+    monkeypatch.setattr(install, "_stream", streamed)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(install, "outdated_setuptools", lambda: None)
@@ -101,3 +108,9 @@ def test_cmake_builds_an_extension_that_imports(tmp_path):
         "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module); print(module.ABI)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(extension)]).returncode == 0
+
+
+def test_what_a_build_says_of_itself_is_printed_and_all_of_it_kept(capsys):
+    program = "import sys; print('noise'); print('  fastmmd: compiling'); sys.exit(4)"
+    assert install._stream((sys.executable, "-c", program), dict(os.environ)) == (4, "noise\n  fastmmd: compiling\n")
+    assert capsys.readouterr().out == "fastmmd: compiling\n"

@@ -139,6 +139,27 @@ def test_where_the_device_is_unusable_a_new_process_measures_what_is_left(tmp_pa
 
 
 @pytest.mark.usefixtures("few")
+def test_an_error_outside_the_competitors_fails_its_case_alone(tmp_path, monkeypatch):
+    """On an unusable device the yardsticks fail too."""
+    out, run = tmp_path / "gpu.json", throughput.run
+
+    def once_broken(case, *arguments):
+        if case == MAIN:
+            raise RuntimeError("illegal memory access")
+        return run(case, *arguments)
+
+    monkeypatch.setattr(throughput, "run", once_broken)
+    report = Report({}, {}, [])
+    assert rows.measure_part(report, "rest", [MAIN, OTHER], CPU, 60.0, out)
+    first, *others = Report.load(out).results
+    assert (first.case, first.failed) == (MAIN.name, True)
+    assert "illegal memory access" in first.skipped
+    assert {result.case for result in others} == {OTHER.name}
+    monkeypatch.setattr(rows.measure, "usable", lambda device: False)
+    assert not rows.measure_part(Report({}, {}, []), "rest", [MAIN, OTHER], CPU, 60.0, tmp_path / "other.json")
+
+
+@pytest.mark.usefixtures("few")
 def test_launches_of_what_is_measured(tmp_path, monkeypatch):
     out = tmp_path / "gpu.json"
     monkeypatch.setattr(throughput.measure, "launches", lambda action: action() is None or 7)

@@ -159,6 +159,12 @@ def test_a_crash_is_a_failed_value_and_the_next_is_computed(monkeypatch):
     assert of_processes(monkeypatch, crash) == [0, "its process ended with status -11", 2, 3]
 
 
+def test_words_between_the_values_are_no_values(monkeypatch, capfd):
+    """Triton prints what its assembler refuses."""
+    assert of_processes(monkeypatch, "print('ptxas: no luck')") == [0, 1, 2, 3]
+    assert capfd.readouterr().err.count("ptxas: no luck") == 4
+
+
 def test_a_hang_is_a_failed_value_and_the_next_is_computed(monkeypatch):
     hang = "number == 1 and time.sleep(600)"
     assert of_processes(monkeypatch, hang, 5.0) == [0, "no value in 5 s", 2, 3]
