@@ -24,8 +24,8 @@ constexpr int64_t kGradientColumns = 96;   // features of one gradient task: its
 // instructions.
 constexpr double kLargestRatio = 64;
 
-// The same where the largest squared norm is so many times the mean one: far rows move the centre away from all others,
-// whose differences a product then loses, however large a mean bandwidth is.
+// The same where the largest squared norm is so many times the mean one, and above the sharpest width: far rows move
+// the centre away from all others, whose differences a product then loses, however large a mean bandwidth is.
 constexpr double kFarRow = 16;
 
 // Kernels underflow in bulk far from the diagonal; subnormals would cost a trap each on some CPUs.
@@ -165,8 +165,9 @@ class Discrepancy {
     const double n = static_cast<double>(problem_.n());
     const double far =
         kFarRow < 0.75 * (n - 1) ? kFarRow : 0.75 * (n - 1);   // one far row has n - 1 times the mean norm
+    const double width = sharpest * scale * scale;             // of the sharpest Gaussian, as norms are scaled
     by_differences_[l] =
-        std::isfinite(total) && (largest / (scale * scale) > kLargestRatio * sharpest || largest * n > far * total);
+        std::isfinite(total) && (largest > kLargestRatio * width || (largest > width && largest * n > far * total));
     if (by_differences_[l] && sharpest > 0) scale = inverse_root<T>(sharpest);
     scale_[l] = static_cast<T>(scale);
     mixture_[l] = Mixture<T>::make(layer, bandwidth_[l] * scale * scale);
