@@ -15,7 +15,8 @@ from torch.autograd import forward_ad
 
 from fastmmd import conditioning, dispatch
 from fastmmd.backends import reference
-from fastmmd.bandwidth import compute_dtype, pooled
+from fastmmd.centring import pooled
+from fastmmd.dtypes import compute_dtype
 from fastmmd.problem import Problem
 from fastmmd.transforms import is_batched
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastmmd import checks, dispatch, learned_weights, paired, tracing, transforms
 from fastmmd.backends import reference
-from fastmmd.bandwidth import compute_dtype, given_bandwidths
+from fastmmd.bandwidth import given_bandwidths
+from fastmmd.dtypes import compute_dtype
 from fastmmd.evaluate import evaluate
 from fastmmd.gaussian import Gaussian
 from fastmmd.problem import cached_problem, make_problem, needs_bandwidth

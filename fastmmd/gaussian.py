@@ -56,7 +56,7 @@ class Gaussian:
         multipliers = _numbers("multipliers", self.multipliers)
         if not 1 <= len(multipliers) <= 64 or not all(0 < m < math.inf for m in multipliers):
             raise ValueError(f"multipliers: expected 1 to 64 positive numbers, got {self.multipliers!r}")
-        if not isinstance(self.detach_bandwidth, bool):  # checks.check_flag, which knows this file
+        if not isinstance(self.detach_bandwidth, bool):  # not by checks.py, which imports this file
             raise TypeError(f"detach_bandwidth: expected a bool, got {self.detach_bandwidth!r}")
         given = _static_bandwidth(self.bandwidth)
         if not self.detach_bandwidth and self.bandwidth == "median":

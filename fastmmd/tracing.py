@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmmd.bandwidth import compute_dtype
+from fastmmd.dtypes import compute_dtype
 from fastmmd.evaluate import bandwidth_gradient, refuse_tangents, run_backend
 from fastmmd.problem import cached_problem
 from fastmmd.transforms import functorch_active

@@ -29,8 +29,4 @@ def is_batched(tensor: Tensor) -> bool:
 
 def readable(tensor: Tensor) -> bool:
     """Whether a tensor's value can be read now: on the host, and no compiler or transform stands in for it."""
-    return (
-        tensor.device.type == "cpu"
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-        and not (torch.compiler.is_compiling() or functorch_active() or _dispatch_modes() > 0)
-    )
+    return tensor.device.type == "cpu" and not active(tensor)

@@ -19,7 +19,7 @@ from torch import Tensor
 from fastmmd import compiled
 from fastmmd.backends import pooling
 from fastmmd.backends.panels import Panels
-from fastmmd.bandwidth import compute_dtype
+from fastmmd.dtypes import compute_dtype
 from fastmmd.matmul import matmul_precision, torch_precision
 from fastmmd.problem import Problem
 

@@ -12,7 +12,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from fastmmd.bandwidth import compute_dtype
+from fastmmd.dtypes import compute_dtype
 from fastmmd.matmul import torch_precision
 from fastmmd.problem import Problem
 
