@@ -19,7 +19,7 @@ from fastmmd.models.data.domain import ImageDomain
 from fastmmd.models.data.features import CachedFeatures
 from fastmmd.models.data.folds import Fold, Split, floor_split
 from fastmmd.models.data.images import match
-from fastmmd.models.data.readers.scans import copies_of
+from fastmmd.models.data.readers.scans import checked, duplicates
 from fastmmd.models.data.sampling import SeededView, StreamLoader, StreamSampler, View, item_names
 
 
@@ -141,7 +141,11 @@ class DomainPair(LightningDataModule):
             train = self._few("target", train, target_per_class, split_seed)
         held_out = {self.names["target"][item] for item in (*validation, *test)} if exclude_held_out else set()
         if held_out and isinstance(source, ImageDomain) and isinstance(target, ImageDomain):
-            held_out.update(copies_of(source, [target.root / name for name in sorted(held_out)]))
+            for group in duplicates(
+                *(domain if domain.inspections else checked(domain) for domain in (source, target))
+            ):
+                if any(number == 1 and name in held_out for number, name in group):
+                    held_out.update(name for number, name in group if number == 0)
         rest = [item for item, name in enumerate(self.names["source"]) if name not in held_out]
         source_train, source_validation_items = self._cut("source", rest, source_validation, split_seed)
 

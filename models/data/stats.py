@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from fastmmd.models.data.domain import ImageDomain, some
-from fastmmd.models.data.readers import MIKELS, read_domain
+from fastmmd.models.data.readers import MIKELS, READERS
 from fastmmd.models.data.readers.scans import identical, inspect, placeholders
 
 # Reader -> images of each of Mikels' classes in He & Ding 2020, Table 1, and the sum that is printed there.
@@ -41,7 +41,7 @@ def statistics(reader: str, root: str, options: Mapping[str, Any] | None = None)
     Raises:
         FileNotFoundError, ValueError: as the reader.
     """
-    domain = read_domain(reader, root, options)
+    domain = READERS[reader](root, **(options or {}))
     return "\n".join([f"# {reader}: {root}", "", *_counts(reader, domain), "", *_files(domain)])
 
 
@@ -73,7 +73,11 @@ def _files(domain: ImageDomain) -> list[str]:
     lines.append(f"* groups of identical files: {len(groups)}" + (f", such as {copies}" if groups else ""))
     found = placeholders(domain)
     lines.append(f"* files that look like placeholders: {len(found)}" + (f": {some(found)}" if found else ""))
-    errors = [result.error for result in inspections if result.error is not None]
+    errors = [
+        f"{domain.location(item)}: {result.error}"
+        for item, result in enumerate(inspections)
+        if result.error is not None
+    ]
     lines.append(f"* unreadable files: {len(errors)}")
     lines += [f"  * {error}" for error in errors]
     lines += [f"* left out, {reason}: {len(names)}: {some(names)}" for reason, names in domain.dropped.items()]

@@ -51,11 +51,10 @@ def describe(picture: Image.Image) -> Tensor:
     It takes 0.06 s on one thread.
 
     Args:
-        picture: of any size, and of any mode that `to_rgb` takes: not floating-point (F) or 32-bit (I). Transparent
-            pictures lie on white, 16-bit grey is scaled.
+        picture: of any size, and of any mode; see `data.pictures` for what becomes of it.
 
     Raises:
-        ValueError: another mode.
+        ValueError: pixels whose white is unknown.
     """
     views = Views.of(picture)
     values = {

@@ -12,7 +12,7 @@ from skimage.color import rgb2gray, rgb2hsv, rgb2lab
 from skimage.morphology import reconstruction
 from skimage.segmentation import watershed
 
-from fastmmd.models.data.domain import to_rgb
+from fastmmd.models.data.pictures import to_rgb
 
 # Ours: the longer side in pixels; the least of the shorter side, at which db2 wavelets still have three levels; and
 # the least difference of the largest and the smallest of R, G, B at which a pixel has a hue and a saturation.

@@ -11,6 +11,14 @@ from fastmmd.models.networks import TransferNet
 CLASSES = ["a", "b", "c"]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory):
+    """What is kept of pictures that were looked at stays among the tests' files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTMMD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     threads = torch.get_num_threads()

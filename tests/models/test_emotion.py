@@ -71,8 +71,9 @@ def test_unreadable_image_stops_or_is_left_out(roots, tmp_path):
     shutil.copytree(roots.iaps, folder)
     layouts.truncate(folder / "1040.jpg")
     args = cells(*task_args("fi_iaps", replace(roots, iaps=folder)), *method_args("ctd"), f"--output={tmp_path}")
-    assert "1040.jpg" in TransferCLI(args, run=False).datamodule.names["target"]
-    with pytest.warns(UserWarning, match=r"left out 1 unreadable images: 1040.jpg"):
+    with pytest.raises(OSError, match=rf"1 of 191 images cannot be read:\n  {folder / '1040.jpg'}: "):
+        TransferCLI(args, run=False)
+    with pytest.warns(UserWarning, match=rf"left out 1 unreadable images of 191:\n  {folder / '1040.jpg'}: "):
         cli = TransferCLI([*args, "--data.target.skip_unreadable=true"], run=False)
     assert "1040.jpg" not in cli.datamodule.split.labels
 

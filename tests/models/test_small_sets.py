@@ -445,7 +445,7 @@ def test_unreadable_images_may_be_left_out(roots, tmp_path, stand_ins):
     paintings = write_mart_set(tmp_path / "data", size=16, shrink=10)
     domain = read_domain("mart", str(paintings))
     (domain.root / domain.names[7]).write_bytes(b"no picture")
-    with pytest.raises(RuntimeError, match=domain.names[7]):
+    with pytest.raises(OSError, match=domain.names[7]):
         mart(paintings, folds=5, networks={}, output=tmp_path)
     with pytest.warns(UserWarning, match=domain.names[7]):
         mart(paintings, folds=5, networks={}, skip_unreadable=True, output=tmp_path)

@@ -17,7 +17,7 @@ from fastmmd.models.data.readers.fi import read_fi
 from fastmmd.models.data.readers.lists import read_csv, read_image_folder, read_image_list
 from fastmmd.models.data.readers.mikels import read_abstract, read_artphoto, read_iaps
 from fastmmd.models.data.readers.office import read_office31, read_office_home, read_visda2017
-from fastmmd.models.data.readers.scans import readable
+from fastmmd.models.data.readers.scans import checked
 from fastmmd.models.data.readers.voted import read_ldl, read_mart, read_twitter1
 
 READERS: dict[str, Callable[..., ImageDomain]] = {
@@ -85,10 +85,11 @@ def read_domain(
         options: the reader's further arguments.
         classes: which classes, in this order; the reader's if not given. For two domains to have the same.
         rename: old -> new class name, applied before `classes`; several classes may become one.
-        skip_unreadable: whether to decode all images first and leave out those that cannot be read, with a warning that
-            names them. If not, the first of them that is used stops the run.
+        skip_unreadable: whether to leave out images that cannot be read, with a warning that names them. If not, they
+            are an error. Either way all images are decoded, once: see `scans`.
 
     Raises:
+        OSError: images that cannot be read; the error names them.
         FileNotFoundError, ValueError: an unknown reader, or whatever the reader refuses.
     """
     if reader not in READERS:
@@ -97,4 +98,4 @@ def read_domain(
     if classes is not None or rename:
         renamed = [(rename or {}).get(name, name) for name in domain.classes]
         domain = domain.with_classes(classes or list(dict.fromkeys(renamed)), rename)
-    return readable(domain) if skip_unreadable else domain
+    return checked(domain, skip_unreadable)

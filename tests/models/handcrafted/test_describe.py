@@ -84,7 +84,7 @@ def test_modes(mode, ink, colour):
 
 @pytest.mark.parametrize("mode", ["F", "I"])
 def test_modes_whose_white_is_unknown(mode):
-    with pytest.raises(ValueError, match="no known range"):
+    with pytest.raises(ValueError, match="whose white is unknown"):
         describe(Image.new(mode, (30, 40), 70000))
 
 

@@ -1,0 +1,131 @@
+"""The one way in which training, test and prediction read a picture: a file's content in, 8-bit RGB out.
+
+| pixels                                | become                                                                      |
+|---------------------------------------|-----------------------------------------------------------------------------|
+| 8 bits of grey, palette, bilevel      | the same in three channels                                                  |
+| 16 bits of grey                       | scaled by 255 / 65535 and rounded, never clipped                            |
+| 16 bits a channel of colour           | the upper 8 (Pillow's reading)                                              |
+| 32-bit integers                       | 8-bit levels if none is above 255, else 16-bit ones; above 65535 an error   |
+| floating point                        | 0 to 1 is black to white; whole numbers up to 255 are levels; else an error |
+| transparency (alpha, a palette's too) | laid on white, as browsers do: hidden colours are arbitrary                 |
+| CMYK, YCbCr, HSV, LAB                 | Pillow's conversion; embedded colour profiles are not applied               |
+| EXIF orientation                      | applied, as viewers do                                                      |
+| several frames                        | the first                                                                   |
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+# Formats that Pillow identifies but that hold no pixels for it (it needs Ghostscript, Windows, or another library).
+_NO_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+_HEIC = "needs Pillow's plugin: pip install pillow-heif"
+_RAW = "a camera's raw file: develop it to JPEG, PNG or TIFF"
+# Pictures elsewhere that Pillow alone doesn't read, with what to do.
+_FOREIGN = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), _HEIC),
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), _RAW),
+    **dict.fromkeys((".svg", ".eps", ".ps", ".wmf", ".emf"), "a drawing, not pixels: draw it to PNG"),
+    ".jxl": "JPEG XL: convert it to PNG or JPEG",
+    ".avif": "Pillow was built without AVIF: pip install -U pillow",
+    ".webp": "Pillow was built without WebP: pip install -U pillow",
+}
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """Lower-case extensions, with the dot, of the raster formats that Pillow opens here; HEIC with pillow-heif."""
+    if find_spec("pillow_heif") is not None:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    opened = {"MPO", *Image.registered_extensions().values()} & {"MPO", *Image.OPEN} - _NO_RASTER
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in opened)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of this name is read as a picture."""
+    return PurePosixPath(name).suffix.lower() in extensions()
+
+
+def obstacle(name: str) -> str | None:
+    """Why a file that is a picture elsewhere isn't read here, and what to do; None for all other files."""
+    return None if is_picture(name) else _FOREIGN.get(PurePosixPath(name).suffix.lower())
+
+
+def read_picture(content: bytes) -> Image.Image:
+    """The picture that an image file's content holds, as the table above says.
+
+    Args:
+        content: the whole file.
+
+    Returns:
+        An RGB picture, upright.
+
+    Raises:
+        Exception: Pillow raises nearly every type on a broken file, and `to_rgb` ValueError.
+    """
+    extensions()  # registers what a package adds, in worker processes too
+    with Image.open(BytesIO(content)) as image:
+        image.load()
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A loaded picture of any mode as upright 8-bit RGB.
+
+    Raises:
+        ValueError: pixels whose white is unknown: floating point outside 0 to 1 that isn't whole levels up to 255,
+            integers above 65535, negative values, NaN.
+    """
+    kind = image.format  # of the file; what is made of the picture below has none
+    image = _upright(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _grey(image, kind)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # as broken as files come; without EXIF that can be read there is no orientation
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _grey(image: Image.Image, kind: str | None) -> Image.Image:
+    """Integers of more than 8 bits, or floating point, as 8-bit grey."""
+    levels = np.asarray(image)
+    least, most = levels.min(), levels.max()
+    if image.mode == "F":
+        if least >= 0 and most <= 1:
+            scaled = levels * 255.0
+        elif least >= 0 and most <= 255 and (levels == np.rint(levels)).all():
+            scaled = levels
+        else:
+            raise ValueError(
+                f"floating-point pixels from {least:.6g} to {most:.6g}, whose white is unknown: expected 0 to 1, or "
+                "whole numbers up to 255; save the picture with 8 or 16 bits"
+            )
+        return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    if least < 0 or most > 65535:
+        raise ValueError(
+            f"integer pixels from {least} to {most}, whose white is unknown: expected 0 to 65535; save the picture "
+            "with 8 or 16 bits"
+        )
+    # Some versions of Pillow give 16-bit PNG and PGM files as 32-bit integers; TIFF's are 32 bits in the file.
+    eight_bits = image.mode == "I" and kind not in ("PNG", "PPM") and most <= 255
+    grey = Image.fromarray((levels if eight_bits else (levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):  # a level that stands for nothing, in PNG files
+        grey.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    return grey
