@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from fastmmd.models.analysis import figures
+from fastmmd.models.analysis.metrics import METRICS, write_report
 from fastmmd.models.analysis.predictions import write_predictions
 from fastmmd.models.data.folds import Split
 from fastmmd.models.data.inspect import describe
@@ -65,7 +66,8 @@ class ResultFiles(Callback):
     * `predictions.csv`, after a test or a prediction, a row an image: its name (see `data.sampling.item_names`), label,
       predicted class, probabilities.
     * `confusion.png` and `per_class.png`, after a test, with a line that says how many images were right, whether
-      target labels were used in training, and what chose the checkpoint.
+      target labels were used in training, what chose the checkpoint, and the metrics of the next file.
+    * `metrics.json`, after a test: see `analysis.metrics.report`. The loggers have them as `test/<name>`.
     * `features_before.npz` when training begins and `features.npz` after a test, if `features`: the features of the
       target's test images and of as many of the source: the network's layers side by side, means over an image's
       crops. Arrays: `source` [n, width] and `target` [m, width] in fp32, `source_labels` [n] and `target_labels` [m],
@@ -132,7 +134,8 @@ class ResultFiles(Callback):
         title = f"target test: {correct / total:.1%} of {total}"
         rank_zero_info(
             f"target test accuracy {correct / total:.1%} ({correct} of {total}); "
-            f"target labels {pl_module.hparams.target_labels} in training; checkpoint: {chosen_by(trainer)}"
+            f"target labels {pl_module.hparams.target_labels} in training; checkpoint: {chosen_by(trainer)}; "
+            + self._write_metrics(trainer, folder, classes, *found)
         )
         figures.confusions({title: matrix}, classes, folder / "confusion.png")
         figures.per_class(matrix, classes, title, folder / "per_class.png")
@@ -173,6 +176,16 @@ class ResultFiles(Callback):
         names = [data.names["target"][item] for item in items[: len(labels)]]
         write_predictions(folder / "predictions.csv", names, labels.tolist(), probabilities.numpy(), classes)
         return folder, labels, predictions
+
+    @staticmethod
+    def _write_metrics(
+        trainer: Trainer, folder: Path, classes: list[str], labels: Tensor, probabilities: Tensor
+    ) -> str:
+        """Writes and logs the metrics of a test beside its accuracy, and returns them as text."""
+        metrics = write_report(folder / "metrics.json", labels.numpy(), probabilities.numpy(), classes)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"test/{name}": value for name, value in metrics.items()}, trainer.global_step)
+        return ", ".join(f"{METRICS[name]} {value:.1%}" for name, value in metrics.items())
 
     @torch.no_grad()
     def _write_features(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:

@@ -26,6 +26,7 @@ from joblib import cpu_count
 from jsonargparse import auto_cli
 
 from fastmmd.models.analysis import embedding, figures, predictions, published, significance
+from fastmmd.models.analysis.metrics import METRICS
 from fastmmd.models.data.demo import INVENTED, write_emotion_sets
 from fastmmd.models.experiment import Checkpoint, Result, Run, execute_all
 from fastmmd.models.results import accuracy_table, summaries, write_csv
@@ -215,8 +216,10 @@ def read_results(path: Path) -> list[Result]:
     """The rows that `write_csv` has written."""
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    numbers = {"accuracy": float, "correct": int, "test_images": int}
-    return [{key: numbers.get(key, str)(value) for key, value in row.items()} for row in rows]
+    numbers = {"accuracy": float, "correct": int, "test_images": int, **dict.fromkeys(METRICS, float)}
+    return [
+        {key: numbers.get(key, str)(value) for key, value in row.items() if value or key not in METRICS} for row in rows
+    ]
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ class Run:
         )
 
     def finish(self, root: Path, cli: TransferCLI, correct: int, checkpoint: str, steps: int, begin: float) -> Result:
-        """The result, which it writes; the run is then finished.
+        """The result, which it writes; the run is then finished. The test has written `metrics.json`.
 
         Args:
             root: of all runs.
@@ -130,6 +130,7 @@ class Run:
             "accuracy": 100 * correct / images,
             "correct": correct,
             "test_images": images,
+            **{name: 100 * value for name, value in json.loads((folder / "metrics.json").read_text()).items()},
             "source_labels": cli.model.hparams.source_labels,
             "target_labels": cli.model.hparams.target_labels,
             "checkpoint": checkpoint,

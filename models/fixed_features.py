@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
+from fastmmd.models.analysis.metrics import write_report
 from fastmmd.models.analysis.predictions import write_predictions
 from fastmmd.models.classifiers import classifier, probabilities
 from fastmmd.models.data.features import CachedFeatures
@@ -71,5 +72,6 @@ class FixedFeaturesRun(Run):
         names = [data.names["target"][item] for item in data.test_items]
         data.split.write(self.folder(root) / "split.json")
         write_predictions(self.folder(root) / "predictions.csv", names, labels["target"], found, data.classes)
+        write_report(self.folder(root) / "metrics.json", labels["target"], found, data.classes)
         correct = int((found.argmax(axis=1) == labels["target"]).sum())
         return self.finish(root, cli, correct, checkpoint="no network trained", steps=0, begin=begin)

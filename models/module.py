@@ -77,7 +77,7 @@ class TransferTask(LightningModule):
 
     Raises:
         ValueError: no term is left: labels of both domains ignored. In training: `layers` names one that the network
-            does not have.
+            does not have, or the transfer term sees fixed layers only.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class TransferTask(LightningModule):
             batch: domain -> (images [n, c, h, w], labels [n] int64); n may differ between domains.
             weight: factor on the transfer term.
             trace: also measure the transfer term's pull, the norm of its gradient with respect to all layers of the
-                network together, through the softmax too. Its value hardly moves while it works; the pull shows that
-                it does.
+                network together, through the softmax too; with respect to the logits where all layers are fixed. Its
+                value hardly moves while it works; the pull shows that it does.
 
         Returns:
             The loss (0-d, with gradient), and the detached terms by name.
@@ -156,6 +156,8 @@ class TransferTask(LightningModule):
                 names = self.hparams.layers
                 if absent := [name for name in names if name not in layers]:
                     raise ValueError(f"layers: the network has no {', '.join(absent)}; there are {', '.join(layers)}")
+                if torch.is_grad_enabled():
+                    self._refuse_fixed(layers)
                 found = self.transfer.discrepancy(*([layers[name][d] for name in names] for d in DOMAINS))
                 transfer = weight * found.loss
                 loss = loss + transfer
@@ -163,12 +165,25 @@ class TransferTask(LightningModule):
                 for name, mmd, bandwidth in zip(names, found.marginals, found.bandwidths, strict=True):
                     terms |= {f"mmd_{name}": mmd, f"bandwidth_{name}": bandwidth}
                 if trace:
-                    inputs = list(own_layers.values())
+                    # A linear probe's layers are fixed: all its pull goes through the logits.
+                    inputs = [layer for layer in own_layers.values() if layer.requires_grad] or [logits]
                     pulls = torch.autograd.grad(
                         transfer, inputs, retain_graph=True, allow_unused=True, materialize_grads=True
                     )
                     terms["transfer_gradient"] = torch.cat(pulls, dim=1).norm()
         return loss, {"loss": loss.detach()} | {name: value.detach() for name, value in terms.items()}
+
+    def _refuse_fixed(self, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Raises ValueError if the transfer term sees only layers behind which nothing is trained."""
+        marginal, names = self.transfer.marginal, self.hparams.layers
+        weights = marginal if isinstance(marginal, Sequence) else [marginal] * len(names)
+        seen = [name for name, weight in zip(names, weights, strict=True) if weight or self.transfer.joint]
+        if seen and not any(layers[name][domain].requires_grad for name in seen for domain in DOMAINS):
+            raise ValueError(
+                f"transfer: nothing that is trained has a part in its term over {', '.join(seen)}, so it would change "
+                "nothing: a frozen backbone's features are fixed; give the joint term a weight (with the softmax), or "
+                "train a layer behind the backbone (TransferNet)"
+            )
 
     def _by_domain(
         self, own_layers: Mapping[str, Tensor], logits: Tensor, sizes: Sequence[int]
@@ -230,7 +245,8 @@ class TransferTask(LightningModule):
         factors = {"backbone": settings.backbone_rate, "new layers": 1.0}
         groups: dict[str, list[nn.Parameter]] = {name: [] for name in factors}
         for name, value in self.network.named_parameters():
-            groups["backbone" if name.startswith("backbone.") else "new layers"].append(value)
+            if value.requires_grad:
+                groups["backbone" if name.startswith("backbone.") else "new layers"].append(value)
         optimizer = torch.optim.SGD(
             [
                 {"name": name, "params": values, "lr": settings.learning_rate * factors[name]}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from fastmmd.models.analysis.metrics import METRICS
 from fastmmd.models.analysis.tables import Table
 from fastmmd.models.experiment import Result
 from fastmmd.models.files import write_atomically
+
+# Of the metrics of a test, those that have a place in tables.
+SHOWN = {"macro_f1": METRICS["macro_f1"], "polarity_accuracy": METRICS["polarity_accuracy"]}
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,13 @@ class Summary:
     Args:
         accuracies: of each run, in percent.
         correct, tested: images that were right, and all, over the runs.
+        metrics: name -> that of each run, in percent, see `SHOWN`; without those that not all of the runs have.
     """
 
     accuracies: tuple[float, ...]
     correct: int
     tested: int
+    metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def pooled(self) -> float:
@@ -35,8 +41,11 @@ class Summary:
     @property
     def spread(self) -> str:
         """Mean and standard deviation (n - 1) over the runs."""
-        deviation = f" ± {np.std(self.accuracies, ddof=1):.1f}" if len(self.accuracies) > 1 else ""
-        return f"{np.mean(self.accuracies):.1f}{deviation}"
+        return _spread(self.accuracies)
+
+    def spread_of(self, metric: str) -> str:
+        """That of another metric; "-" if the runs do not have it."""
+        return _spread(self.metrics[metric]) if metric in self.metrics else "-"
 
 
 def summaries(results: Iterable[Result]) -> dict[str, dict[str, Summary]]:
@@ -50,6 +59,7 @@ def summaries(results: Iterable[Result]) -> dict[str, dict[str, Summary]]:
                 tuple(run["accuracy"] for run in runs),
                 sum(run["correct"] for run in runs),
                 sum(run["test_images"] for run in runs),
+                {name: tuple(run[name] for run in runs) for name in SHOWN if all(name in run for run in runs)},
             )
             for method, runs in methods.items()
         }
@@ -66,6 +76,8 @@ def accuracy_table(
 ) -> Table:
     """A column a method; for each task pooled accuracy, mean and deviation over runs, and what is published.
 
+    Macro-F1, and the accuracy of positive against negative emotions, have rows if there are runs that measured them.
+
     Args:
         results: of any tasks and methods.
         tasks, methods: the names for people.
@@ -80,6 +92,8 @@ def accuracy_table(
             "pooled": {method: f"{one.pooled:.2f} ({one.correct}/{one.tested})" for method, one in by_method.items()},
             "mean of runs": {method: one.spread for method, one in by_method.items()},
         }
+        for metric, name in _measured(by_method.values()).items():
+            cells[f"{name}, mean of runs"] = {method: one.spread_of(metric) for method, one in by_method.items()}
         if published and tasks[task] in published:
             reported = published[tasks[task]]
             cells["published"] = {m: f"{reported[methods[m]]:.2f}" for m in columns if methods[m] in reported}
@@ -97,6 +111,8 @@ def method_table(
     notes: str = "",
 ) -> Table:
     """A row a method; for each task accuracy, mean and deviation over runs, and what is published.
+
+    Macro-F1, and the accuracy of positive against negative emotions, have columns if there are runs that measured them.
 
     Args:
         results: of any tasks and methods.
@@ -132,15 +148,18 @@ def summary_table(
     reported = {task: (published or {}).get(task, {}) for task in found}
     run = [name for name in dict.fromkeys(methods) if any(name in arms for arms in found.values())]
     only = [name for name in dict.fromkeys(n for arms in reported.values() for n in arms) if name not in run]
+    measured = {task: _measured(arms.values()) for task, arms in found.items()}
     header = ["method"]
     for task in found:
-        header += [f"{task}, %", "correct/tested", *(["published"] if published else [])]
+        others = [f"{name}, %" for name in measured[task].values()]
+        header += [f"{task}, %", "correct/tested", *others, *(["published"] if published else [])]
     rows = []
     for name in (*run, *only):
         cells = [name if name in run else f"{name} (published only)"]
         for task, arms in found.items():
             one = arms.get(name)
             cells += ["-", "-"] if one is None else [one.spread, f"{one.correct}/{one.tested}"]
+            cells += ["-" if one is None else one.spread_of(metric) for metric in measured[task]]
             if published:
                 cells.append(f"{reported[task][name]:.2f}" if name in reported[task] else "-")
         rows.append(cells)
@@ -157,6 +176,18 @@ def conditions(results: Sequence[Result]) -> str:
     )
 
 
+def _measured(found: Iterable[Summary]) -> dict[str, str]:
+    """The metrics that have a place in tables and that one of the summaries has, with their names for people."""
+    known = {metric for one in found for metric in one.metrics}
+    return {metric: name for metric, name in SHOWN.items() if metric in known}
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation (n - 1)."""
+    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{deviation}"
+
+
 def _values(results: Iterable[Result], key: str) -> str:
     """All values of a column."""
     return ", ".join(sorted({str(result[key]) for result in results}))
@@ -168,8 +199,9 @@ def _span(counts: Sequence[int]) -> str:
 
 
 def write_csv(results: Sequence[Result], path: Path) -> None:
-    """A row a run, with the keys of `experiment.Result` as columns."""
+    """A row a run, with the keys of `experiment.Result` as columns; what a run does not have is empty."""
+    columns = dict.fromkeys(key for result in results for key in result)
     with write_atomically(path) as file:
-        writer = csv.DictWriter(file, fieldnames=list(results[0]))
+        writer = csv.DictWriter(file, fieldnames=list(columns))
         writer.writeheader()
         writer.writerows(results)

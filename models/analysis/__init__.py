@@ -2,6 +2,7 @@
 
 * `predictions`: the `predictions.csv` of runs as arrays.
 * `accuracy`: accuracy of each class with its uncertainty.
+* `metrics`: macro-F1, balanced accuracy, and positive against negative emotions.
 * `figures`: confusion matrices, accuracies by class and by method, a sweep of a weight.
 * `embedding`: t-SNE of both domains before and after training.
 * `distance`: proxy A-distance between domains.

@@ -23,26 +23,28 @@ from torch import Tensor, nn
 
 from fastmmd.models.data.images import Preprocessing
 from fastmmd.models.networks.mldrnet import check_images
-from fastmmd.models.networks.network import Network, Outputs
+from fastmmd.models.networks.network import OnBackbone, Outputs
 
 
-class Classifier(Network):
+class Classifier(OnBackbone):
     """A backbone and a linear layer, with PyTorch's default initial values.
+
+    With a frozen backbone this is a linear probe. Its layer "features" is then fixed, and a transfer term changes
+    something through the softmax alone.
 
     Args:
         backbone: maps images to [n, backbone.out_features].
         num_classes: number of logits.
+        freeze_backbone: leave the backbone as it is, see `OnBackbone`.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.preprocessing = getattr(backbone, "preprocessing", None)
+    def __init__(self, backbone: nn.Module, num_classes: int, freeze_backbone: bool = False) -> None:
+        super().__init__(backbone, freeze_backbone)
         self.head = nn.Linear(backbone.out_features, num_classes)
 
     def forward(self, images: Tensor) -> Outputs:
         """Images [n, c, h, w] to the layer "features" [n, backbone.out_features] and logits [n, num_classes]."""
-        features = self.backbone(images)
+        features = self.backbone_outputs(images)
         return {"features": features}, self.head(features)
 
 

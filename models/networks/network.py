@@ -39,6 +39,36 @@ class Network(nn.Module):
         return torch.cat(list(vectors), dim=1)
 
 
+class OnBackbone(Network):
+    """A network that begins with a backbone, on request one that stays as it is.
+
+    Args:
+        backbone: maps images to [n, backbone.out_features].
+        freeze_backbone: leave the backbone as it is, weights and batch statistics. In place of images the network
+            then also takes the backbone's outputs, see `data.features`.
+    """
+
+    def __init__(self, backbone: nn.Module, freeze_backbone: bool = False) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(not freeze_backbone)
+        self.preprocessing = getattr(backbone, "preprocessing", None)
+        self.freeze_backbone = freeze_backbone
+        # Modules begin in training mode and Lightning's trainer leaves modes as they are: without this call the batch
+        # norms of a frozen backbone would follow the batches.
+        self.train()
+
+    def train(self, mode: bool = True) -> OnBackbone:
+        super().train(mode)
+        if self.freeze_backbone:
+            self.backbone.eval()
+        return self
+
+    def backbone_outputs(self, images: Tensor) -> Tensor:
+        """Images [n, c, h, w] to [n, backbone.out_features]; a frozen backbone's outputs stay as they are."""
+        computed = self.freeze_backbone and images.shape[1:] == (self.backbone.out_features,)
+        return images if computed else self.backbone(images)
+
+
 class Layers(nn.Module):
     """A network's layers side by side: what its last fully-connected layers see, as features of fixed weights.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastmmd.models.networks.network import Network, Outputs
+from fastmmd.models.networks.network import OnBackbone, Outputs
 
 
-class TransferNet(Network):
+class TransferNet(OnBackbone):
     """Backbone, one fully-connected layer (the bottleneck), and a linear head.
 
     He & Ding 2020, section 3, is a pretrained ResNet-50 with one fully-connected layer behind its convolutions and a
@@ -20,8 +20,7 @@ class TransferNet(Network):
         width: width of the bottleneck.
         dropout: probability of dropping a bottleneck feature.
         batch_norm: normalise the bottleneck before its ReLU.
-        freeze_backbone: leave the backbone as it is, weights and batch statistics. In place of images the network
-            then also takes the backbone's outputs, see `data.features`.
+        freeze_backbone: leave the backbone as it is, see `OnBackbone`.
     """
 
     def __init__(
@@ -33,10 +32,7 @@ class TransferNet(Network):
         batch_norm: bool = False,
         freeze_backbone: bool = False,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone.requires_grad_(not freeze_backbone)
-        self.preprocessing = getattr(backbone, "preprocessing", None)
-        self.freeze_backbone = freeze_backbone
+        super().__init__(backbone, freeze_backbone)
         self.bottleneck = nn.Sequential(
             nn.Linear(backbone.out_features, width),
             nn.BatchNorm1d(width) if batch_norm else nn.Identity(),
@@ -48,21 +44,11 @@ class TransferNet(Network):
         nn.init.constant_(self.bottleneck[0].bias, 0.1)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
-        # Modules begin in training mode and Lightning's trainer leaves modes as they are: without this call the batch
-        # norms of a frozen backbone would follow the batches.
-        self.train()
-
-    def train(self, mode: bool = True) -> TransferNet:
-        super().train(mode)
-        if self.freeze_backbone:
-            self.backbone.eval()
-        return self
 
     def forward(self, images: Tensor) -> Outputs:
         """Images [n, c, h, w] to the layer "features", the bottleneck's [n, width], and logits [n, num_classes].
 
         With a frozen backbone its outputs [n, backbone.out_features] may stand for the images.
         """
-        computed = self.freeze_backbone and images.shape[1:] == (self.backbone.out_features,)
-        features = self.bottleneck(images if computed else self.backbone(images))
+        features = self.bottleneck(self.backbone_outputs(images))
         return {"features": features}, self.head(features)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fastmmd.models import experiment, mldrnet
 from fastmmd.models.analysis import figures, filters, published
+from fastmmd.models.analysis.metrics import report
 from fastmmd.models.analysis.predictions import read_predictions, write_predictions
 from fastmmd.models.arms import Weights, compared, transferred
 from fastmmd.models.data import layouts
@@ -96,6 +97,9 @@ def test_depth(small, tmp_path, figures_of):
         tested = read_predictions(tmp_path / result["folder"] / "predictions.csv")
         assert row["correct/tested"] == f"{tested.correct.sum()}/{len(tested.items)}"
         assert row["well labelled, %"] == f"{100 * tested.correct.mean():.1f}"
+        measured = report(tested.labels, tested.probabilities, tested.classes)
+        assert row["macro-F1, %"] == f"{100 * measured['macro_f1']:.1f}"
+        assert row["positive against negative, %"] == f"{100 * measured['polarity_accuracy']:.1f}"
 
 
 def test_commands_share_their_runs_and_repeat_none(small, tmp_path, monkeypatch, figures_of):
@@ -105,6 +109,8 @@ def test_commands_share_their_runs_and_repeat_none(small, tmp_path, monkeypatch,
         "well labelled, %": "-",
         "noisy labels, %": "-",
         "correct/tested": "-",
+        "macro-F1, %": "-",
+        "positive against negative, %": "-",
         "published": "49.32",
     }
     assert [row["published"] for row in rows(tmp_path, "fusion").values()][:2] == ["59.85", "53.68"]

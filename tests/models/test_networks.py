@@ -86,15 +86,121 @@ def test_timm_by_name_and_from_a_local_file(tmp_path):
         Timm("resnet51")
 
 
+VECTORS = {
+    "vit_small_patch14_dinov2.lvd142m": 384,
+    "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m": 256,
+    "test_vit.r160_in1k": 64,
+    "resnet10t": 512,
+    "mobilenetv3_small_050": 1024,  # a layer behind the pooling
+    "deit_tiny_distilled_patch16_224": 192,
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_timm_networks_make_vectors_of_the_stated_length(name):
+    pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = Timm(name, size=112).eval()
+    assert (network.preprocessing.crop, network.out_features) == (112, VECTORS[name])
+    with torch.no_grad():
+        assert network(torch.rand(2, 3, 112, 112)).shape == (2, VECTORS[name])
+
+
+def test_timm_network_without_vectors_is_refused(monkeypatch):
+    timm = pytest.importorskip("timm")
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: create(*args, global_pool="", **kwargs))
+    with pytest.raises(ValueError, match=r"name: expected a network that makes vectors.*'resnet10t'.*\[1, 512, 6, 6\]"):
+        Timm("resnet10t")
+
+
+def test_timm_preprocessing_is_that_of_the_tag():
+    pytest.importorskip("timm")
+    clip = Timm("vit_xsmall_patch16_clip_224.tinyclip_yfcc15m").preprocessing
+    assert clip.mean == pytest.approx((0.4815, 0.4578, 0.4082), abs=1e-4)
+    assert (clip.interpolation, clip.resize, clip.crop, clip.crop_mode) == ("bicubic", 248, 224, "center")
+    assert Timm("vit_small_patch14_dinov2.lvd142m").preprocessing.crop == 518
+    plain, large = (Timm(f"convnext_atto{tag}").preprocessing for tag in (".d2_in1k", "_ols"))
+    assert (plain.crop, large.crop) == (224, 224)
+
+
+def test_timm_position_embeddings_follow_the_size(tmp_path):
+    """As timm resamples them when it loads its own weights for another size."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    state = timm.create_model("test_vit").state_dict()
+    save_file(state, tmp_path / "weights.safetensors")
+    theirs = timm.create_model(
+        "test_vit", pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}, num_classes=0, img_size=96
+    ).eval()
+    ours = Timm("test_vit", str(tmp_path / "weights.safetensors"), size=96).eval()
+    images = torch.rand(3, 3, 96, 96)
+    with torch.no_grad():
+        assert torch.equal(ours(images), theirs(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("test_vit", 100, "size: test_vit cuts images into patches of 16 pixels, of which 100 is no multiple"),
+        ("test_vit", 0, "size: expected a positive number of pixels, got 0"),
+        ("mixer_s32_224", 256, "size: mixer_s32_224 takes 224 pixels a side only, got 256"),
+    ],
+)
+def test_size_that_a_timm_network_cannot_take(name, size, message):
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=message):
+        Timm(name, size=size)
+
+
+def test_images_of_another_size_than_the_networks():
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=r"images: test_vit takes 160 x 160 pixels, got 64 x 96; .*size=96"):
+        Timm("test_vit")(torch.zeros(1, 3, 64, 96))
+
+
+def test_unknown_tag_lists_the_known():
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=r"name: timm has no weights 'imagenet' of 'resnet18'; it has .*a1_in1k"):
+        Timm("resnet18.imagenet")
+
+
+def test_two_classifiers_in_a_file_are_left_out(tmp_path):
+    timm = pytest.importorskip("timm")
+    state = timm.create_model("deit_tiny_distilled_patch16_224").state_dict()
+    torch.save(state, tmp_path / "weights.pth")
+    network = Timm("deit_tiny_distilled_patch16_224", str(tmp_path / "weights.pth"))
+    assert all(torch.equal(value, state[name]) for name, value in network.model.state_dict().items())
+
+
+def test_clip_with_another_activation_than_it_was_trained_with_warns(monkeypatch, tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "weights.pth")
+    create, openai = timm.create_model, timm.get_pretrained_cfg("vit_base_patch16_clip_224.openai")
+
+    def noted(*args, **kwargs):  # a small network in the place of CLIP's
+        return create(*args, pretrained_cfg_overlay={"notes": openai.notes}, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", noted)
+    with pytest.warns(UserWarning, match="use quickgelu model variant"):
+        Timm("test_vit", str(tmp_path / "weights.pth"))
+
+
 def test_timm_offline(monkeypatch):
     timm = pytest.importorskip("timm")
 
-    def offline(*_, **__):
-        raise FileNotFoundError("not in the cache")
+    create = timm.create_model
+
+    def offline(*args, pretrained=False, **kwargs):
+        if pretrained:
+            raise FileNotFoundError("not in the cache")
+        return create(*args, **kwargs)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(RuntimeError, match=r"'imagenet' of timm's 'resnet18'.*not in the cache.*local path"):
-        Timm("resnet18", "imagenet")
+    for weights in ("imagenet", "pretrained"):
+        where = rf"'{weights}' of timm's 'resnet18'.*huggingface.co/timm/resnet18.*not in the cache.*local path"
+        with pytest.raises(RuntimeError, match=where):
+            Timm("resnet18", weights)
 
 
 def test_timm_not_installed(monkeypatch):
