@@ -74,9 +74,7 @@ def read_text(path: Path, encoding: str | None = None) -> str:
             line = content[: error.start].count(b"\n") + 1
             raise ValueError(f"{path}, line {line}: not {used}: {error.reason}; give its encoding") from None
         text = content.decode("cp1252", "replace")
-        warnings.warn(
-            f"{path} is not UTF-8; it is read as Windows-1252. Give its encoding if it is another", stacklevel=4
-        )
+        warnings.warn(f"{path} is not UTF-8; read as Windows-1252: give its encoding if it is another", stacklevel=4)
     if "\0" in text:
         raise ValueError(f"{path}: not a table of text, it holds bytes of 0; give its encoding if it is text")
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
