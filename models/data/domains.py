@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
-from sklearn.model_selection import train_test_split
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 
-from fastmmd.models.data.domain import UNLABELLED, ImageDomain, some
+from fastmmd.models.data.division import Division
+from fastmmd.models.data.domain import ImageDomain
 from fastmmd.models.data.features import CachedFeatures
-from fastmmd.models.data.folds import Fold, Split, floor_split
+from fastmmd.models.data.folds import Split
 from fastmmd.models.data.images import match
-from fastmmd.models.data.readers.scans import checked, duplicates
+from fastmmd.models.data.readers.scans import checked
 from fastmmd.models.data.sampling import SeededView, StreamLoader, StreamSampler, View, item_names
-
-COPY = "copy of a held-out picture of the target"
 
 
 class DomainPair(LightningDataModule):
@@ -85,12 +79,8 @@ class DomainPair(LightningDataModule):
         eval_batch: items of a batch in validation, test and prediction; if not given, four times those of training.
 
     Attributes:
-        splits: domain -> its division by item name. The target's has all folds; the source's has one, of the items
-            that are used.
-        fold: which of the target's folds.
-        items: domain -> (training items, validation items), by number.
-        test_items: the target's, by number.
-        left_out: domain -> reason -> names of items that are in no part.
+        names: domain -> the names of its items.
+        division: the parts by name and by number, and what is left out of them.
 
     Raises:
         ValueError: the domains' classes differ; a class has too few items to be split; there is no such fold or class;
@@ -127,9 +117,21 @@ class DomainPair(LightningDataModule):
     ) -> None:
         super().__init__()
         self.domains = {"source": _inspected(source), "target": _inspected(target)}
-        self.classes = list(source.classes)
+        self.division = Division(
+            self.domains,
+            fold=fold,
+            split=split,
+            source_validation=source_validation,
+            target_validation=target_validation,
+            target_test=target_test,
+            exclude_held_out=exclude_held_out,
+            exclude_from_eval=exclude_from_eval,
+            target_per_class=target_per_class,
+            seed=split_seed,
+        )
+        self.classes = self.division.classes
         self.num_classes = len(self.classes)
-        self._check_classes()
+        self.names = self.division.names
         self.batch_sizes = {"source": source_batch, "target": target_batch}
         self.eval_batch_sizes = {name: eval_batch or 4 * size for name, size in self.batch_sizes.items()}
         self.steps_per_epoch = steps_per_epoch
@@ -142,28 +144,22 @@ class DomainPair(LightningDataModule):
                 "set data.train_transform to null"
             )
         self.seed = seed
-        self.split_seed = split_seed
         self.workers = workers
-        self.exclude_held_out = exclude_held_out
-        self.exclude_from_eval = list(exclude_from_eval)
-        self.target_per_class = target_per_class
-
-        self.names = {name: item_names(domain) for name, domain in self.domains.items()}
-        absent = [name for name in exclude_from_eval if name not in self.classes]
-        if absent:
-            raise ValueError(f"exclude_from_eval: expected some of the classes {self.classes}, got {absent}")
-
-        self.splits = {"target": self._target_split(fold, split, target_validation, target_test)}
-        self.fold = 0 if fold is None and split is None else fold
-        if self.fold is None or not 0 <= self.fold < len(self.split.folds):
-            raise ValueError(f"fold: expected one of 0..{len(self.split.folds) - 1}, got {self.fold}")
-        self.splits["source"] = self._source_split(source_validation)
-        self._assign()
 
     @property
     def split(self) -> Split:
         """The target's division, all folds."""
-        return self.splits["target"]
+        return self.division.splits["target"]
+
+    @property
+    def items(self) -> dict[str, tuple[list[int], list[int]]]:
+        """Domain -> (training items, validation items), by number."""
+        return self.division.items
+
+    @property
+    def test_items(self) -> list[int]:
+        """The target's, by number."""
+        return self.division.test_items
 
     @property
     def validated(self) -> bool:
@@ -177,7 +173,7 @@ class DomainPair(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         module = self.trainer.lightning_module
-        unlabelled = [item for item in self.items["target"][0] if self._label("target", item) == ""]
+        unlabelled = [item for item in self.items["target"][0] if self.division.label("target", item) == ""]
         if stage == "fit" and unlabelled and "target" in getattr(module, "labelled", ()):
             raise ValueError(
                 f"target_labels: {len(unlabelled)} of the target's training items have no label, so expected "
@@ -192,21 +188,11 @@ class DomainPair(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The division, for checkpoints."""
-        return {"fold": self.fold, "splits": {name: split.content() for name, split in self.splits.items()}}
+        return self.division.state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes the division over from a checkpoint, if it fits what is asked for and the data that are here."""
-        recorded = {name: Split.from_content(content) for name, content in state["splits"].items()}
-        asked, had = ((self.splits[n].protocol for n in recorded), (split.protocol for split in recorded.values()))
-        if state["fold"] != self.fold or list(asked) != list(had):
-            raise ValueError(
-                "this is another division of the data than the run's, whose training items it may test: the run has "
-                f"{_protocol(recorded, state['fold'])}; asked for is {_protocol(self.splits, self.fold)}"
-            )
-        self.splits = recorded
-        for name, split in recorded.items():
-            self._compare(name, split)
-        self._assign()
+        """Takes the division over from a checkpoint, see `Division.adopt`."""
+        self.division.adopt(state, None if self.trainer is None else self.trainer.state.fn)
 
     def train_dataloader(self) -> CombinedLoader:
         seen = self.trainer.lightning_module.seen
@@ -238,172 +224,6 @@ class DomainPair(LightningDataModule):
         count = min(len(items), len(self.predicted_items))
         chosen = {"source": [items[k * len(items) // count] for k in range(count)], "target": self.predicted_items}
         return {name: self._loader(name, items, self.eval_batch_sizes[name]) for name, items in chosen.items()}
-
-    def copies(self) -> list[list[tuple[str, str]]]:
-        """Groups of (domain, name) of pictures that are the same pixel by pixel; none of domains that have no files."""
-        names = [name for name, domain in self.domains.items() if isinstance(domain, ImageDomain)]
-        groups = duplicates(*(self.domains[name] for name in names))
-        return [[(names[number], name) for number, name in group] for group in groups]
-
-    def _check_classes(self) -> None:
-        source, target = self.domains.values()
-        if not source.classes or UNLABELLED in source.targets:
-            raise ValueError("source: expected a label for every item, got items without one")
-        if not target.classes and all(label == UNLABELLED for label in target.targets):
-            return
-        if list(target.classes) == self.classes:
-            return
-        only = {
-            "only in the source": [name for name in source.classes if name not in target.classes],
-            "only in the target": [name for name in target.classes if name not in source.classes],
-        }
-        told = "; ".join(f"{where}: {', '.join(names)}" for where, names in only.items() if names)
-        raise ValueError(
-            "source and target must have the same classes in the same order; "
-            f"source has {list(source.classes)}, target has {list(target.classes)} ({told or 'in another order'}). "
-            "Readers take `classes` and `rename` to choose, order and merge them; a target whose labels are of no use "
-            "is read by the reader `unlabelled`"
-        )
-
-    def _assign(self) -> None:
-        """The items of each part, from the splits."""
-        self.left_out: dict[str, dict[str, list[str]]] = {"source": {}, "target": {}}
-        numbers = {name: {item: k for k, item in enumerate(names)} for name, names in self.names.items()}
-        parts = {}
-        for name, fold in (("source", self.splits["source"].folds[0]), ("target", self.split.folds[self.fold])):
-            # In the order of the data set, which is the same whether the split is new or read. Names that are not here
-            # any more have been found not to be needed.
-            by_part = (fold.train, fold.validation, fold.test)
-            parts[name] = [sorted(numbers[name][k] for k in part if k in numbers[name]) for part in by_part]
-            used = {item for part in by_part for item in part}
-            if rest := [item for item in self.names[name] if item not in used]:
-                self.left_out[name]["in no part"] = rest
-        train, validation, test = parts["target"]
-        if self.target_per_class is not None:
-            kept = self._few("target", train, self.target_per_class, self.split_seed)
-            self._leave_out("target", f"more than {self.target_per_class} of a class", set(train) - set(kept))
-            train = kept
-        if self.exclude_held_out:
-            held_out = {("target", self.names["target"][item]) for item in (*validation, *test)}
-            copies = {member for group in self.copies() if held_out & set(group) for member in group} - held_out
-            copied = {item for item in train if ("target", self.names["target"][item]) in copies}
-            self._leave_out("target", COPY, copied)
-            train = [item for item in train if item not in copied]
-        for name, items in (("source", parts["source"][0]), ("target", train)):
-            if not items:
-                raise ValueError(f"{name}: no items are left for training")
-
-        def evaluated(name: str, items: list[int]) -> list[int]:
-            return [item for item in items if self._label(name, item) not in self.exclude_from_eval]
-
-        self.items = {
-            "source": (parts["source"][0], evaluated("source", parts["source"][1])),
-            "target": (train, evaluated("target", validation)),
-        }
-        self.test_items = evaluated("target", test)
-
-    def _leave_out(self, name: str, reason: str, items: set[int]) -> None:
-        if items:
-            self.left_out[name][reason] = [self.names[name][item] for item in sorted(items)]
-
-    def _target_split(self, fold: int | None, file: str | None, validation: float, test: float) -> Split:
-        """The division of a file, of He & Ding, of the data set's own parts, or drawn at random."""
-        names = self.names["target"]
-        labels = self._labels("target")
-        unlabelled = [name for name in names if labels[name] == ""]
-        if file is not None:
-            split = Split.read(Path(file))
-            split.verify(labels, self._hashes("target"))
-            return split
-        labelled = [item for item, name in enumerate(names) if labels[name] != ""]
-        if fold is not None:
-            if not labelled:
-                raise ValueError(f"fold: expected none, for the target has no labels to be split by, got {fold}")
-            known = [names[item] for item in labelled]
-            split = floor_split(known, [labels[name] for name in known], self.classes, self.split_seed)
-        else:
-            split = self._own_split("target", labelled, validation, test)
-        return replace(split.with_unlabelled(unlabelled), hashes=self._hashes("target"))
-
-    def _source_split(self, validation: float) -> Split:
-        """The source without what `exclude_held_out` leaves out of it, in the data set's parts or drawn at random."""
-        excluded = self._excluded_from_source()
-        rest = [item for item, name in enumerate(self.names["source"]) if name not in excluded]
-        split = self._own_split("source", rest, validation, 0.0)
-        hashes = self._hashes("source")
-        return split if hashes is None else replace(split, hashes={name: hashes[name] for name in split.labels})
-
-    def _own_split(self, name: str, items: Sequence[int], validation: float, test: float) -> Split:
-        """One fold of a domain's labelled items: in its own parts where it has such, the others drawn at random."""
-        parts = getattr(self.domains[name], "parts", None)
-        protocol = {"name": "random", "seed": self.split_seed, "validation": validation}
-        if name == "target":
-            protocol["test"] = test
-        if parts is None:
-            train, tested = self._cut(name, items, "test", test)
-            train, validated = self._cut(name, train, "validation", validation / (1 - test) if test < 1 else 0.0)
-        else:
-            given = {part: [item for item in items if parts[item] == part] for part in ("train", "val", "test")}
-            train, validated, tested = given.values()
-            protocol["name"] = "parts of the data set, at random where it has none"
-            if name == "source":
-                tested = []
-            elif not tested:
-                train, tested = self._cut(name, train, "test", test)
-            if not validated:
-                train, validated = self._cut(name, train, "validation", validation)
-        names = self.names[name]
-        fold = Fold(*(tuple(sorted(names[item] for item in part)) for part in (train, validated, tested)))
-        labels = {names[item]: self._label(name, item) for part in (train, validated, tested) for item in part}
-        return Split(protocol, tuple(self.classes), labels, (fold,))
-
-    def _compare(self, name: str, split: Split) -> None:
-        """Looks for what has changed in a domain since the run divided it.
-
-        Raises:
-            ValueError: items that are needed now are missing, or have another class or content; the error names them.
-        """
-        domain, labels, hashes = self.domains[name], self._labels(name), self._hashes(name)
-        root = getattr(domain, "root", name)
-        fold = split.folds[0 if name == "source" else self.fold]
-        stage = None if self.trainer is None else self.trainer.state.fn
-        needed = {
-            None: split.labels.keys(),
-            "fit": split.labels.keys(),
-            "validate": set(fold.validation),
-            "test": set(fold.test) if name == "target" else set(),
-            "predict": set(fold.test or fold.train) if name == "target" else set(),
-        }[stage]
-        changes = split.compare(labels, hashes)
-        new = changes.pop("new")
-        if name == "source":
-            new = sorted(set(new) - self._excluded_from_source())
-        wrong = {what: [k for k in names if k in needed] for what, names in changes.items()}
-        if any(wrong.values()):
-            told = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in wrong.items() if names)
-            raise ValueError(
-                f"{name}: {root} does not hold what the run was divided into: {told}. Put it back, or begin a new run "
-                "with another --output"
-            )
-        for what, names in {**changes, "new": new}.items():
-            if names:
-                use = "not used by this run" if what == "new" else "not needed here"
-                rank_zero_warn(
-                    f"{name}: {len(names)} items of {root} are {what} since the run began, {use}: {some(names)}"
-                )
-
-    def _excluded_from_source(self) -> set[str]:
-        """Names of the source's items that `exclude_held_out` leaves out."""
-        if not self.exclude_held_out:
-            return set()
-        fold = self.split.folds[self.fold]
-        held_out = {("target", name) for name in (*fold.validation, *fold.test)}
-        groups = [set(group) for group in self.copies()]
-        copies = {name for group in groups if group & held_out for domain, name in group if domain == "source"}
-        files = [domain.root.resolve() for domain in self.domains.values() if isinstance(domain, ImageDomain)]
-        # Files of two folders may be called alike; what else is called alike is the same.
-        alike = set() if len(set(files)) == 2 else {name for _, name in held_out}
-        return alike | copies
 
     def _train_loader(self, name: str) -> DataLoader:
         domain, (items, _) = self.domains[name], self.items[name]
@@ -455,73 +275,9 @@ class DomainPair(LightningDataModule):
                 self.domains[name] = CachedFeatures(domain, backbone, transform, self.features, device)
         self.transforms = {"train": None, "eval": None}
 
-    def _label(self, name: str, item: int) -> str:
-        """An item's class, "" if it has none."""
-        target = int(self.domains[name].targets[item])
-        return "" if target == UNLABELLED else self.classes[target]
-
-    def _labels(self, name: str) -> dict[str, str]:
-        return {item_name: self._label(name, item) for item, item_name in enumerate(self.names[name])}
-
-    def _hashes(self, name: str) -> dict[str, str] | None:
-        """Item name -> SHA-256 of its file; None where there are no files."""
-        domain = self.domains[name]
-        if not isinstance(domain, ImageDomain):
-            return None
-        return {item: domain.inspections[item].sha256 for item in domain.names}
-
-    def _few(self, name: str, items: Sequence[int], count: int, seed: int) -> list[int]:
-        """At most `count` of a domain's `items` of each class, in ascending order; less are a part of more. Items
-        without a label stay."""
-        members: dict[str, list[int]] = {}
-        for item in np.random.default_rng(seed).permutation(items).tolist():
-            members.setdefault(self._label(name, item), []).append(item)
-        return sorted(item for label, of_class in members.items() for item in of_class[: count if label else None])
-
-    def _cut(self, name: str, items: Sequence[int], what: str, part: float) -> tuple[list[int], list[int]]:
-        """Stratified split of a domain's `items` into (the rest, `part` of them for `what`), each in ascending order.
-
-        Where `part` is less than one item a class, classes have one or none, the largest first.
-        """
-        if part == 0 or not items:
-            return list(items), []
-        labels = [self._label(name, item) for item in items]
-        label, count = min(Counter(labels).items(), key=lambda pair: pair[1])
-        if count < 2 or not 0 < part < 1:
-            raise ValueError(
-                f"{name}: cannot hold out {part:.0%} of {len(labels)} items from every class; the smallest is {label!r}"
-                f" with {count}; see data.{name}_{what} (0 holds out nothing), or choose other `classes`"
-            )
-        try:
-            rest, held_out = train_test_split(items, test_size=part, stratify=labels, random_state=self.split_seed)
-        except ValueError:  # fewer than one item a class
-            held_out = _largest_remainders(items, labels, part, self.split_seed)
-            rest = set(items) - set(held_out)
-        return sorted(rest), sorted(held_out)
-
 
 def _inspected(dataset: Dataset) -> Dataset:
     """The data set; files of images after a look at all of them, and read by this package in torchvision's place."""
     if type(dataset) is ImageFolder and dataset.transforms is None:
         dataset = ImageDomain(dataset.root, item_names(dataset), dataset.targets, dataset.classes)
     return checked(dataset) if isinstance(dataset, ImageDomain) and not dataset.inspections else dataset
-
-
-def _largest_remainders(items: Sequence[int], labels: Sequence[str], part: float, seed: int) -> list[int]:
-    """About `part` of the items, of each class its share rounded down or up, and never all."""
-    generator = np.random.default_rng(seed)
-    members: dict[str, list[int]] = {}
-    for k in generator.permutation(len(items)).tolist():
-        members.setdefault(labels[k], []).append(items[k])
-    shares = {label: part * len(of_class) for label, of_class in sorted(members.items())}
-    counts = {label: min(int(share), len(members[label]) - 1) for label, share in shares.items()}
-    missing = round(part * len(items)) - sum(counts.values())
-    for label in sorted(shares, key=lambda label: counts[label] - shares[label])[: max(missing, 0)]:
-        counts[label] = min(counts[label] + 1, len(members[label]) - 1)
-    return [item for label, count in counts.items() for item in members[label][:count]]
-
-
-def _protocol(splits: Mapping[str, Split], fold: int) -> str:
-    """How two domains are divided, for messages."""
-    told = (f"{name}: {', '.join(f'{k} {v}' for k, v in split.protocol.items())}" for name, split in splits.items())
-    return f"fold {fold} ({'; '.join(told)})"

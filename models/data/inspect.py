@@ -41,7 +41,7 @@ def _domains(data: DomainPair) -> Rows:
         ("items", *(_count(len(data.names[name])) for name in NAMES)),
         ("without a label", *(_count(list(data.domains[name].targets).count(UNLABELLED)) for name in NAMES)),
         ("classes", *[_count(data.num_classes)] * 2),
-        ("division", *(_told(data.splits[name].protocol) for name in NAMES)),
+        ("division", *(_told(data.division.splits[name].protocol) for name in NAMES)),
         ("training", *(_count(len(data.items[name][0])) for name in NAMES)),
         ("validation", *(_count(len(held_out[name])) for name in NAMES)),
         ("test", NONE, _count(len(data.test_items))),
@@ -75,11 +75,11 @@ def _left_out(data: DomainPair) -> Rows:
 
 
 def _dropped(data: DomainPair, name: str) -> dict[str, Sequence[str]]:
-    return {**getattr(data.domains[name], "dropped", {}), **data.left_out[name]}
+    return {**getattr(data.domains[name], "dropped", {}), **data.division.left_out[name]}
 
 
 def _copies(data: DomainPair) -> Iterable[str]:
-    groups = data.copies()
+    groups = data.division.copies()
     if not groups:
         return
     for name in NAMES:
@@ -104,8 +104,8 @@ def _copies(data: DomainPair) -> Iterable[str]:
     if leaks:
         (_, held_out), (domain, copy) = leaks[0]
         yield (
-            f"WARNING: {len(leaks)} held-out pictures of the target have copies that are trained on, such as {held_out}, "
-            f"which is {copy} of the {domain}: the test is too easy by these. data.exclude_held_out: true leaves them out"
+            f"WARNING: {len(leaks)} held-out pictures of the target have copies that are trained on, such as "
+            f"{held_out} ({copy} of the {domain}), so they are no test; data.exclude_held_out: true leaves these out"
         )
 
 

@@ -197,6 +197,17 @@ def test_copies_of_held_out_pictures_are_left_out_whatever_their_format(copied, 
     assert len(plain.items["source"][0]) + len(plain.items["source"][1]) == 60
 
 
+def test_copies_stay_out_when_features_stand_for_the_pictures(copied):
+    """A resumed run knows its files although features have taken their place."""
+    settings = {"exclude_held_out": True, "features": str(copied / "features"), "train_transform": None}
+    frozen = "--model.network.init_args.freeze_backbone=true"
+    run("fit", copied, frozen, **settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*since the run began")
+        run("fit", copied, frozen, "--ckpt_path=last", "--trainer.max_epochs=2", **settings)
+        run("test", copied, frozen, **settings)
+
+
 # Targets without labels
 
 
@@ -265,7 +276,7 @@ def test_parts_of_a_data_set_are_taken(tmp_path):
     assert data.items["target"] == (list(range(30)), list(range(30, 36)))
     assert data.test_items == list(range(36, 48))
     assert data.items["source"] == (list(range(30)), list(range(30, 36)))
-    assert data.left_out["source"] == {"in no part": [f"test/{CLASSES[k % 3]}/{k:03}.png" for k in range(36, 48)]}
+    assert data.division.left_out["source"] == {"in no part": source.names[36:]}
     drawn = DomainPair(source, target, fold=0)
     assert {target.parts[item] for item in drawn.test_items} != {"test"}
 

@@ -5,6 +5,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torchvision.models import resnet, resnet50
 
 from fastmmd.models.data.images import EvalTransform, Preprocessing
