@@ -78,9 +78,10 @@ class TransferCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str] | None) -> None:
         words = packaged(sys.argv[1:] if args is None else args)
-        if {"-h", "--help"} & set(words):
+        parsers = getattr(self, "_subcommand_parsers", None)
+        if parsers and {"-h", "--help"} & set(words):
             subcommand = next((word for word in words if word in SUBCOMMANDS), None)
-            print(short_help(PROG, self._subcommand_parsers[subcommand or "fit"], subcommand))
+            print(short_help(PROG, parsers[subcommand or "fit"], subcommand))
             raise SystemExit
         self.config = parser.parse_args(["--help" if word == "--help=all" else word for word in words])
         subcommand = self.config.get("subcommand")
