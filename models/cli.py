@@ -3,6 +3,10 @@
 Later configurations and arguments override earlier ones. A name without a folder that is no file here is looked up
 among the packaged configurations. `fit --ckpt_path last` begins, or resumes where the last checkpoint was; the other
 subcommands load the output's last checkpoint, or what `--ckpt_path {last,best,PATH}` says.
+
+`--help` fits a screen, `--help=all` tells everything. A wrong name of an option, a class or a file is an error (exit
+status 2) that names those near to it. What cannot be written or read is an error (exit status 1) with the path, found
+before the training where possible; checkpoints are complete or absent, whatever ends the process.
 """
 
 from __future__ import annotations
@@ -24,8 +28,9 @@ from fastmmd.models.checkpoints import AtomicCheckpointIO, damage_named
 from fastmmd.models.data import DomainPair
 from fastmmd.models.files import errors_named, require_writable
 from fastmmd.models.module import PARTS, TransferTask
+from fastmmd.models.usage import CONFIGS, SUBCOMMANDS, Parser, short_help
 
-CONFIGS = Path(__file__).parent / "configs"
+PROG = "python -m fastmmd.models"
 
 
 class TransferCLI(LightningCLI):
@@ -48,7 +53,8 @@ class TransferCLI(LightningCLI):
             trainer_defaults={"use_distributed_sampler": False, **(trainer_defaults or {})},
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "python -m fastmmd.models"},
+            parser_kwargs={"prog": PROG},
+            parser_class=Parser,
             **kwargs,
         )
 
@@ -71,7 +77,13 @@ class TransferCLI(LightningCLI):
         parser.add_lightning_class_args(ResultFiles, "result_files")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str] | None) -> None:
-        self.config = parser.parse_args(packaged(sys.argv[1:] if args is None else args))
+        words = packaged(sys.argv[1:] if args is None else args)
+        parsers = getattr(self, "_subcommand_parsers", None)
+        if parsers and {"-h", "--help"} & set(words):
+            subcommand = next((word for word in words if word in SUBCOMMANDS), None)
+            print(short_help(PROG, parsers[subcommand or "fit"], subcommand))
+            raise SystemExit
+        self.config = parser.parse_args(["--help" if word == "--help=all" else word for word in words])
         subcommand = self.config.get("subcommand")
         if subcommand is not None:
             settings = self.config[subcommand]

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from threading import Thread
 from typing import Any, Literal
 
 import torch
+from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 import fastmmd
@@ -28,7 +30,8 @@ from fastmmd import compiled
 from fastmmd.models.callbacks import chosen_by
 from fastmmd.models.checkpoints import readable
 from fastmmd.models.cli import TransferCLI, packaged
-from fastmmd.models.files import write_atomically
+from fastmmd.models.data import DomainPair
+from fastmmd.models.files import errors_named, write_atomically
 from fastmmd.models.settings import FREE
 
 Checkpoint = Literal["last", "best"]
@@ -100,11 +103,15 @@ class Run:
         correct = round(len(cli.datamodule.test_items) * metrics["test/accuracy"])
         return self.finish(root, cli, correct, chosen_by(cli.trainer), cli.trainer.global_step, begin)
 
+    def arguments(self, root: Path) -> list[str]:
+        """All arguments of the command line."""
+        fold = [] if self.fold is None else [f"--data.fold={self.fold}"]
+        return [*self.args, *fold, f"--seed_everything={self.seed}", f"--output={self.folder(root)}"]
+
     def cli(self, root: Path) -> TransferCLI:
         """Model, data and trainer, as the arguments say."""
-        fold = [] if self.fold is None else [f"--data.fold={self.fold}"]
         return TransferCLI(
-            [*self.args, *fold, f"--seed_everything={self.seed}", f"--output={self.folder(root)}"],
+            self.arguments(root),
             run=False,
             trainer_defaults={"enable_progress_bar": False, "enable_model_summary": False},
         )
@@ -162,13 +169,17 @@ def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
     """The results of `runs`, in their order, with a progress bar; equal runs count once.
 
     Finished runs are read back; the others go to `jobs` processes of one thread each, which makes a run's result
-    independent of `jobs`. An interruption loses at most an epoch of each run in progress.
+    independent of `jobs`. An interruption loses at most an epoch of each run in progress. What is wrong with the
+    arguments or the data ends all before the first run.
 
     Raises:
-        SystemExit: runs failed, after all others finished and with a line for each; or there was an interruption.
+        SystemExit: runs failed, after all others finished and with a line for each; or there was an interruption; or
+            arguments are wrong.
+        Exception: as `check` raises.
     """
     runs = list(dict.fromkeys(runs))
     results = {run: result for run in runs if (result := run.result(root))}
+    check([run for run in runs if run not in results], root)
     with (
         ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_worker) as pool,
         tqdm(total=len(runs), initial=len(results), desc="runs", unit="run") as bar,
@@ -181,7 +192,7 @@ def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
                     results[run] = result = future.result()
                     outcome = f"{result['accuracy']:.1f} % in {result['seconds']} s"
                 else:
-                    outcome = f"failed: {type(error).__name__}: {error}"
+                    outcome = f"failed: {_named(error, run.folder(root))}"
                 bar.write(f"{run.task}, {run.method}, {run.name}: {outcome}")
                 bar.update()
         except KeyboardInterrupt:
@@ -191,6 +202,57 @@ def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
     if len(results) < len(runs):
         raise SystemExit(f"{len(runs) - len(results)} of {len(runs)} runs failed; the same command repeats only those")
     return [results[run] for run in runs]
+
+
+def _named(error: BaseException, folder: Path) -> str:
+    """An error in words; one of writing, such as a full disk's, with the folder where it has no path of its own."""
+    try:
+        with errors_named(folder):
+            raise error
+    except BaseException as named:
+        return f"{type(named).__name__}: {named}"
+
+
+def check(runs: Sequence[Run], root: Path) -> None:
+    """Reads the arguments of all runs, and builds their data, each set-up once whatever its seed and fold.
+
+    Raises:
+        SystemExit: a wrong argument, which it prints.
+        Exception: what is wrong with the data, after a line that says whose they are.
+    """
+    parser: ArgumentParser | None = None
+    seen: dict[str, DomainPair] = {}
+    data_parser = ArgumentParser(exit_on_error=False)
+    data_parser.add_class_arguments(DomainPair, "data", sub_configs=True)
+    for run in {(run.task, run.method, run.args, run.fold): run for run in runs}.values():
+        args = run.arguments(root)
+        parser = parser or Unbuilt(args, run=False).parser
+        settings = parser.parse_args(packaged(args)).data
+        common = settings.clone()
+        for name in ("seed", "fold", "workers"):
+            del common[name]
+        known = seen.get(str(common))
+        if known is not None and (settings.fold is None or 0 <= settings.fold < len(known.split.folds)):
+            continue
+        try:
+            pair = data_parser.instantiate(data_parser.parse_object({"data": settings})).data
+        except BaseException:
+            print(f"{run.task}, {run.method}: no run was begun, for these data cannot be used", file=sys.stderr)
+            raise
+        seen[str(common)] = pair
+
+
+class Unbuilt(TransferCLI):
+    """A command line whose arguments are read, and no more."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def after_instantiate_classes(self) -> None:
+        pass
 
 
 def _begin_worker() -> None:

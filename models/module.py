@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -55,6 +56,8 @@ class TransferTask(LightningModule):
 
     Training is SGD with momentum under the "inv" schedule. He & Ding give neither; the defaults are JAN's published
     recipe. The schedule and the ramp count steps of the optimiser, not batches.
+
+    The terms are logged every `trainer.log_every_n_steps` steps, and once an epoch where it has fewer; 0 is never.
 
     Args:
         network: maps images to (layers, logits), see `Network`.
@@ -200,7 +203,14 @@ class TransferTask(LightningModule):
         if self._trainer is not None and self.trainer.training:
             refuse_other_settings(checkpoint, self, self.trainer.datamodule)
 
+    def on_fit_start(self) -> None:
+        # Of the interval that `on_train_start` shortens.
+        warnings.filterwarnings("ignore", ".*is smaller than the logging interval")
+
     def on_train_start(self) -> None:
+        # Every epoch logs its loss once at least, whatever the trainer's interval is; 0 stays "never".
+        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        self.trainer.log_every_n_steps = min(self.trainer.log_every_n_steps, steps)
         if self.hparams.ramp:
             self.ramp_steps = self.trainer.estimated_stepping_batches
             if math.isinf(self.ramp_steps):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fastmmd.models.analysis import figures
 from fastmmd.models.cli import CONFIGS, main, packaged
+from fastmmd.models.data import Mnist5k
 from fastmmd.models.module import TransferTask
 
 SHORT = ["--data.steps_per_epoch=4", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=2"]
@@ -139,6 +140,85 @@ def test_image_folders(tmp_path):
         items = [row["item"] for row in csv.DictReader(file)]
     assert len(items) == 4
     assert all((tmp_path / "target" / item).is_file() for item in items)
+
+
+@pytest.mark.parametrize("subcommand", [None, "fit", "validate", "test", "predict"])
+def test_help_fits_a_screen(capsys, subcommand):
+    with pytest.raises(SystemExit) as end:
+        main([*filter(None, [subcommand]), "--help"])
+    assert end.value.code in (None, 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 100
+    text = "\n".join(lines)
+    assert f"python -m fastmmd.models {subcommand or '{fit,validate,test,predict}'} --config" in text
+    for file in CONFIGS.glob("*.yaml"):
+        assert file.name in text
+    assert re.search(r"--data.target_test +0.5 ", text)
+    assert "--help=all" in text
+
+
+def test_help_of_everything(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--help=all"])
+    assert end.value.code in (None, 0)
+    text = capsys.readouterr().out
+    for option in ("--data.split_seed", "--trainer.gradient_clip_val", "--best.every_n_epochs"):
+        assert option in text
+
+
+@pytest.mark.parametrize(
+    ("args", "near"),
+    [
+        (["fit", "--data.steps_per_epok=3"], "near to --data.steps_per_epok: --data.steps_per_epoch"),
+        (["fit", "--data.steps_per_epok", "3"], "near to --data.steps_per_epok: --data.steps_per_epoch"),
+        (["test", "--outputt=x"], "near to --outputt: --output"),
+        (["fit", "--steps_per_epoch=3"], "near to --steps_per_epoch: --data.steps_per_epoch"),
+        (["fit", "--data.sorce.root=x"], "near to --data.sorce.root: --data.source.root"),
+        (["fit", "--data.source.fols=x"], "near to fols: folds"),
+        (["fit", "--data.source.init_args.fols=x"], "near to fols: folds"),
+        (["fit", "--model.network.backbone=ResNet50", "--model.network.backbone.weigts=x"], "near to weigts: weights"),
+        (["fit", "--model.network.xyz=1"], "accepted: backbone, num_classes, width, "),
+        (["fit", "--qqqq=1"], "nothing is near to --qqqq; --help=all lists all options"),
+        (["fit", "--data.source=fastmmd.models.data.Mnist5"], "near to fastmmd.models.data.Mnist5: Mnist5k"),
+        (["fit", "--config=jam.yaml"], "near to it among the packaged configurations: jan.yaml"),
+        (["fit", "jan.yaml"], "a configuration takes its option: --config jan.yaml"),
+        (["fitt"], "near to fitt: fit"),
+        (["fit", "--config={data: {steps_per_epok: 3}}"], "near to --data.steps_per_epok: --data.steps_per_epoch"),
+        (["fit", "--config={modell: {ramp: true}}"], "near to --modell.ramp: --model.ramp"),
+        (["fit", "--config={data: {source: {init_args: {fols: 3}}}}"], "near to fols: folds"),
+    ],
+)
+def test_wrong_words_name_near_ones(tmp_path, capsys, args, near):
+    subcommand, *args = args
+    written = []
+    for number, arg in enumerate(args):  # a configuration's content stands for its file
+        if arg.startswith("--config={"):
+            (tmp_path / f"{number}.yaml").write_text(arg.removeprefix("--config="))
+            arg = f"--config={tmp_path / f'{number}.yaml'}"
+        written.append(arg)
+    own = tmp_path / "own.yaml"
+    own.write_text("{data: {source: {class_path: tests.models.test_cli.Folded}}}")
+    with pytest.raises(SystemExit) as end:
+        main([subcommand, "--config=digits.yaml", f"--config={own}", *written])
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) < 25
+    assert any(line.strip().startswith(near) for line in lines)
+
+
+class Folded(Mnist5k):
+    """A data set with an argument."""
+
+    def __init__(self, folds: int = 1):
+        super().__init__()
+
+
+def test_options_before_the_subcommand(capsys):
+    for args, advice in ((["--config=digits.yaml", "fit"], "stand behind the subcommand"), (["fit"], "a recipe sets")):
+        with pytest.raises(SystemExit, match="2"):
+            main(args)
+        assert advice in capsys.readouterr().err
 
 
 def test_packaged_configurations_are_found_by_name(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Comparisons: finished runs are kept, interrupted ones resume, changed ones begin anew."""
 
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import torch
 import fastmmd
 from fastmmd.models import experiment
 from fastmmd.models.cli import TransferCLI
+from fastmmd.models.data import DomainPair
 from fastmmd.models.digits import compare
 from fastmmd.models.experiment import Run, execute_all
 from fastmmd.models.files import write_atomically
@@ -115,6 +117,7 @@ def test_failing_run_is_reported_and_the_others_go_on(tmp_path, monkeypatch, cap
         return {"accuracy": 50.0, "seconds": 0.1}
 
     monkeypatch.setattr(Run, "execute", execute)
+    monkeypatch.setattr(experiment, "check", lambda runs, root: None)
     monkeypatch.setattr(experiment, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
     with pytest.raises(SystemExit, match="1 of 3 runs failed") as failure:
         execute_all([Run("mnist", "jan", seed, ()) for seed in (0, 1, 2)], tmp_path, jobs=1)
@@ -122,6 +125,83 @@ def test_failing_run_is_reported_and_the_others_go_on(tmp_path, monkeypatch, cap
     out = capsys.readouterr().out
     assert "mnist, jan, seed1: failed: ValueError: no such data" in out
     assert "mnist, jan, seed2: 50.0 %" in out
+
+
+@pytest.fixture
+def unspawned(monkeypatch):
+    """No run begins."""
+    monkeypatch.setattr(experiment, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("a process was begun"))
+
+
+def seeds(*args, folds=(None,)):
+    """Runs of two methods and three seeds."""
+    return [
+        Run("task", method, seed, ("--config=digits.yaml", f"--config={method}.yaml", *args), fold=fold)
+        for method in ("jan", "dan")
+        for seed in (0, 1, 2)
+        for fold in folds
+    ]
+
+
+def folders(root, *classes):
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        (root / name / "1.jpg").write_bytes(b"")
+    return "torchvision.datasets.ImageFolder", f"--data.source.root={root}"
+
+
+def test_data_that_cannot_be_used_end_all_before_the_first_run(tmp_path, unspawned, capsys):
+    kind, root = folders(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "absent")):
+        execute_all(seeds(f"--data.source={kind}", root), tmp_path, jobs=2)
+    assert capsys.readouterr().err.count("task, jan: no run was begun") == 1
+    kind, root = folders(tmp_path / "photos", "awe", "fear")
+    with pytest.raises(ValueError, match=r"same classes in the same order; source has .'awe', 'fear'"):
+        execute_all(seeds(f"--data.source={kind}", root), tmp_path, jobs=2)
+    with pytest.raises(ValueError, match=r"fold: expected one of 0..4, got 7"):
+        execute_all(seeds(folds=(0, 1, 7)), tmp_path, jobs=2)
+    assert not (tmp_path / "task").exists()
+
+
+def test_wrong_overrides_end_all_before_the_first_run(tmp_path, unspawned, capsys):
+    with pytest.raises(SystemExit) as end:
+        execute_all(seeds("--data.steps_per_epok=3"), tmp_path, jobs=2)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("near to --data.steps_per_epok: --data.steps_per_epoch") == 1
+
+
+def test_each_set_of_data_is_built_once(tmp_path, monkeypatch):
+    built = []
+    for name in ("_folds", "_random_split"):
+        split = getattr(DomainPair, name)
+        monkeypatch.setattr(
+            DomainPair, name, lambda pair, *args, name=name, split=split: built.append(name) or split(pair, *args)
+        )
+    experiment.check(seeds(folds=(0, 1, 4)), tmp_path)
+    assert built == ["_folds"]
+    experiment.check([*seeds(), *seeds("--data.target_test=0.3")], tmp_path)
+    assert built == ["_folds", "_random_split", "_random_split"]
+
+
+def test_finished_runs_are_not_checked(tmp_path, unspawned, monkeypatch):
+    monkeypatch.setattr(Run, "result", lambda run, root: {"accuracy": 50.0})
+    monkeypatch.setattr(experiment, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    kind, root = folders(tmp_path / "absent")
+    assert len(execute_all(seeds(f"--data.source={kind}", root), tmp_path, jobs=1)) == 6
+
+
+def test_errors_without_a_path_name_the_run(tmp_path, monkeypatch, capsys):
+    def execute(run, root):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Run, "execute", execute)
+    monkeypatch.setattr(experiment, "check", lambda runs, root: None)
+    monkeypatch.setattr(experiment, "ProcessPoolExecutor", lambda jobs, **_: ThreadPoolExecutor(jobs))
+    with pytest.raises(SystemExit, match="1 of 1 runs failed"):
+        execute_all([run()], tmp_path, jobs=1)
+    assert f"No space left on device; free space there, or choose another folder: '{run().folder(tmp_path)}'" in (
+        capsys.readouterr().out
+    )
 
 
 def test_interruption_is_one_line(tmp_path, monkeypatch):

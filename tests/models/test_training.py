@@ -1,5 +1,7 @@
 """Training as a whole: it learns, and an interrupted run ends where an uninterrupted one does."""
 
+import csv
+import warnings
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
 
@@ -93,11 +96,10 @@ def test_resumed_run_with_accumulated_gradients(tmp_path, blobs):
 def trainer(**settings):
     return Trainer(
         accelerator="cpu",
-        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **settings,
+        **{"logger": False, **settings},
     )
 
 
@@ -142,6 +144,24 @@ def test_ramp_spans_the_training(blobs, monkeypatch):
     task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, fastmmd.TransferLoss(), ramp=True)
     with pytest.raises(ValueError, match="the training has no end"):
         trainer(max_epochs=-1).fit(task, blobs())
+
+
+@pytest.mark.parametrize(
+    ("every", "accumulate", "logged"),
+    [(None, 1, [1, 1, 1]), (50, 2, [1, 1, 1]), (4, 1, [1, 1, 1]), (2, 1, [2, 3, 2]), (0, 1, [0, 0, 0])],
+)
+def test_every_epoch_logs_its_loss(tmp_path, blobs, every, accumulate, logged):
+    """Five batches an epoch, which are fewer than Lightning's interval of 50 steps."""
+    task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, fastmmd.TransferLoss())
+    settings = {"max_epochs": 3, "log_every_n_steps": every, "accumulate_grad_batches": accumulate}
+    training = trainer(**settings, logger=CSVLogger(tmp_path, name="", version=""))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        training.fit(task, blobs())
+    assert not [warning for warning in caught if "logging interval" in str(warning.message)]
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        epochs = [int(row["epoch"]) for row in csv.DictReader(file) if row.get("train/loss")]
+    assert [epochs.count(epoch) for epoch in range(3)] == logged
 
 
 @pytest.mark.parametrize(("every", "step"), [(2, 7), (0, 9)])  # without logs at the epoch's last step
