@@ -112,15 +112,12 @@ def read_hub(
         FileNotFoundError: no such file or folder, nothing in it that fits, or numbered files that are incomplete.
         ValueError: no such part; no column that fits, or several, which the error lists; labels that `classes` do not
             name; some rows without a label; a file that is not parquet.
-
-    Example:
-        >>> domain = read_hub("data/EmoVerse", part="test")  # doctest: +SKIP
     """
     root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"no folder or file {root}; data sets are read from disk and never downloaded")
     if find_spec("datasets") is None:
         raise ModuleNotFoundError("data sets of the Hugging Face hub take the package datasets: pip install datasets")
-    if not root.exists():
-        raise FileNotFoundError(f"no file or folder {root}; data sets are read from disk and never downloaded")
     sources = dict(sorted((_saved(root) or _parquet(root)).items(), key=lambda one: _rank(one[0])))
     features = {name: _features(files) for name, files in sources.items()}
     image, label = _columns(features, image_column, label_column, root)
