@@ -15,6 +15,8 @@ from torch import Tensor
 from fastmmd.models.analysis import figures
 from fastmmd.models.analysis.metrics import METRICS, write_report
 from fastmmd.models.analysis.predictions import write_predictions
+from fastmmd.models.data.folds import Split
+from fastmmd.models.data.inspect import describe
 from fastmmd.models.files import write_atomically
 from fastmmd.models.networks.network import over_crops
 
@@ -58,7 +60,9 @@ class RandomState(Callback):
 class ResultFiles(Callback):
     """Writes what a run did and found into the trainer's root directory.
 
-    * `split.json`, when training begins: the target's split, see `data.folds.Split`.
+    * `split.json`, when training begins: the target's split, see `data.folds.Split`. A run that goes on or is evaluated
+      takes its split from the checkpoint, and it is an error if the two differ.
+    * `data.md`, when training begins: what was read and how it is divided, see `data.inspect.describe`; also printed.
     * `predictions.csv`, after a test or a prediction, a row an image: its name (see `data.sampling.item_names`), label,
       predicted class, probabilities.
     * `confusion.png` and `per_class.png`, after a test, with a line that says how many images were right, whether
@@ -85,12 +89,30 @@ class ResultFiles(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = Path(trainer.default_root_dir)
         if trainer.is_global_zero and not trainer.fast_dev_run:
-            trainer.datamodule.split.write(folder / "split.json")
+            self._write_split(trainer)
+            text = describe(trainer.datamodule)
+            with write_atomically(folder / "data.md") as file:
+                file.write(text)
+            rank_zero_info(text)
             if self.features and trainer.ckpt_path is None:
                 self._write_features(trainer, pl_module, folder / "features_before.npz")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.outputs = []
+        if trainer.is_global_zero:
+            self._write_split(trainer)
+
+    def _write_split(self, trainer: Trainer) -> None:
+        """Writes `split.json`; that of a run that goes on, or is evaluated, must be there already or not at all."""
+        path, split = Path(trainer.default_root_dir) / "split.json", trainer.datamodule.split
+        if trainer.ckpt_path is not None and path.is_file():
+            if Split.read(path).content() != split.content():
+                raise ValueError(
+                    f"{path} is not the division of {trainer.ckpt_path}: the two are of different runs; give the "
+                    "run's own --output, or another one"
+                )
+        else:
+            split.write(path)
 
     on_predict_start = on_test_start
 
@@ -150,7 +172,8 @@ class ResultFiles(Callback):
         folder = Path(trainer.default_root_dir)
         data = trainer.datamodule
         # With `trainer.limit_test_batches` fewer are tested.
-        names = [data.names["target"][item] for item in data.test_items[: len(labels)]]
+        items = data.test_items if trainer.testing else data.predicted_items
+        names = [data.names["target"][item] for item in items[: len(labels)]]
         write_predictions(folder / "predictions.csv", names, labels.tolist(), probabilities.numpy(), classes)
         return folder, labels, predictions
 

@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from fastmmd.models.callbacks import RandomState, ResultFiles
+from fastmmd.models.checkpoints import AtomicCheckpointIO, damage_named
 from fastmmd.models.data import DomainPair
+from fastmmd.models.files import errors_named, require_writable
 from fastmmd.models.module import PARTS, TransferTask
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -75,8 +79,10 @@ class TransferCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would train with the model settings of the checkpoint in place of those asked for.
-        if self.config.get("subcommand") != "fit":
-            super()._parse_ckpt_path()
+        subcommand = self.config.get("subcommand")
+        if subcommand not in (None, "fit"):
+            with damage_named(Path(self.config[subcommand].ckpt_path)):
+                super()._parse_ckpt_path()
 
     def after_instantiate_classes(self) -> None:
         # The parts are modules, which a checkpoint must not hold whole; their configuration it must.
@@ -91,7 +97,29 @@ class TransferCLI(LightningCLI):
                 table,
                 TensorBoardLogger(settings.default_root_dir, name="logs", version=f"version_{table.version}"),
             ]
-        return super().instantiate_trainer(**kwargs)
+        plugins = settings.plugins if isinstance(settings.plugins, list) else [settings.plugins]
+        for plugin in plugins:
+            if isinstance(plugin, AsyncCheckpointIO):
+                plugin.checkpoint_io = AtomicCheckpointIO()  # where it has none of its own
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # Lightning's own choice, and no user's
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
+
+    def before_fit(self) -> None:
+        """Finds out before the training whether its checkpoints can be written.
+
+        Raises:
+            OSError: they cannot; the error has the folder and says what to do.
+        """
+        if not self.trainer.fast_dev_run:
+            for callback in self.trainer.checkpoint_callbacks:
+                require_writable(Path(getattr(callback, "dirpath", None) or self.trainer.default_root_dir))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        # Loggers write by ways of their own, whose errors name no file.
+        with errors_named(Path(self._get(self.config, "output"))):
+            super()._run_subcommand(subcommand)
 
 
 def checkpoint_path(wanted: str | None, output: str, subcommand: str) -> str | None:

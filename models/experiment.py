@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import active_children, get_context, parent_process
@@ -25,6 +26,7 @@ import fastmmd
 import fastmmd.kernels
 from fastmmd import compiled
 from fastmmd.models.callbacks import chosen_by
+from fastmmd.models.checkpoints import readable
 from fastmmd.models.cli import TransferCLI, packaged
 from fastmmd.models.files import write_atomically
 from fastmmd.models.settings import FREE
@@ -78,14 +80,21 @@ class Run:
         return root / self.task / self.method / f"{self.name}-{digest.hexdigest()[:8]}"
 
     def result(self, root: Path) -> Result | None:
-        """What `execute` returned, if it has finished."""
+        """What `execute` returned, if it has finished; a damaged file counts as none."""
         file = self.folder(root) / "result.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        with suppress(FileNotFoundError, ValueError):
+            result = json.loads(file.read_bytes())
+            return result if isinstance(result, dict) else None
+        return None
 
     def execute(self, root: Path) -> Result:
-        """Trains, from the last checkpoint if there is one, and tests. Its files appear when they are complete."""
+        """Trains, from the last checkpoint if there is a whole one, and tests. Its files appear when complete."""
         begin = time.monotonic()
+        last = self.folder(root) / "checkpoints" / "last.ckpt"
+        if last.is_file() and not readable(last):  # the run ends the same wherever it begins
+            last.unlink()
         cli = self.cli(root)
+        cli.before_fit()
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path="last")
         (metrics,) = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=self.checkpoint, verbose=False)
         correct = round(len(cli.datamodule.test_items) * metrics["test/accuracy"])

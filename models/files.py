@@ -1,22 +1,118 @@
-"""Files that are either complete or absent."""
+"""Files that are either complete or absent, and errors of writing that say where and what to do."""
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
+
+_ROOM = "free space there, or choose another folder"
+_RIGHTS = "make it writable for this user, or choose another folder"
+_FOLDER = "a file stands where a folder is needed: move it, or choose another folder"
+# What helps against an error of writing, by its number.
+REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: _ROOM,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+    errno.ENOTDIR: _FOLDER,
+    errno.EEXIST: _FOLDER,
+    errno.EISDIR: "a folder stands where a file is needed: move it, or choose another folder",
+    errno.EIO: "the disk fails: choose another one",
+}
 
 
 @contextmanager
 def write_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a file that appears at `path` when the block ends well; an interrupted block leaves `path` as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    """Opens a file that appears at `path` when the block ends well; an interrupted block leaves `path` as it was.
+
+    The content is written beside `path`, to `.<name>.<host>.<process>`. Such drafts that killed processes of this host
+    have left in a folder are removed when a process writes there for the first time.
+
+    Raises:
+        OSError: the file cannot be written; the error has its absolute path and says what to do.
+    """
+    draft = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
-        with open(draft, mode, newline=None if "b" in mode else "") as file:
-            yield file
-        os.replace(draft, path)
+        with errors_named(path, draft):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(os.path.realpath(path.parent), os.getpid())
+            with open(draft, mode, newline=None if "b" in mode else "") as file:
+                yield file
+            os.replace(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def errors_named(path: Path, draft: Path | None = None) -> Iterator[None]:
+    """Within the block, errors of the system about `path`, its draft, a folder above it or no file name get its path.
+
+    Args:
+        path: what is written, a file or the folder of all that is.
+        draft: the file that is written in its place.
+    """
+    try:
+        yield
+    except OSError as error:
+        about = error.filename is None or os.path.abspath(os.fsdecode(error.filename)) in _line(path, draft)
+        if error.errno not in REMEDIES or not about:
+            raise
+        reason = f"{os.strerror(error.errno)}; {REMEDIES[error.errno]}"
+        raise OSError(error.errno, reason, os.path.abspath(path)) from error
+
+
+def require_writable(folder: Path) -> None:
+    """Makes `folder` if it is not there.
+
+    Raises:
+        OSError: no file can be written there; the error has the absolute path and says what to do.
+    """
+    with errors_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{socket.gethostname()}.{os.getpid()}"
+        with errors_named(folder, probe):
+            probe.touch()
+            probe.unlink()
+
+
+def _line(path: Path, draft: Path | None) -> set[str]:
+    """Absolute names of the path, its draft and all folders above it."""
+    whole = Path(os.path.abspath(path))
+    return {str(part) for part in (whole, *whole.parents)} | ({os.path.abspath(draft)} if draft else set())
+
+
+@cache
+def _remove_abandoned(folder: str, process: int) -> None:
+    """Removes the drafts in a folder whose processes, on this host, live no more; once, for a folder may be large.
+
+    Args:
+        folder: its real path.
+        process: which asks; one that is forked asks anew.
+    """
+    suffix = f".{socket.gethostname()}"
+    with suppress(OSError):  # not readable, of another user, or removed by another process just now
+        for name in os.listdir(folder):
+            rest, _, number = name.rpartition(".")
+            if name.startswith(".") and rest.endswith(suffix) and number.isdecimal() and not _lives(int(number)):
+                os.unlink(os.path.join(folder, name))
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":  # elsewhere signal 0 is no mere question
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -11,6 +11,8 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 # Settings that change no result.
 FREE = {"data.workers", "data.features", "data.source.cache", "data.target.cache"}
+# Folders of files: where they are changes no result if the checkpoint has the files' hashes, which are compared.
+ROOTS = {"source": "data.source.root", "target": "data.target.root"}
 
 
 def refuse_other_settings(checkpoint: Mapping[str, Any], model: LightningModule, data: LightningDataModule) -> None:
@@ -30,17 +32,24 @@ def refuse_other_settings(checkpoint: Mapping[str, Any], model: LightningModule,
             defaults = _defaults(type(part))
             made |= _flat(name, {key: defaults[key] for key in part.hparams if key in defaults} | dict(stored))
             asked |= _flat(name, part.hparams)
+    free = FREE | {ROOTS[name] for name in _hashed(checkpoint, data)}
     absent = "nothing"
     different = [
         f"{key} ({made.get(key, absent)!r}, now {asked.get(key, absent)!r})"
         for key in dict.fromkeys([*made, *asked])
-        if key.replace(".init_args.", ".") not in FREE and made.get(key, absent) != asked.get(key, absent)
+        if key.replace(".init_args.", ".") not in free and made.get(key, absent) != asked.get(key, absent)
     ]
     if different:
         raise ValueError(
             "the checkpoint was made with other settings, so the run cannot resume from it; choose another --output, "
             f"or these settings: {'; '.join(different)}"
         )
+
+
+def _hashed(checkpoint: Mapping[str, Any], data: LightningDataModule) -> list[str]:
+    """The domains whose files are known by their content."""
+    division = checkpoint.get(type(data).__qualname__, {}).get("splits", {})
+    return [name for name, split in division.items() if any("sha256" in item for item in split["items"].values())]
 
 
 def _defaults(called: Callable[..., Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from fastmmd.models.checkpoints import damage_named
 from fastmmd.models.data.images import match
 
 
@@ -64,16 +64,17 @@ def load_trained(checkpoint: Path) -> Trained:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is no such checkpoint, or its classes cannot be built or filled any more.
+        ValueError: the file is no such checkpoint or is damaged, or its classes cannot be built or filled any more.
     """
     if not checkpoint.is_file():
         raise FileNotFoundError(f"checkpoint: no file {str(checkpoint)!r}")
     try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        with damage_named(checkpoint):
+            stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model, data = stored["hyper_parameters"], stored["datamodule_hyper_parameters"]
         weights = stored["state_dict"]
         settings = {"network": model["network"], "eval_transform": data["eval_transform"]}
-    except (KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(
             f"checkpoint: expected one of `python -m fastmmd.models fit`, got {str(checkpoint)!r}: "
             f"{type(error).__name__}: {error}"

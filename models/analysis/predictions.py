@@ -63,12 +63,12 @@ def write_predictions(
     Args:
         path: of the file.
         items: [n] names of the images.
-        labels: [n] indices into `classes`.
+        labels: [n] indices into `classes`; of an item without a label -1, and its cell is empty.
         probabilities: [n, classes] in [0, 1]; the prediction is the class with the highest.
         classes: class names in label order.
     """
     rows = zip(items, labels, probabilities, strict=True)
-    told = ((item, classes[label], classes[row.argmax()]) for item, label, row in rows)
+    told = ((item, classes[label] if label >= 0 else "", classes[row.argmax()]) for item, label, row in rows)
     write_rows(path, ("item", "label", "prediction"), told, probabilities, classes)
 
 

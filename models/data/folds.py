@@ -16,6 +16,7 @@ from typing import Any
 
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from fastmmd.models.data.domain import some
 from fastmmd.models.files import write_atomically
 
 
@@ -40,9 +41,9 @@ class Split:
     Args:
         protocol: what made the folds: the protocol's name, its parameters and its seed.
         classes: the class names in label order.
-        labels: the class of every item, by the item's name.
+        labels: the class of every item, by the item's name; "" for one without a label, which is for training.
         folds: the folds.
-        hashes: the SHA-256 of every item's file, by name; None where contents aren't checked, see `hashed`.
+        hashes: the SHA-256 of every item's file, by name; None where there are no files.
     """
 
     protocol: Mapping[str, Any]
@@ -51,68 +52,95 @@ class Split:
     folds: tuple[Fold, ...]
     hashes: Mapping[str, str] | None = None
 
-    def hashed(self, root: Path) -> Split:
-        """The same with the hash of every file `root / name`, for files that are not in version control."""
-        return replace(self, hashes={name: _file_hash(root / name) for name in self.labels})
-
     def write(self, path: Path) -> None:
         """Writes the split as JSON, with a hash over all of it. Training items are those in no other part."""
-        content = self._content()
-        content["sha256"] = _content_hash(content)
         with write_atomically(path) as file:
-            json.dump(content, file, indent=1)
+            json.dump(self.content(), file, indent=1)
 
     @classmethod
     def read(cls, path: Path) -> Split:
         """The split in a file that `write` has written.
 
         Raises:
-            ValueError: the file was changed since.
+            FileNotFoundError: no such file.
+            ValueError: the file is no split, or was changed since.
         """
-        content = json.loads(path.read_text())
+        try:
+            return cls.from_content(json.loads(path.read_text()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no split as `fit` writes it: {type(error).__name__}: {error}") from error
+
+    def content(self) -> dict[str, Any]:
+        """The split as plain values, with a hash over all of it."""
+        items = {name: {"class": self.labels[name]} for name in sorted(self.labels)}
+        for name, digest in (self.hashes or {}).items():
+            items[name]["sha256"] = digest
+        content = {
+            "protocol": dict(self.protocol),
+            "classes": list(self.classes),
+            "items": items,
+            "folds": [{"validation": list(fold.validation), "test": list(fold.test)} for fold in self.folds],
+        }
+        return {**content, "sha256": _content_hash(content)}
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> Split:
+        """The split that `content` described.
+
+        Raises:
+            ValueError: it was changed since.
+        """
+        content = dict(content)
         if content.pop("sha256", None) != _content_hash(content):
-            raise ValueError(f"{path} is not as it was written: its hash does not fit its content")
+            raise ValueError("it is not as it was written: its hash does not fit its content")
         items = content["items"]
         folds = [_fold(items, fold["test"], fold["validation"]) for fold in content["folds"]]
         hashes = {name: item["sha256"] for name, item in items.items() if "sha256" in item}
         labels = {name: item["class"] for name, item in items.items()}
         return cls(content["protocol"], tuple(content["classes"]), labels, tuple(folds), hashes or None)
 
-    def verify(self, names: Sequence[str], labels: Sequence[str], root: Path | None = None) -> None:
+    def with_unlabelled(self, names: Sequence[str]) -> Split:
+        """The same with further items, which have no label, for training in every fold."""
+        labels = {**self.labels, **dict.fromkeys(names, "")}
+        return replace(
+            self, labels=labels, folds=tuple(_fold(labels, fold.test, fold.validation) for fold in self.folds)
+        )
+
+    def compare(
+        self, labels: Mapping[str, str], hashes: Mapping[str, str] | None = None
+    ) -> dict[str, dict[str, list[str]]]:
+        """What differs between the set that was split and the one that is here.
+
+        Args:
+            labels: name -> class of what is here.
+            hashes: name -> SHA-256 of its files; contents are compared if the split has them as well.
+
+        Returns:
+            "missing", "new", "of another class" and "of another content" -> the names, ascending; all four.
+        """
+        both = self.labels.keys() & labels.keys()
+        changed = []
+        if hashes is not None and self.hashes is not None:
+            changed = [name for name in both & self.hashes.keys() if hashes.get(name) != self.hashes[name]]
+        return {
+            "missing": sorted(self.labels.keys() - labels.keys()),
+            "new": sorted(labels.keys() - self.labels.keys()),
+            "of another class": sorted(name for name in both if labels[name] != self.labels[name]),
+            "of another content": sorted(changed),
+        }
+
+    def verify(self, labels: Mapping[str, str], hashes: Mapping[str, str] | None = None) -> None:
         """Makes sure that a data set is the one that was split.
 
         Args:
-            names: its item names, in any order.
-            labels: the class name of each.
-            root: folder of its files; if given, and the split has hashes, their contents are compared too.
+            labels, hashes: as in `compare`.
 
         Raises:
             ValueError: items are missing, new, of another class or with another content; the error names them.
         """
-        found = _by_name(names, labels)
-        known = self.labels.keys() & found.keys()
-        problems = {
-            "missing": self.labels.keys() - found.keys(),
-            "not in the split": found.keys() - self.labels.keys(),
-            "of another class": {name for name in known if found[name] != self.labels[name]},
-        }
-        if root is not None and self.hashes is not None:
-            changed = {name for name in known if _file_hash(root / name) != self.hashes[name]}
-            problems["of another content"] = changed
-        if any(problems.values()):
-            told = (f"{len(items)} {problem}: {_some(items)}" for problem, items in problems.items() if items)
+        told = [f"{len(names)} {what}: {some(names)}" for what, names in self.compare(labels, hashes).items() if names]
+        if told:
             raise ValueError("this is not the data set that was split; " + "; ".join(told))
-
-    def _content(self) -> dict[str, Any]:
-        items = {name: {"class": self.labels[name]} for name in sorted(self.labels)}
-        for name, digest in (self.hashes or {}).items():
-            items[name]["sha256"] = digest
-        return {
-            "protocol": dict(self.protocol),
-            "classes": list(self.classes),
-            "items": items,
-            "folds": [{"validation": list(fold.validation), "test": list(fold.test)} for fold in self.folds],
-        }
 
 
 def floor_split(
@@ -207,10 +235,10 @@ def _by_name(names: Sequence[str], labels: Sequence[str], classes: Sequence[str]
     """The label of every name, both checked."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"item names must be unique; {len(twice)} are not: {_some(twice)}")
+        raise ValueError(f"item names must be unique; {len(twice)} are not: {some(sorted(twice))}")
     unknown = set(labels).difference(labels if classes is None else classes)
     if unknown:
-        raise ValueError(f"labels must be class names out of {list(classes)}; others are {_some(unknown)}")
+        raise ValueError(f"labels must be class names out of {list(classes)}; others are {some(sorted(unknown))}")
     return dict(zip(names, labels, strict=True))
 
 
@@ -233,15 +261,5 @@ def _fold(names: Mapping[str, Any], test: Sequence[str], validation: Sequence[st
     return Fold(*(tuple(sorted(part)) for part in (train, validation, test)))
 
 
-def _file_hash(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
-
-
 def _content_hash(content: Mapping[str, Any]) -> str:
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    """The first few of `names` for an error message."""
-    shown = ", ".join(sorted(names)[:limit])
-    return shown if len(names) <= limit else f"{shown}, ..."

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmmd.models.data.folds import Fold, Split, floor_split, stratified_split
+from fastmmd.models.data.readers.scans import sha256
 
 MIKELS = ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")
 IAPS = (37, 8, 54, 53, 74, 55, 42, 62)
@@ -154,15 +156,19 @@ def folder(tmp_path):
     return tmp_path / "data", names, labels
 
 
+def hashes(root, names):
+    return {name: sha256(root / name) for name in names}
+
+
 def test_split_file_holds_everything(folder, tmp_path):
     root, names, labels = folder
-    split = floor_split(names, labels, MIKELS[:3], seed=4).hashed(root)
+    split = replace(floor_split(names, labels, MIKELS[:3], seed=4), hashes=hashes(root, names))
     split.write(tmp_path / "split.json")
     read = Split.read(tmp_path / "split.json")
     assert read == split
     assert read.protocol["seed"] == 4
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["split.json"]
-    read.verify(names[::-1], labels[::-1], root)
+    read.verify(dict(zip(names[::-1], labels[::-1], strict=True)), hashes(root, names))
 
 
 def test_split_without_hashes_compares_names_and_classes_alone(folder, tmp_path):
@@ -172,24 +178,24 @@ def test_split_without_hashes_compares_names_and_classes_alone(folder, tmp_path)
     (root / names[7]).write_text("something else")
     read = Split.read(tmp_path / "split.json")
     assert read == split
-    read.verify(names, labels, root)
+    read.verify(dict(zip(names, labels, strict=True)), hashes(root, names))
 
 
 def test_changed_data_set_is_described(folder):
     root, names, labels = folder
-    split = floor_split(names, labels, MIKELS[:3]).hashed(root)
+    split = replace(floor_split(names, labels, MIKELS[:3]), hashes=hashes(root, names))
     (root / "awe/3.jpg").write_text("something else")
     names[0], labels[1] = "amusement/new.jpg", "awe"
     with pytest.raises(ValueError, match="not the data set") as caught:
-        split.verify(names, labels, root)
+        split.verify(dict(zip(names, labels, strict=True)), hashes(root, set(names) - {"amusement/new.jpg"}))
     assert str(caught.value).split("; ")[1:] == [
         "1 missing: amusement/0.jpg",
-        "1 not in the split: amusement/new.jpg",
+        "1 new: amusement/new.jpg",
         "1 of another class: amusement/1.jpg",
         "1 of another content: awe/3.jpg",
     ]
-    with pytest.raises(ValueError, match=r"41 missing: amusement/0.jpg, .*, \.\.\.;"):
-        split.verify(names[1:20], labels[1:20])
+    with pytest.raises(ValueError, match=r"41 missing: amusement/0.jpg, .*, \.\.\. \(41 in all\);"):
+        split.verify(dict(zip(names[1:20], labels[1:20], strict=True)))
 
 
 def test_edited_split_file_is_refused(folder, tmp_path):

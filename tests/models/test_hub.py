@@ -99,7 +99,7 @@ def test_parquet_of_the_hub(tmp_path):
         assert np.array_equal(np.asarray(domain[item][0]), np.asarray(expected))
     test = read_hub(tmp_path, part="test")
     assert (test.names, test.parts) == (["test/16.png", "test/17.png", "test/18.png"], None)
-    with pytest.raises(ValueError, match=r"part: expected all or one of train, test, .*'val'"):
+    with pytest.raises(ValueError, match=r"part: expected one of train, test, .*'val'"):
         read_hub(tmp_path, part="val")
 
 
@@ -113,7 +113,8 @@ def test_parquet_without_metadata(tmp_path, image):
         f"{'train' if row < 8 else 'validation'}/{row % 8:06d}": MIKELS[row % 8] for row in range(12)
     }
     assert domain.content(9) == encoded(9)
-    assert read_hub(tmp_path, part="val").names == read_hub(tmp_path, part="validation").names
+    assert read_hub(tmp_path, part="val").names == domain.names[8:]
+    assert (len(read_hub(tmp_path, part="all")), read_hub(tmp_path, part="all").parts) == (12, None)
     (alone,) = (tmp_path / "train").iterdir()
     assert (len(read_hub(alone)), read_hub(alone).parts) == (8, None)
 

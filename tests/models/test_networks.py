@@ -1,6 +1,5 @@
 """Shapes, names and weights of the networks."""
 
-import re
 import sys
 from urllib.error import URLError
 
@@ -32,41 +31,6 @@ def test_resnet50_keeps_torchvisions_names_and_shapes():
     assert {name: value.shape for name, value in ours.items()} == expected
     assert len(expected) == 318
     assert ResNet50().out_features == 2048
-
-
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_resnet50_loads_a_local_file(tmp_path, suffix):
-    state = resnet50(weights=None).state_dict()
-    path = tmp_path / f"weights.{suffix}"
-    save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
-    loaded = ResNet50(str(path)).model.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
-
-
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "none.pth"))):
-        ResNet50(str(tmp_path / "none.pth"))
-
-
-@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-def test_unreadable_file_is_refused(tmp_path, name):
-    path = tmp_path / name
-    path.write_bytes(b"not a network")
-    with pytest.raises(ValueError, match="cannot read"):
-        ResNet50(str(path))
-
-
-@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}])
-def test_file_without_state_dict_is_refused(tmp_path, content):
-    torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="holds no state dict"):
-        ResNet50(str(tmp_path / "weights.pth"))
-
-
-def test_another_networks_file_is_refused(tmp_path):
-    torch.save(DigitCNN().state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"does not fit ResNet: .*Missing key"):
-        ResNet50(str(tmp_path / "weights.pth"))
 
 
 def test_failed_download_says_what_to_do(monkeypatch):

@@ -14,8 +14,9 @@ from fastmmd.models.data.readers.classes import EKMAN, MIKELS, SENTIMENT
 from fastmmd.models.data.readers.ekman import read_emotion6, read_emotion_roi
 from fastmmd.models.data.readers.emoset import read_emoset
 from fastmmd.models.data.readers.fi import read_fi
+from fastmmd.models.data.readers.folders import read_image_folder, read_unlabelled
 from fastmmd.models.data.readers.hub import read_hub
-from fastmmd.models.data.readers.lists import read_csv, read_image_folder, read_image_list
+from fastmmd.models.data.readers.lists import read_csv, read_image_list
 from fastmmd.models.data.readers.mikels import read_abstract, read_artphoto, read_iaps
 from fastmmd.models.data.readers.office import read_office31, read_office_home, read_visda2017
 from fastmmd.models.data.readers.scans import checked
@@ -39,6 +40,7 @@ READERS: dict[str, Callable[..., ImageDomain]] = {
     "office_home": read_office_home,
     "twitter1": read_twitter1,
     "twitter_ldl": read_ldl,
+    "unlabelled": read_unlabelled,
     "visda2017": read_visda2017,
 }
 
@@ -64,6 +66,7 @@ __all__ = [
     "read_office31",
     "read_office_home",
     "read_twitter1",
+    "read_unlabelled",
     "read_visda2017",
 ]
 
@@ -86,7 +89,8 @@ def read_domain(
         reader: one of `READERS`.
         root: folder of the data set.
         options: the reader's further arguments.
-        classes: which classes, in this order; the reader's if not given. For two domains to have the same.
+        classes: which classes, in this order; the reader's if not given. For two domains to have the same. They mean
+            nothing to a domain without labels, as `rename`.
         rename: old -> new class name, applied before `classes`; several classes may become one.
         skip_unreadable: whether to leave out images that cannot be read, with a warning that names them. If not, they
             are an error. Either way all images are decoded, once: see `scans`.
@@ -98,7 +102,7 @@ def read_domain(
     if reader not in READERS:
         raise ValueError(f"no reader {reader!r}; the readers are {', '.join(READERS)}")
     domain = READERS[reader](root, **(options or {}))
-    if classes is not None or rename:
+    if domain.classes and (classes is not None or rename):
         renamed = [(rename or {}).get(name, name) for name in domain.classes]
         domain = domain.with_classes(classes or list(dict.fromkeys(renamed)), rename)
     return checked(domain, skip_unreadable)

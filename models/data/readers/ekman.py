@@ -10,15 +10,9 @@ from typing import Literal
 
 from fastmmd.models.data.domain import ImageDomain
 from fastmmd.models.data.readers.classes import EKMAN
-from fastmmd.models.data.readers.files import (
-    assemble,
-    existing,
-    find_file,
-    folder_items,
-    number,
-    read_lines,
-    read_table,
-)
+from fastmmd.models.data.readers.files import assemble, existing, find_file, inner, not_found
+from fastmmd.models.data.readers.folders import ClassFolders, class_folders
+from fastmmd.models.data.readers.tables import each_once, listed_path, number, read_lines, read_table
 
 # The neutral share has no folder of its own.
 SHARES = (*EKMAN, "neutral")
@@ -34,39 +28,68 @@ def read_emotion6(root: str | Path) -> ImageDomain:
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    root = existing(root)
-    return _with_shares(root, folder_items(root / "images", "", EKMAN))
+    root = _root(existing(root))
+    found = class_folders(root / "images", EKMAN, split=False)
+    return _with_shares(root, found, found.items)
 
 
-def read_emotion_roi(root: str | Path, part: Literal["all", "train", "test"] = "all") -> ImageDomain:
+def read_emotion_roi(root: str | Path, part: Literal["all", "train", "test"] | None = "all") -> ImageDomain:
     """EmotionROI: as Emotion6, with the parts listed in `training.txt` and `testing.txt` (lines `<class>/name.jpg`).
 
     Args:
         root: folder of the data set; its tables may lie in subfolders.
-        part: which images.
+        part: which images; None those of both lists, each with its part in `ImageDomain.parts`.
 
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    root = existing(root)
-    items = folder_items(root / "images", "", EKMAN)
-    if part != "all":
-        kinds = dict(items)
-        names = read_lines(find_file(root, "training.txt" if part == "train" else "testing.txt"))
-        items = [(name, kinds.get(name, "")) for name in names]
-    return _with_shares(root, items)
+    root = _root(existing(root))
+    found = class_folders(root / "images", EKMAN, split=False)
+    kinds = dict(found.items)
+    listed: dict[str, list[str]] = {}
+    for name, table in (("train", "training.txt"), ("test", "testing.txt")):
+        if part in (None, name):
+            rows = read_lines(find_file(root, table))
+            listed[name] = [
+                name for name, _ in each_once((listed_path(row.cells[0], row, found.base), "", row) for row in rows)
+            ]
+    if part == "all":
+        return _with_shares(root, found, found.items)
+    items = [(name, kinds.get(name)) for names in listed.values() for name in names]
+    parts = [name for name, names in listed.items() for _ in names]
+    return _with_shares(root, found, items, parts if part is None else None)
 
 
-def _with_shares(root: Path, items: list[tuple[str, str]]) -> ImageDomain:
-    domain = assemble(root / "images", items, EKMAN)
+def _root(root: Path) -> Path:
+    images = inner(root, "images")
+    if images == root:
+        raise not_found("images/", root)
+    return images.parent
+
+
+def _with_shares(
+    root: Path, found: ClassFolders, items: list[tuple[str, str | None]], parts: list[str] | None = None
+) -> ImageDomain:
+    domain = assemble(found.base, items, EKMAN)
     path = find_file(root, "ground_truth.txt")
-    (_, *header), *rows = read_table(path, "\t")
+    table = read_table(path, "\t")
     # Headers differ in brackets and words ("prob. anger", "[prob. of anger]"); the emotion is in all of them.
-    places = [[place for place, title in enumerate(header) if share in title.casefold()] for share in SHARES]
-    if any(len(found) != 1 for found in places):
-        raise ValueError(f"{path}: expected a column for each of {list(SHARES)}; found {header}")
-    shares = {name: [number(cells[place], path) for (place,) in places] for name, *cells in rows}
+    titles = [title.casefold() for title in table.header]
+    places = [[place for place, title in enumerate(titles) if place and share in title] for share in SHARES]
+    if any(len(alike) != 1 for alike in places):
+        raise ValueError(f"{path}: expected a column for each of {list(SHARES)}; found {table.header}")
+    names = [listed_path(row.cells[0], row, found.base) for row in table.rows]
+    list(each_once(zip(names, names, table.rows, strict=True)))
+    shares = {
+        name: [number(row.cells[place], row.where) for (place,) in places]
+        for name, row in zip(names, table.rows, strict=True)
+    }
     absent = [name for name in domain.names if name not in shares]
     if absent:
         raise ValueError(f"{path}: {len(absent)} images have no row, such as {absent[0]}")
-    return assemble(root / "images", items, EKMAN, [shares[name] for name in domain.names], SHARES)
+    used = set(domain.names)
+    dropped = {reason: list(left_out) for reason, left_out in found.dropped.items()}
+    if unused := [name for name, _ in found.items if name not in used]:
+        dropped["not in the part that is asked for"] = unused
+    votes = [shares[name] for name in domain.names]
+    return assemble(found.base, items, EKMAN, votes, SHARES, dropped, parts=parts)

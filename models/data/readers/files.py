@@ -1,19 +1,151 @@
-"""What all readers share: looking for folders, images and tables, and errors that say what was found instead."""
+"""What all readers share: the one listing of a folder's files, and errors that say what was found instead."""
 
 from __future__ import annotations
 
-import csv
+import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from fastmmd.models.data.domain import ImageDomain, some
-from fastmmd.models.data.readers.classes import class_of
+from fastmmd.models.data.domain import UNLABELLED, ImageDomain, some
+from fastmmd.models.data.pictures import is_picture, obstacle
 
-EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
+# What operating systems and tools leave behind, lower-case; hidden names (".DS_Store", "._a.jpg") are junk too.
+JUNK = {
+    *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    *("@eadir", "#recycle", "lost+found", "icon\r"),
+}
+NO_PICTURES = "no pictures"
+BROKEN_LINK = "a link to nothing"
+LOOP = "a link to a folder that it lies in"
+NOT_UTF8 = "a name that is not UTF-8: rename it"
+ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies below a folder, without junk; names are relative to it, with "/", ascending.
+
+    Args:
+        pictures: files that are read as pictures.
+        closed: name -> why it isn't read, of pictures that can't be opened here, of broken links and of names that
+            can't be written down.
+        others: all other files.
+        folders: all folders, empty ones too.
+    """
+
+    pictures: tuple[str, ...]
+    closed: Mapping[str, str]
+    others: tuple[str, ...]
+    folders: tuple[str, ...]
+
+    def children(self) -> list[str]:
+        """The folders of the top level."""
+        return [name for name in self.folders if "/" not in name]
+
+    def below(self, folder: str) -> Listing:
+        """What lies below one of the folders, relative to it."""
+        start = f"{folder}/"
+
+        def inside(names: Iterable[str]) -> tuple[str, ...]:
+            return tuple(name.removeprefix(start) for name in names if name.startswith(start))
+
+        closed = {name.removeprefix(start): why for name, why in self.closed.items() if name.startswith(start)}
+        return Listing(inside(self.pictures), closed, inside(self.others), inside(self.folders))
+
+    def dropped(self, used: Iterable[str] = (), rest: str = NO_PICTURES, others: bool = True) -> dict[str, list[str]]:
+        """Reason -> names of all that a reader leaves out.
+
+        Args:
+            used: pictures that it reads.
+            rest: why other pictures are left out.
+            others: whether files that are no pictures are named; not where they are known parts of the layout.
+        """
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.closed.items():
+            reasons.setdefault(why, []).append(name)
+        read = set(used)
+        if left := [name for name in self.pictures if name not in read]:
+            reasons.setdefault(rest, []).extend(left)
+        if others and self.others:
+            reasons.setdefault(NO_PICTURES, []).extend(self.others)
+        return reasons
+
+
+def list_folder(root: Path, deep: bool = True) -> Listing:
+    """The files below a folder; links are followed.
+
+    Args:
+        deep: whether to look into its folders.
+
+    Raises:
+        OSError: a folder that may not be read.
+    """
+    pictures: list[str] = []
+    closed: dict[str, str] = {}
+    others: list[str] = []
+    folders: list[str] = []
+
+    def walk(folder: Path, start: str, above: frozenset[tuple[int, int]]) -> None:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not is_junk(entry.name)]
+        for entry in found:
+            name = start + entry.name
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            if shown != name:  # could not be written into tables, after all of the training
+                if entry.is_dir():
+                    raise ValueError(f"{root}: the folder {shown} has {NOT_UTF8}")
+                closed[shown] = NOT_UTF8
+            elif entry.is_dir():
+                stat = os.stat(entry.path)
+                place = stat.st_dev, stat.st_ino
+                if place in above:
+                    closed[name] = LOOP
+                    continue
+                folders.append(name)
+                if deep:
+                    walk(Path(entry.path), f"{name}/", above | {place})
+            elif not entry.is_file():
+                if entry.is_symlink():
+                    closed[name] = BROKEN_LINK
+                else:
+                    others.append(name)  # sockets and pipes, which would wait for ever
+            elif is_picture(name):
+                pictures.append(name)
+            elif why := obstacle(name):
+                closed[name] = why
+            else:
+                others.append(name)
+
+    stat = os.stat(root)
+    walk(root, "", frozenset({(stat.st_dev, stat.st_ino)}))
+    return Listing(tuple(sorted(pictures)), dict(sorted(closed.items())), tuple(sorted(others)), tuple(sorted(folders)))
+
+
+def unlisted(root: Path, names: Iterable[str], table: str) -> dict[str, list[str]]:
+    """Reason -> names of the pictures that lie in the folders of listed ones but aren't listed."""
+    names = list(names)
+    reason = f"not in {table}"
+    dropped: dict[str, list[str]] = {}
+    tops = {PurePosixPath(name).parts[0] if "/" in name else "" for name in names}
+    for top in sorted(tops):
+        if top == "..":  # a table may lie beside its pictures
+            continue
+        listing = list_folder(root / top, deep=bool(top)) if (root / top).is_dir() else Listing((), {}, (), ())
+        start = f"{top}/" if top else ""
+        used = {name.removeprefix(start) for name in names if name.startswith(start)}
+        for why, left_out in listing.dropped(used, reason, others=False).items():
+            dropped.setdefault(why, []).extend(start + name for name in left_out)
+    return dropped
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is what operating systems and tools leave behind."""
+    return name.startswith(".") or name.lower() in JUNK
 
 
 def existing(root: str | Path) -> Path:
@@ -28,24 +160,50 @@ def existing(root: str | Path) -> Path:
 
 
 def inner(root: Path, *names: str) -> Path:
-    """The first of these subfolders that exists, else `root`: archives are unpacked with and without them."""
-    return next((root / name for name in names if (root / name).is_dir()), root)
+    """The first of these subfolders that exists, else `root`: archives are unpacked with and without them.
+
+    A root that holds nothing but one folder is passed through, for archives are unpacked into a folder of their name.
+    """
+    for folder in (root, *_wrapped(root)):
+        for name in names:
+            if (folder / name).is_dir():
+                return folder / name
+    return root
+
+
+def _wrapped(root: Path) -> list[Path]:
+    """The folders that one comes to where each holds one folder and no files."""
+    found = [root]
+    while len(found) < 10:
+        content = [entry for entry in found[-1].iterdir() if not is_junk(entry.name)]
+        if len(content) != 1 or not content[0].is_dir():
+            break
+        found.append(content[0])
+    return found[1:]
 
 
 def files_named(root: Path, name: str) -> list[Path]:
     """The files of this name (or glob pattern) in `root`, else in its subfolders."""
-    return sorted(root.glob(name)) or sorted(root.glob(f"*/{name}"))
+    for pattern in (name, f"*/{name}"):
+        found = sorted(path for path in root.glob(pattern) if not is_junk(path.name) and path.is_file())
+        found = [path for path in found if not is_junk(path.parent.name) or path.parent == root]
+        if found:
+            return found
+    return []
 
 
 def find_file(root: Path, name: str) -> Path:
-    """The first of `files_named`.
+    """The one of `files_named`.
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: there are several.
     """
     found = files_named(root, name)
     if not found:
         raise not_found(name, root)
+    if len(found) > 1:
+        raise ValueError(f"expected one {name} in {root}; found {some([str(path) for path in found])}")
     return found[0]
 
 
@@ -55,27 +213,10 @@ def not_found(expected: str, folder: Path) -> FileNotFoundError:
     return FileNotFoundError(f"expected {expected} in {folder}; found {some(content, 12) or 'nothing'}")
 
 
-def hidden(name: PurePosixPath) -> bool:
-    """Whether it is what operating systems leave behind: `.DS_Store`, `._picture.jpg`, `__MACOSX`."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
-
-
-def is_image(name: str) -> bool:
-    """Whether it has an image's extension, in any case."""
-    return name.lower().endswith(EXTENSIONS)
-
-
 def stem(name: str) -> str:
     """A file's name without folders and image extension, lower-case: `2055.1` and `A/2055.1.JPG` are the same."""
     base = PurePosixPath(name).name.lower()
-    return base.removesuffix(PurePosixPath(base).suffix) if is_image(base) else base
-
-
-def images(folder: Path, pattern: str = "**/*") -> list[str]:
-    """Names of the images below a folder, relative to it, in ascending order on every file system."""
-    found = [path for path in folder.glob(pattern) if is_image(path.name) and path.is_file()]
-    names = [PurePosixPath(path.relative_to(folder).as_posix()) for path in found]
-    return sorted(str(name) for name in names if not hidden(name))
+    return base.removesuffix(PurePosixPath(base).suffix) if is_picture(base) else base
 
 
 def by_stem(names: Iterable[str]) -> dict[str, str]:
@@ -92,104 +233,79 @@ def by_stem(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def folder_items(root: Path, folder: str, classes: Sequence[str] | None = None) -> list[tuple[str, str]]:
-    """(name relative to `root`, class) of the images in `root/folder/<class>/`.
-
-    Args:
-        classes: the classes; those that the folders name if not given.
-
-    Raises:
-        ValueError: images in a folder that names no class.
-    """
-    items = []
-    base = root / folder
-    for name in images(base, "*/**/*"):
-        kind = name.split("/")[0]
-        kind = kind if classes is None else class_of(kind, classes, f"class folder in {base}")
-        items.append((name if folder in ("", ".") else f"{folder}/{name}", kind))
-    return items
-
-
 def assemble(
     root: Path,
-    items: Sequence[tuple[str, str]],
+    items: Sequence[tuple[str, str | None]],
     classes: Sequence[str],
     votes: Sequence[Sequence[float]] | None = None,
     vote_names: Sequence[str] = (),
     dropped: Mapping[str, Sequence[str]] | None = None,
     complete: bool = True,
+    parts: Sequence[str] | None = None,
+    skip_absent: bool | None = None,
 ) -> ImageDomain:
     """The domain of (name, class) pairs, after a look at whether all is there.
 
     Args:
+        items: class None is unlabelled.
         complete: whether every class must have images.
+        skip_absent: whether to leave out, and note as absent, images that are listed but not there; None where the
+            reader has no such argument.
 
     Raises:
-        FileNotFoundError: images that are listed but absent.
+        FileNotFoundError: images that are listed but absent, or with `skip_absent` all of them.
         ValueError: a class without images.
     """
-    absent = [name for name, _ in items if not (root / name).is_file()]
+    there = [(root / name).is_file() for name, _ in items]
+    absent = [name for (name, _), is_there in zip(items, there, strict=True) if not is_there]
+    if absent and (not skip_absent or len(absent) == len(items)):
+        remedy = "; leave them out with skip_absent: true" if skip_absent is False else ""
+        raise FileNotFoundError(
+            f"{len(absent)} of {len(items)} listed images are not in {root}: {some(absent)}"
+            f"{_where_else(root, absent)}{remedy}"
+        )
+    dropped = {reason: list(names) for reason, names in (dropped or {}).items()}
     if absent:
-        raise FileNotFoundError(f"{len(absent)} of {len(items)} listed images are not in {root}: {some(absent)}")
-    counts = Counter(kind for _, kind in items)
+        dropped[ABSENT] = [*dropped.get(ABSENT, []), *absent]
+        keep = [place for place, is_there in enumerate(there) if is_there]
+        items = [items[place] for place in keep]
+        votes = None if votes is None else [votes[place] for place in keep]
+        parts = None if parts is None else [parts[place] for place in keep]
+    counts = Counter(kind for _, kind in items if kind is not None)
     empty = [name for name in classes if name not in counts]
     if empty and complete:
         raise ValueError(f"no images of {some(empty)} in {root}; found {dict(counts) or 'no images at all'}")
     names = [name for name, _ in items]
-    label = {name: index for index, name in enumerate(classes)}
-    targets = [label[kind] for _, kind in items]
+    label: dict[str | None, int] = {name: index for index, name in enumerate(classes)}
+    label[None] = UNLABELLED
     return ImageDomain(
         root,
         names,
-        targets,
+        [label[kind] for _, kind in items],
         classes,
         None if votes is None else np.array(votes, dtype=np.float64).reshape(len(names), len(vote_names)),
         vote_names,
         dropped,
+        parts,
     )
 
 
-def read_table(path: Path, delimiter: str | None = None) -> list[list[str]]:
-    """Rows of a table of text, the header if any among them, without empty rows.
-
-    Cells lose blanks and quotes of either kind; line ends may be Unix's or Windows', a byte-order mark may come first.
-
-    Args:
-        delimiter: between cells; if not given, the comma, semicolon or tab that the first line has most of.
-    """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        first = file.readline()
-        file.seek(0)
-        rows = list(csv.reader(file, delimiter=delimiter or max(",;\t", key=first.count)))
-    cells = [[cell.strip().strip("'\"").strip() for cell in row] for row in rows]
-    return [row for row in cells if any(row)]
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines that are not blank, stripped."""
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+def _where_else(root: Path, absent: Sequence[str]) -> str:
+    """Where images that are not there perhaps are."""
+    first = absent[0]
+    if (root.absolute().parent / first).is_file():
+        return f"; {first} is in {root.absolute().parent}: is that the root?"
+    folder = root
+    for part in PurePosixPath(first).parts:
+        if (folder / part).exists():
+            folder = folder / part
+            continue
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        alike = [name for name in names if plain(name) == plain(part)]
+        return f"; {part} is called {alike[0]} there, other in case or in Unicode's form" if alike else ""
+    return ""
 
 
-def columns(header: Sequence[str], wanted: Sequence[str], path: Path) -> list[int]:
-    """Places of the columns of these names, whatever their case.
-
-    Raises:
-        ValueError: one is missing.
-    """
-    places = {name.casefold(): place for place, name in reversed(list(enumerate(header)))}
-    absent = [name for name in wanted if name.casefold() not in places]
-    if absent:
-        raise ValueError(f"{path}: expected the columns {list(wanted)}; found {list(header)}")
-    return [places[name.casefold()] for name in wanted]
-
-
-def number(cell: str, path: Path) -> float:
-    """The number in a table's cell.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        return float(cell)
-    except ValueError:
-        raise ValueError(f"{path}: expected a number; found {cell!r}") from None
+def plain(name: str) -> str:
+    """A name in one case and one Unicode form: what differs by these alone is meant to be the same."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -15,17 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from fastmmd.models.data.domain import PARTS, UNLABELLED, ImageDomain, some
 from fastmmd.models.data.readers.classes import EKMAN, MIKELS, SENTIMENT, match_class
-from fastmmd.models.data.readers.files import hidden, not_found
+from fastmmd.models.data.readers.files import is_junk, not_found
+from fastmmd.models.data.readers.folders import PART_NAMES, Part
 
 if TYPE_CHECKING:
     import datasets
 
 # Columns of labels that are no `ClassLabel`. EmoVerse's is the last.
 LABEL_COLUMNS = ("label", "emotion", "emotion_category")
-# The hub's names of parts, and ours.
-PART_OF = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
-    ("val", "valid", "validation", "dev"), "val"
-)
 # The part of files and folders whose names say nothing of it.
 WHOLE = "data"
 SHARD = re.compile(r"(?P<name>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(-\w+)?\.parquet")
@@ -81,7 +78,7 @@ class HubDomain(ImageDomain):
 
 def read_hub(
     root: str | Path,
-    part: str = "all",
+    part: Part | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     classes: Sequence[str] | None = None,
@@ -100,8 +97,8 @@ def read_hub(
 
     Args:
         root: file or folder.
-        part: "all", or which: "train", "val", "test", or the files' own name of it. With "all" the domain's `parts`
-            say where each image is from, if there are several.
+        part: "train", "val" or "test" reads this part alone, "all" all as one set; None all, each image with its part
+            in `ImageDomain.parts`, if there are several.
         image_column: the column of the pictures; if not given, the one of type `Image`, else the one that holds bytes.
         label_column: the column of the labels; if not given, the one of type `ClassLabel`, else the one that is called
             "label", "emotion" or "emotion_category".
@@ -124,9 +121,9 @@ def read_hub(
     tables = {name: _table(files, [image, label]) for name, files in sources.items()}
     order, labels = _labels(tables, label, classes, root)
 
-    chosen = {name: table for name, table in tables.items() if part in ("all", name, PART_OF.get(name))}
+    chosen = {name: table for name, table in tables.items() if part in (None, "all", PART_NAMES.get(name))}
     if not chosen:
-        raise ValueError(f"part: expected all or one of {', '.join(tables)}, which {root} has; got {part!r}")
+        raise ValueError(f"part: expected one of {', '.join(tables)}, which {root} has, all or none; got {part!r}")
     rows: dict[str, tuple[str, int]] = {}
     sizes: list[int] = []
     for name, table in chosen.items():
@@ -138,7 +135,7 @@ def read_hub(
         list(rows),
         [label for name in chosen for label in labels[name]],
         order,
-        parts=_parts(rows, root) if part == "all" else None,
+        parts=_parts(rows, root) if part is None else None,
         tables=chosen,
         column=image,
         rows=rows,
@@ -169,7 +166,7 @@ def _saved(root: Path) -> dict[str, list[Path]]:
 def _parquet(root: Path) -> dict[str, list[Path]]:
     """Part -> parquet files of a folder and its subfolders, or the one file."""
     files = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
-    files = [file for file in files if root.is_file() or not hidden(PurePosixPath(file.relative_to(root)))]
+    files = [file for file in files if not any(map(is_junk, file.relative_to(root).parts))]
     if not files:
         raise not_found("parquet files, or a folder that the package datasets has saved", root)
     found: dict[str, list[Path]] = defaultdict(list)
@@ -197,12 +194,12 @@ def _part_of(file: Path, root: Path) -> str:
     """The part that a file's name begins with, or that a folder of it is called."""
     begin = re.split(r"[-_.]", file.name)[0].lower()
     folders = [] if file == root else [name.lower() for name in file.relative_to(root).parts[-2::-1]]
-    return next((name for name in (begin, *folders) if name in PART_OF), WHOLE)
+    return next((name for name in (begin, *folders) if name in PART_NAMES), WHOLE)
 
 
 def _rank(part: str) -> int:
     """Place of a part among all: train, val, test, others."""
-    return PARTS.index(PART_OF[part]) if part in PART_OF else len(PARTS)
+    return PARTS.index(PART_NAMES[part]) if part in PART_NAMES else len(PARTS)
 
 
 def _is_parquet(file: Path) -> None:
@@ -349,10 +346,10 @@ def _pictures(table: datasets.Dataset, column: str) -> tuple[list[str], list[int
 def _parts(rows: Mapping[str, tuple[str, int]], root: Path) -> list[str] | None:
     """The part of each image by our names; None if the data set is not divided, or into other parts than these."""
     names = list(dict.fromkeys(part for part, _ in rows.values()))
-    others = [name for name in names if name not in PART_OF]
+    others = [name for name in names if name not in PART_NAMES]
     if len(names) == 1 or len(others) == len(names):
         return None
     if others:
-        known = [name for name in names if name in PART_OF]
-        raise ValueError(f"part: {root} has {some(known)}, and beside them {some(others)}; choose one")
-    return [PART_OF[part] for part, _ in rows.values()]
+        known = [name for name in names if name in PART_NAMES]
+        raise ValueError(f"part: {root} has {some(known)}, and beside them {some(others)}; choose one, or all")
+    return [PART_NAMES[part] for part, _ in rows.values()]

@@ -10,31 +10,32 @@ from pathlib import Path
 from fastmmd.models.data.domain import ImageDomain, some
 from fastmmd.models.data.readers.classes import MIKELS, class_of, match_class
 from fastmmd.models.data.readers.files import (
+    ABSENT,
     assemble,
     by_stem,
-    columns,
     existing,
     files_named,
     find_file,
-    folder_items,
-    images,
     inner,
+    list_folder,
     not_found,
-    number,
-    read_table,
     stem,
 )
+from fastmmd.models.data.readers.folders import class_folders
+from fastmmd.models.data.readers.tables import columns, each_once, number, read_table
 
 NORMS = {
     "positive": {"AmusMean": "amusement", "AweMean": "awe", "ContMean": "contentment", "ExciMean": "excitement"},
     "negative": {"AngrMean": "anger", "DisgMean": "disgust", "FearMean": "fear", "SadnMean": "sadness"},
 }
+ABSTRACT_TABLE = "ABSTRACT_groundTruth.csv"
+IN_SUBFOLDERS = "in a folder below that of the pictures"
 # In the norms, but not in every copy of IAPS.
 PERHAPS_ABSENT = {"2819"}
 
 
 def read_artphoto(root: str | Path) -> ImageDomain:
-    """ArtPhoto: `<class>_NNNN.jpg` in one folder, `testImages_artphoto/` or the root; 806 images.
+    """ArtPhoto: `<class>_NNNN.jpg` in one folder, `testImages_artphoto/` or the root, 806 images; or `<class>/*.jpg`.
 
     The class is what stands before the first "_", and sadness is called `sad`. `ReadMe.rtf` and `.DS_Store` lie
     beside; extensions are in any case.
@@ -43,12 +44,14 @@ def read_artphoto(root: str | Path) -> ImageDomain:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
     folder = inner(existing(root), "testImages_artphoto")
-    names = images(folder, "*")
+    listing = list_folder(folder)
+    names = [name for name in listing.pictures if "/" not in name]
     if not names:
+        if listing.pictures:
+            return class_folders(folder, MIKELS, split=False).domain(complete=True)
         raise not_found("<class>_NNNN.jpg", folder)
-    return assemble(
-        folder, [(name, class_of(name.split("_")[0], MIKELS, f"{folder}/{name}")) for name in names], MIKELS
-    )
+    items = [(name, class_of(name.split("_")[0], MIKELS, f"{folder}/{name}")) for name in names]
+    return assemble(folder, items, MIKELS, dropped=listing.dropped(names, IN_SUBFOLDERS, others=False))
 
 
 def read_abstract(root: str | Path) -> ImageDomain:
@@ -57,26 +60,34 @@ def read_abstract(root: str | Path) -> ImageDomain:
 
     `testImages_abstract/` (or the root) holds the images, and it or the root `ABSTRACT_groundTruth.csv`, in which names
     and header stand in single quotes, contentment is `Content`, sadness `Sad`, and lines may end as on Windows. The
-    domain's votes are the counts of the classes in their order.
+    domain's votes are the counts of the classes in their order. Without the table, `<class>/*.jpg` is read, without
+    votes.
 
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
     root = existing(root)
     folder = inner(root, "testImages_abstract")
-    path = find_file(root, "ABSTRACT_groundTruth.csv")
-    (_, *header), *rows = read_table(path)
+    tables = files_named(root, ABSTRACT_TABLE) or files_named(folder.parent, ABSTRACT_TABLE)
+    listing = list_folder(folder)
+    if not tables and any("/" in name for name in listing.pictures):
+        return class_folders(folder, MIKELS, split=False).domain(complete=True)
+    path = tables[0] if len(tables) == 1 else find_file(root, ABSTRACT_TABLE)
+    _, header, rows = read_table(path)
     places = columns([match_class(name, MIKELS) or name for name in header], MIKELS, path)
-    files = by_stem(images(folder, "*"))
+    files = by_stem(name for name in listing.pictures if "/" not in name)
+    names = [files.get(stem(row.cells[0]), row.cells[0]) for row in rows]
+    list(each_once(zip(names, names, rows, strict=True)))
     items, votes, tied = [], [], []
-    for name, *counts in rows:
-        ordered = [number(counts[place], path) for place in places]
+    for name, row in zip(names, rows, strict=True):
+        ordered = [number(row.cells[place], row.where) for place in places]
         if ordered.count(max(ordered)) > 1:
             tied.append(name)
         else:
-            items.append((files.get(stem(name), name), MIKELS[ordered.index(max(ordered))]))
+            items.append((name, MIKELS[ordered.index(max(ordered))]))
             votes.append(ordered)
-    return assemble(folder, items, MIKELS, votes, MIKELS, {"tied votes": tied} if tied else None)
+    dropped = listing.dropped(names, f"not in {path.name}", others=False)
+    return assemble(folder, items, MIKELS, votes, MIKELS, {**dropped, **({"tied votes": tied} if tied else {})})
 
 
 def read_iaps(root: str | Path) -> ImageDomain:
@@ -92,26 +103,28 @@ def read_iaps(root: str | Path) -> ImageDomain:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
     root = existing(root)
+    listing = list_folder(root)
     if not files_named(root, "Mikels2005*norms.csv"):
-        items = folder_items(root, "", MIKELS)
-        if not items:
+        if not any("/" in name for name in listing.pictures):
             raise not_found("Mikels2005positivenorms.csv and Mikels2005negativenorms.csv, or <class>/*.jpg,", root)
-        return assemble(root, items, MIKELS)
-    files = by_stem(images(root))
+        return class_folders(root, MIKELS, split=False).domain(complete=True)
+    files = by_stem(listing.pictures)
     found, absent = [], []
     for sign, emotions in NORMS.items():
         path = find_file(root, f"Mikels2005{sign}norms.csv")
-        header, *rows = read_table(path)
+        _, header, rows = read_table(path)
         picture, *means = columns(header, ["Picture", *emotions], path)
         for row in rows:
-            name = f"{number(row[picture], path):g}"
-            ratings = [number(row[place], path) for place in means]
+            name = f"{number(row.cells[picture], row.where):g}"
+            ratings = [number(row.cells[place], row.where) for place in means]
             emotion = list(emotions.values())[ratings.index(max(ratings))]
             if name in files:
-                found.append((files[name], emotion))
+                found.append((files[name], emotion, row))
             else:
                 absent.append(name)
     unexpected = sorted(set(absent) - PERHAPS_ABSENT)
     if unexpected:
         raise FileNotFoundError(f"{len(unexpected)} pictures of Mikels' norms are not in {root}: {some(unexpected)}")
-    return assemble(root, found, MIKELS, dropped={"absent": absent} if absent else None)
+    items = list(each_once(found))
+    dropped = listing.dropped([name for name, _ in items], "not in Mikels' norms", others=False)
+    return assemble(root, items, MIKELS, dropped={**dropped, **({ABSENT: absent} if absent else {})})

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from fastmmd.models.data.domain import ImageDomain
-from fastmmd.models.data.readers.files import assemble, existing, folder_items, inner, not_found
+from fastmmd.models.data.readers.files import existing, inner, not_found
+from fastmmd.models.data.readers.folders import class_folders
 
 
 def read_office31(root: str | Path, domain: Literal["amazon", "dslr", "webcam"]) -> ImageDomain:
@@ -57,9 +58,9 @@ def _by_folder(root: Path, names: tuple[str, ...], count: int) -> ImageDomain:
     domain = inner(root, *names)
     if domain == root:
         raise not_found(f"{' or '.join(names)}/", root)
-    folder = inner(domain, "images")
-    items = folder_items(folder, "")
-    classes = sorted({kind for _, kind in items})
-    if len(classes) != count:
-        raise ValueError(f"expected {count} folders of images in {folder}; found {len(classes)}: {classes}")
-    return assemble(folder, items, classes)
+    found = class_folders(domain, split=False, least=1)
+    if len(found.classes) != count:
+        raise ValueError(
+            f"expected {count} folders of images in {found.base}; found {len(found.classes)}: {found.classes}"
+        )
+    return found.domain()

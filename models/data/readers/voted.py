@@ -15,19 +15,17 @@ from fastmmd.models.data.readers.classes import MIKELS, SENTIMENT, match_class
 from fastmmd.models.data.readers.files import (
     assemble,
     by_stem,
-    columns,
     existing,
     files_named,
     find_file,
-    folder_items,
-    images,
     inner,
-    number,
-    read_lines,
-    read_table,
+    list_folder,
     stem,
+    unlisted,
 )
+from fastmmd.models.data.readers.folders import class_folders
 from fastmmd.models.data.readers.lists import listed_items
+from fastmmd.models.data.readers.tables import columns, each_once, listed_path, number, read_lines, read_table
 
 AGREE = {3: "three", 4: "four", 5: "five"}
 
@@ -49,22 +47,28 @@ def read_twitter1(root: str | Path, agree: Literal[3, 4, 5] = 3) -> ImageDomain:
     root = existing(root)
     folder = inner(root, "Agg_AMT_Candidates")
     if not files_named(root, "amt_result.csv"):
-        return assemble(folder, listed_items(find_file(root, f"*{AGREE[agree]}_agree*.txt"), SENTIMENT), SENTIMENT)
+        table = find_file(root, f"*{AGREE[agree]}_agree*.txt")
+        listed = listed_items(table, SENTIMENT, folder)
+        return assemble(folder, listed, SENTIMENT, dropped=unlisted(folder, dict(listed), table.name))
     path = find_file(root, "amt_result.csv")
-    header, *rows = read_table(path)
+    _, header, rows = read_table(path)
     places = [[place for place, title in enumerate(header) if word in title.casefold()] for word in ("neg", "pos")]
-    if any(len(found) != 1 for found in places):
+    if any(len(alike) != 1 for alike in places):
         raise ValueError(f"{path}: expected one column of negative and one of positive votes; found {header}")
-    items, votes, dropped = [], [], []
-    for row in rows:
-        counts = [number(row[place], path) for (place,) in places]
+    names = [listed_path(row.cells[0], row, folder) for row in rows]
+    list(each_once(zip(names, names, rows, strict=True)))
+    items, votes, disagreed = [], [], []
+    for name, row in zip(names, rows, strict=True):
+        counts = [number(row.cells[place], row.where) for (place,) in places]
         if max(counts) >= agree and counts[0] != counts[1]:
-            items.append((row[0], SENTIMENT[counts[1] > counts[0]]))
+            items.append((name, SENTIMENT[counts[1] > counts[0]]))
             votes.append(counts)
         else:
-            dropped.append(row[0])
-    reason = f"fewer than {agree} agree"
-    return assemble(folder, items, SENTIMENT, votes, SENTIMENT, {reason: dropped} if dropped else None)
+            disagreed.append(name)
+    dropped = unlisted(folder, names, path.name)
+    if disagreed:
+        dropped[f"fewer than {agree} agree"] = disagreed
+    return assemble(folder, items, SENTIMENT, votes, SENTIMENT, dropped)
 
 
 def read_ldl(root: str | Path) -> ImageDomain:
@@ -79,16 +83,25 @@ def read_ldl(root: str | Path) -> ImageDomain:
     """
     root = existing(root)
     folder = inner(root, "images")
-    path = find_file(root, "ground_truth.txt")
-    (_, *header), *rows = [line.split() for line in read_lines(path)]
+    path = find_file(root if folder == root else folder.parent, "ground_truth.txt")
+    lines = read_lines(path)
+    if not lines:
+        raise ValueError(f"{path}: expected a header and rows; found an empty file")
+    _, *header = lines[0].cells[0].split()
     places = columns([match_class(name, MIKELS) or name for name in header], MIKELS, path)
-    files = by_stem(images(folder))
-    items, votes = [], []
-    for name, *cells in rows:
-        counts = [number(cells[place], path) for place in places]
-        items.append((files.get(stem(name), name), MIKELS[counts.index(max(counts))]))
+    listing = list_folder(folder)
+    files = by_stem(listing.pictures)
+    found, votes = [], []
+    for line in lines[1:]:
+        name, *cells = line.cells[0].split()
+        if len(cells) != len(header):
+            raise ValueError(f"{line.where}: expected a name and {len(header)} votes; found {line.cells[0]!r}")
+        counts = [number(cells[place], line.where) for place in places]
+        found.append((files.get(stem(name), name), MIKELS[counts.index(max(counts))], line))
         votes.append(counts)
-    return assemble(folder, items, MIKELS, votes, MIKELS)
+    items = list(each_once(found))
+    dropped = listing.dropped([name for name, _ in items], f"not in {path.name}", others=False)
+    return assemble(folder, items, MIKELS, votes, MIKELS, dropped)
 
 
 def read_mart(root: str | Path, threshold: float | None = None) -> ImageDomain:
@@ -105,13 +118,19 @@ def read_mart(root: str | Path, threshold: float | None = None) -> ImageDomain:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
     root = existing(root)
-    tables = sorted(root.glob("*.csv"))
-    if not tables:
-        return assemble(root, folder_items(root, "", SENTIMENT), SENTIMENT)
-    path = tables[0]
-    header, *rows = read_table(path)
+    if not files_named(root, "*.csv"):
+        return class_folders(root, SENTIMENT, split=False).domain(complete=True)
+    path = find_file(root, "*.csv")
+    root = path.parent
+    _, header, rows = read_table(path)
     name, score = columns(header, ("file", "score"), path)
-    scores = [number(row[score], path) for row in rows]
+    scores = [number(row.cells[score], row.where) for row in rows]
     border = median(scores) if threshold is None else threshold
-    items = [(row[name], SENTIMENT[value > border]) for row, value in zip(rows, scores, strict=True)]
-    return assemble(root, items, SENTIMENT, [[value] for value in scores], ("score",))
+    items = list(
+        each_once(
+            (listed_path(row.cells[name], row, root), SENTIMENT[value > border], row)
+            for row, value in zip(rows, scores, strict=True)
+        )
+    )
+    dropped = unlisted(root, [name for name, _ in items], path.name)
+    return assemble(root, items, SENTIMENT, [[value] for value in scores], ("score",), dropped)
