@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from fastmmd.models.data import DomainPair
 from fastmmd.models.data.domain import UNLABELLED
 from fastmmd.models.data.readers import MIKELS, hub, read_domain, read_hub, scans
 
@@ -245,6 +246,19 @@ def test_rows_without_a_label(tmp_path):
     emoset(3).to_parquet(tmp_path / "train.parquet")
     table.cast_column("label", emoset(1).features["label"]).to_parquet(tmp_path / "test.parquet")
     assert read_hub(tmp_path, part="test").targets == [UNLABELLED] * 3
+    assert read_hub(tmp_path).targets == [MIKELS.index(name) for name in OTHER_ORDER[:3]] + [UNLABELLED] * 3
+
+
+def test_parts_of_a_pair_are_the_data_sets(tmp_path):
+    """As a configuration names it: what the set calls test is tested, and nothing of it is trained on."""
+    for domain, start in (("source", 0), ("target", 100)):
+        sharded(tmp_path / domain, "train", emoset(32, start=start))
+        sharded(tmp_path / domain, "test", emoset(16, start=start + 32))
+    source, target = (read_domain("hub", str(tmp_path / domain)) for domain in ("source", "target"))
+    pair = DomainPair(source, target, target_validation=0.25, source_validation=0.0)
+    assert {target.names[item] for item in pair.test_items} == {f"test/{row}.png" for row in range(132, 148)}
+    assert not {source.parts[item] for item in pair.items["source"][0]} - {"train"}
+    assert len(pair.items["target"][0]) == 24
 
 
 @pytest.mark.parametrize(
@@ -252,7 +266,9 @@ def test_rows_without_a_label(tmp_path):
     [
         ("missing shard", r"files are missing: train-00001-of-00002.parquet"),
         ("pointer", "pointer of Git LFS.*git lfs pull"),
-        ("no parquet", "is not a parquet file"),
+        ("no parquet", "is not a whole parquet file"),
+        ("half a file", "is not a whole parquet file"),
+        ("another version", "train is there in 00002 and in 00003 files; keep one"),
         ("unknown part", "do not tell of which part these are: more.parquet"),
         ("two folders", "part 'train' is in several folders"),
         ("nothing", "expected parquet files"),
@@ -269,6 +285,10 @@ def test_incomplete_or_strange_folders(tmp_path, fault, message):
         second.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     elif fault == "no parquet":
         first.write_bytes(b"PA")
+    elif fault == "half a file":
+        first.write_bytes(first.read_bytes()[:-5])
+    elif fault == "another version":
+        sharded(root, "train", emoset(2), emoset(2, start=2), emoset(2, start=4))
     elif fault == "unknown part":
         emoset(2).to_parquet(root / "data" / "more.parquet")
     elif fault == "two folders":

@@ -159,7 +159,8 @@ def _saved(root: Path) -> dict[str, list[Path]]:
             raise not_found("state.json", folder)
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         found[name] = [folder / file["filename"] for file in state["_data_files"]]
-        _complete(found[name], root)
+        if absent := [file.name for file in found[name] if not file.is_file()]:
+            raise FileNotFoundError(f"{folder}: files are missing: {some(absent)}")
     return found
 
 
@@ -179,14 +180,7 @@ def _parquet(root: Path) -> dict[str, list[Path]]:
         folders = {str(file.parent) for file in group}
         if len(folders) > 1:
             raise ValueError(f"{root}: part {part!r} is in several folders, give one of them: {some(sorted(folders))}")
-        for file in group:
-            _is_parquet(file)
-            if shard := SHARD.fullmatch(file.name):
-                numbers = {m["number"] for f in group if (m := SHARD.fullmatch(f.name)) and m["name"] == shard["name"]}
-                wanted = {f"{number:05d}" for number in range(int(shard["count"]))}
-                if absent := sorted(wanted - numbers):
-                    names = [f"{shard['name']}-{number}-of-{shard['count']}.parquet" for number in absent]
-                    raise FileNotFoundError(f"{file.parent}: files are missing: {some(names)}")
+        _complete(group)
     return dict(found)
 
 
@@ -202,19 +196,27 @@ def _rank(part: str) -> int:
     return PARTS.index(PART_NAMES[part]) if part in PART_NAMES else len(PARTS)
 
 
-def _is_parquet(file: Path) -> None:
-    with open(file, "rb") as content:
-        begin = content.read(16)
-    if begin.startswith(b"version https"):
-        raise ValueError(f"{file} is a pointer of Git LFS, not the data: fetch them with git lfs pull")
-    if not begin.startswith(b"PAR1"):
-        raise ValueError(f"{file} is not a parquet file")
-
-
-def _complete(files: Sequence[Path], root: Path) -> None:
-    absent = [str(file.relative_to(root)) for file in files if not file.is_file()]
-    if absent:
-        raise FileNotFoundError(f"{root}: files are missing: {some(absent)}")
+def _complete(files: Sequence[Path]) -> None:
+    """Raises ValueError or FileNotFoundError unless these are whole parquet files, and all of a numbered set."""
+    sets: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for file in files:
+        with open(file, "rb") as content:
+            begin = content.read(16)
+            content.seek(max(file.stat().st_size - 4, 0))
+            end = content.read()
+        if begin.startswith(b"version https"):
+            raise ValueError(f"{file} is a pointer of Git LFS, not the data: fetch them with git lfs pull")
+        if not begin.startswith(b"PAR1") or end != b"PAR1":
+            raise ValueError(f"{file} is not a whole parquet file")
+        if shard := SHARD.fullmatch(file.name):
+            sets[shard["name"]][shard["count"]].add(shard["number"])
+    for name, counts in sets.items():
+        if len(counts) > 1:
+            raise ValueError(f"{files[0].parent}: {name} is there in {' and in '.join(sorted(counts))} files; keep one")
+        for count, numbers in counts.items():
+            wanted = {f"{number:05d}" for number in range(int(count))}
+            if absent := [f"{name}-{number}-of-{count}.parquet" for number in sorted(wanted - numbers)]:
+                raise FileNotFoundError(f"{files[0].parent}: files are missing: {some(absent)}")
 
 
 def _features(files: Sequence[Path]) -> datasets.Features:
