@@ -15,6 +15,7 @@ from fastmmd.models.data.readers.ekman import read_emotion6, read_emotion_roi
 from fastmmd.models.data.readers.emoset import read_emoset
 from fastmmd.models.data.readers.fi import read_fi
 from fastmmd.models.data.readers.folders import read_image_folder, read_unlabelled
+from fastmmd.models.data.readers.hub import read_hub
 from fastmmd.models.data.readers.lists import read_csv, read_image_list
 from fastmmd.models.data.readers.mikels import read_abstract, read_artphoto, read_iaps
 from fastmmd.models.data.readers.office import read_office31, read_office_home, read_visda2017
@@ -30,6 +31,7 @@ READERS: dict[str, Callable[..., ImageDomain]] = {
     "emotion_roi": read_emotion_roi,
     "fi": read_fi,
     "flickr_ldl": read_ldl,
+    "hub": read_hub,
     "iaps": read_iaps,
     "image_folder": read_image_folder,
     "image_list": read_image_list,
@@ -55,6 +57,7 @@ __all__ = [
     "read_emotion6",
     "read_emotion_roi",
     "read_fi",
+    "read_hub",
     "read_iaps",
     "read_image_folder",
     "read_image_list",
