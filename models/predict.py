@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from fastmmd.models.data.domain import UNLABELLED, ImageDomain
+from fastmmd.models.data.domain import UNLABELLED, ImageDomain, some
 from fastmmd.models.data.pictures import obstacle
 from fastmmd.models.data.readers.files import LOOP, Listing, list_folder
 from fastmmd.models.files import write_atomically
@@ -49,14 +49,15 @@ def predict(checkpoint: Path, images: Path, output: Path, skip_unreadable: bool 
         ValueError: the checkpoint is not one of `fit`.
     """
     folder, listing = found_pictures(images)
+    own = {sheet.resolve() for sheet in output.glob("contact-*.png")}  # an earlier prediction's, if it lies there
+    names = [name for name in listing.pictures if not own or (folder / name).resolve() not in own]
     skipped = {name: why for name, why in listing.closed.items() if why != LOOP}
-    total = len(listing.pictures) + len(skipped)
-    if skipped and (not skip_unreadable or not listing.pictures):
+    total = len(names) + len(skipped)
+    if skipped and (not skip_unreadable or not names):
         raise OSError(
-            f"images: {len(skipped)} of {total} pictures in {str(images)!r} cannot be read: {_told(skipped)}"
-            + ("; --skip-unreadable goes on without such pictures" if listing.pictures else "")
+            f"images: {len(skipped)} of {total} pictures in {str(images)!r} cannot be read: {some(_told(skipped), 20)}"
+            + ("; --skip-unreadable goes on without such pictures" if names else "")
         )
-    names = listing.pictures
     pictures = ImageDomain(folder, names, [UNLABELLED] * len(names), ())
     trained = load_trained(checkpoint)
     network = trained.network.to(device)
@@ -80,13 +81,15 @@ def predict(checkpoint: Path, images: Path, output: Path, skip_unreadable: bool 
             contact_sheet(small, captions).save(file, format="png")
 
     if not rows:
-        raise OSError(f"images: none of the {total} pictures in {str(images)!r} can be read: {_told(skipped)}")
+        raise OSError(
+            f"images: none of the {total} pictures in {str(images)!r} can be read: {some(_told(skipped), 20)}"
+        )
     with write_atomically(output / "predictions.csv") as file:
         csv.writer(file).writerows([["path", "class", *(f"p_{name}" for name in trained.classes)], *rows])
     for old in set(output.glob("contact-*.png")) - set(sheets):
         old.unlink()
     if skipped:
-        print(f"skipped, for they cannot be read: {_told(skipped)}")
+        print(f"skipped, for they cannot be read: {', '.join(_told(skipped))}")
     others = f"; {len(listing.others)} other files are no pictures" if listing.others else ""
     print(f"{total} pictures found, {len(rows)} predicted, {len(skipped)} skipped{others}")
     print(f"{output / 'predictions.csv'} and {len(sheets)} contact sheets beside it")
@@ -109,8 +112,8 @@ def found_pictures(images: Path) -> tuple[Path, Listing]:
     return images, listing
 
 
-def _told(skipped: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} ({why})" for name, why in skipped.items())
+def _told(skipped: Mapping[str, str]) -> list[str]:
+    return [f"{name} ({why})" for name, why in skipped.items()]
 
 
 def contact_sheet(pictures: Sequence[Image.Image], captions: Sequence[tuple[str, str]]) -> Image.Image:

@@ -120,6 +120,12 @@ def test_links_are_followed(digits, tmp_path):
     assert len(run(digits, tmp_path / "images", tmp_path / "output")) == 21
 
 
+def test_an_earlier_predictions_sheets_are_no_pictures(digits, tmp_path):
+    save_digits(tmp_path, 2)
+    for _ in range(2):
+        assert len(run(digits, tmp_path, tmp_path / "output")) == 2
+
+
 def test_one_file(digits, tmp_path):
     save_digits(tmp_path, 2)
     whole = run(digits, tmp_path, tmp_path / "output")
