@@ -1,4 +1,4 @@
-"""`python -m fastmmd.models.predict --checkpoint CKPT --images FOLDER --output DIR`: a trained network on pictures.
+"""`python -m fastmmd.models.predict --checkpoint CKPT --images PATH --output DIR`: a trained network on pictures.
 
 Writes `predictions.csv` (path, class, p_<class>...; a row a picture, ordered by path) and contact sheets
 `contact-1.png`, `contact-2.png`, ... that show every picture with its class and probability.
@@ -7,18 +7,20 @@ Writes `predictions.csv` (path, class, p_<class>...; a row a picture, ordered by
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser
 from matplotlib.font_manager import findfont
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from fastmmd.models.data.domain import ImageDomain
+from fastmmd.models.data.domain import UNLABELLED, ImageDomain, some
+from fastmmd.models.data.pictures import obstacle
+from fastmmd.models.data.readers.files import LOOP, Listing, list_folder
 from fastmmd.models.files import write_atomically
 from fastmmd.models.networks.network import over_crops
 from fastmmd.models.trained import load_trained
@@ -29,32 +31,40 @@ SQUARE, TEXT, MARGIN = 180, 40, 10
 
 
 def predict(checkpoint: Path, images: Path, output: Path, skip_unreadable: bool = False, device: str = "cpu") -> None:
-    """Classifies every picture below a folder, of any format that PIL reads.
+    """Classifies every picture below a folder, or one file, read as in training and test.
 
     Where the run's evaluation saw several crops of a picture, the probabilities are means over them here too.
 
     Args:
         checkpoint: of `python -m fastmmd.models fit`.
-        images: the folder; files and folders whose names begin with a dot are passed over.
+        images: the folder, in which links are followed and hidden files passed over; or a picture.
         output: folder for the table and the contact sheets; those of an earlier prediction are replaced.
         skip_unreadable: go on where a picture cannot be read, and name these pictures at the end.
         device: what computes, such as "cuda".
 
     Raises:
-        FileNotFoundError: no such checkpoint or folder, or no pictures in it.
+        FileNotFoundError: no such checkpoint, folder or file, or no pictures in it.
         OSError: a picture cannot be read, or with `skip_unreadable` none can.
         FloatingPointError: the network's outputs are not finite.
         ValueError: the checkpoint is not one of `fit`.
     """
-    names = picture_files(images)
-    pictures = ImageDomain(images, names, [0] * len(names), ["unknown"])
+    folder, listing = found_pictures(images)
+    own = {sheet.resolve() for sheet in output.glob("contact-*.png")}  # an earlier prediction's, if it lies there
+    names = [name for name in listing.pictures if not own or (folder / name).resolve() not in own]
+    skipped = {name: why for name, why in listing.closed.items() if why != LOOP}
+    total = len(names) + len(skipped)
+    if skipped and (not skip_unreadable or not names):
+        raise OSError(
+            f"images: {len(skipped)} of {total} pictures in {str(images)!r} cannot be read: {some(_told(skipped), 20)}"
+            + ("; --skip-unreadable goes on without such pictures" if names else "")
+        )
+    pictures = ImageDomain(folder, names, [UNLABELLED] * len(names), ())
     trained = load_trained(checkpoint)
     network = trained.network.to(device)
     rows: list[list[str]] = []
-    unreadable: list[str] = []
     sheets: list[Path] = []
 
-    readable = _readable(pictures, unreadable if skip_unreadable else None)
+    readable = _readable(pictures, skipped if skip_unreadable else None)
     # Pictures are kept at their small size only: a page of large photographs would fill the memory.
     while page := [
         (name, trained.transform(picture), ImageOps.contain(picture, (SQUARE, SQUARE)))
@@ -71,30 +81,39 @@ def predict(checkpoint: Path, images: Path, output: Path, skip_unreadable: bool 
             contact_sheet(small, captions).save(file, format="png")
 
     if not rows:
-        raise OSError(f"images: none of the {len(names)} pictures in {str(images)!r} can be read")
+        raise OSError(
+            f"images: none of the {total} pictures in {str(images)!r} can be read: {some(_told(skipped), 20)}"
+        )
     with write_atomically(output / "predictions.csv") as file:
         csv.writer(file).writerows([["path", "class", *(f"p_{name}" for name in trained.classes)], *rows])
     for old in set(output.glob("contact-*.png")) - set(sheets):
         old.unlink()
-    if unreadable:
-        print(f"skipped, for they cannot be read: {', '.join(unreadable)}")
-    print(f"{len(rows)} pictures: {output / 'predictions.csv'} and {len(sheets)} contact sheets beside it")
+    if skipped:
+        print(f"skipped, for they cannot be read: {', '.join(_told(skipped))}")
+    others = f"; {len(listing.others)} other files are no pictures" if listing.others else ""
+    print(f"{total} pictures found, {len(rows)} predicted, {len(skipped)} skipped{others}")
+    print(f"{output / 'predictions.csv'} and {len(sheets)} contact sheets beside it")
 
 
-def picture_files(folder: Path) -> list[str]:
-    """Paths below `folder`, with "/", of all files that are called as pictures are, in order.
+def found_pictures(images: Path) -> tuple[Path, Listing]:
+    """A folder, and what lies below it; or the folder of a file, and this file alone, whatever its extension.
 
     Raises:
-        FileNotFoundError: no such folder, or none in it.
+        FileNotFoundError: nothing there, or a folder without pictures.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"images: no folder {str(folder)!r}")
-    kinds = Image.registered_extensions()
-    files = (file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in kinds and file.is_file())
-    names = sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts))
-    if not names:
-        raise FileNotFoundError(f"images: no pictures in {str(folder)!r} or below it")
-    return names
+    if images.is_file():
+        why = obstacle(images.name)
+        return images.parent, Listing(() if why else (images.name,), {images.name: why} if why else {}, (), ())
+    if not images.is_dir():
+        raise FileNotFoundError(f"images: no folder or file {str(images)!r}")
+    listing = list_folder(images)
+    if not listing.pictures and not listing.closed:
+        raise FileNotFoundError(f"images: no pictures in {str(images)!r} or below it")
+    return images, listing
+
+
+def _told(skipped: Mapping[str, str]) -> list[str]:
+    return [f"{name} ({why})" for name, why in skipped.items()]
 
 
 def contact_sheet(pictures: Sequence[Image.Image], captions: Sequence[tuple[str, str]]) -> Image.Image:
@@ -117,15 +136,16 @@ def contact_sheet(pictures: Sequence[Image.Image], captions: Sequence[tuple[str,
     return sheet
 
 
-def _readable(pictures: ImageDomain, unreadable: list[str] | None) -> Iterator[tuple[str, Image.Image]]:
-    """Names and pictures, with a progress bar; names of unreadable ones go into the list, or are an error without."""
+def _readable(pictures: ImageDomain, skipped: dict[str, str] | None) -> Iterator[tuple[str, Image.Image]]:
+    """Names and pictures, with a progress bar; unreadable ones go to `skipped`, or are an error without."""
     for place, name in enumerate(tqdm(pictures.names, desc="pictures", unit="picture")):
         try:
             picture, _ = pictures[place]
         except OSError as error:
-            if unreadable is None:
+            if skipped is None:
                 raise OSError(f"{error}; --skip-unreadable goes on without such pictures") from error
-            unreadable.append(name)
+            cause = error.__cause__  # Pillow's own words for a file that is no picture name an object in memory
+            skipped[name] = "no known image format" if isinstance(cause, UnidentifiedImageError) else str(cause)
         else:
             yield name, picture
 
@@ -149,7 +169,7 @@ def _fitted(text: str, font: ImageFont.FreeTypeFont) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(prog="python -m fastmmd.models.predict", description="Classifies a folder of pictures.")
+    parser = ArgumentParser(prog="python -m fastmmd.models.predict", description="Classifies the pictures of a folder.")
     parser.add_function_arguments(predict, skip={"skip_unreadable"})
     parser.add_argument("--skip-unreadable", action="store_true", help="go on where a picture cannot be read")
     predict(**parser.parse_args(args))

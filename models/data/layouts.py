@@ -16,6 +16,7 @@ from PIL import Image
 
 from fastmmd.models.data.readers.classes import ALIASES, EKMAN, MIKELS, SENTIMENT
 from fastmmd.models.data.readers.mikels import NORMS
+from fastmmd.models.data.readers.webemo import FINE, LISTS
 from fastmmd.models.files import write_atomically
 
 # The order of EmoSet's info.json and of the LDL tables.
@@ -215,6 +216,24 @@ def write_mart(root: Path, pictures: Iterable[Picture]) -> Path:
         save(image, root / f"{number:03}.jpg")
         rows.append([f"{number:03}.jpg", score])
     _table(root / "scores.csv", rows)
+    return root
+
+
+def write_webemo(root: Path, parts: Mapping[str, Iterable[Picture]]) -> Path:
+    """WEBEmo's lists `train25.txt` and `test25.txt`, and pictures `<part>/<number>/<last part of the address>`.
+
+    Args:
+        parts: pictures of "train" and "test", of the 25 classes.
+    """
+    count = 0
+    for part, pictures in parts.items():
+        lines = []
+        for label, image, _ in pictures:
+            count += 1
+            number, name = FINE.index(label), f"220_F_{count:08}_x.jpg"
+            save(image, root / part / str(number) / name)
+            lines.append([f"https://as2.ftcdn.net/jpg/00/42/{name} {number}"])
+        _table(root / LISTS[part], lines)
     return root
 
 

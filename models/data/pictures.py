@@ -3,26 +3,30 @@
 | pixels                                | become                                                                      |
 |---------------------------------------|-----------------------------------------------------------------------------|
 | 8 bits of grey, palette, bilevel      | the same in three channels                                                  |
-| 16 bits of grey                       | scaled by 255 / 65535 and rounded, never clipped                            |
+| 16 bits of grey, 12 in TIFF           | scaled by 255 / 65535 (255 / 4095) and rounded, never clipped               |
 | 16 bits a channel of colour           | the upper 8 (Pillow's reading)                                              |
 | 32-bit integers                       | 8-bit levels if none is above 255, else 16-bit ones; above 65535 an error   |
 | floating point                        | 0 to 1 is black to white; whole numbers up to 255 are levels; else an error |
 | transparency (alpha, a palette's too) | laid on white, as browsers do: hidden colours are arbitrary                 |
 | CMYK, YCbCr, HSV, LAB                 | Pillow's conversion; embedded colour profiles are not applied               |
 | EXIF orientation                      | applied, as viewers do                                                      |
-| several frames                        | the first                                                                   |
+| several frames                        | the first; of HEIC the primary one                                          |
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+# TIFF's tags.
+_BITS, _PHOTOMETRIC = 258, 262
 # Formats that Pillow identifies but that hold no pixels for it (it needs Ghostscript, Windows, or another library).
 _NO_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 _HEIC = "needs Pillow's plugin: pip install pillow-heif"
@@ -84,11 +88,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: pixels whose white is unknown: floating point outside 0 to 1 that isn't whole levels up to 255,
             integers above 65535, negative values, NaN.
     """
-    kind = image.format  # of the file; what is made of the picture below has none
+    kind, tags = image.format, getattr(image, "tag_v2", {})  # of the file; what is made of the picture has none
     image = _upright(image)
     if image.mode == "F" or image.mode.startswith("I"):
-        image = _grey(image, kind)
+        image = _grey(image, kind, tags)
     if image.has_transparency_data:
+        key = image.info.get("transparency")
+        if isinstance(key, tuple) and max(key) > 255:  # of 16 bits, where the pixels have their upper 8
+            image.info["transparency"] = tuple(level >> 8 for level in key)
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
@@ -102,10 +109,11 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if turned else image
 
 
-def _grey(image: Image.Image, kind: str | None) -> Image.Image:
-    """Integers of more than 8 bits, or floating point, as 8-bit grey."""
+def _grey(image: Image.Image, kind: str | None, tags: Mapping[int, Any]) -> Image.Image:
+    """Integers of more than 8 bits, or floating point, as 8-bit grey; `tags` are those of a TIFF file."""
     levels = np.asarray(image)
     least, most = levels.min(), levels.max()
+    bits = tags.get(_BITS, (0,))[0]
     if image.mode == "F":
         if least >= 0 and most <= 1:
             scaled = levels * 255.0
@@ -116,16 +124,22 @@ def _grey(image: Image.Image, kind: str | None) -> Image.Image:
                 f"floating-point pixels from {least:.6g} to {most:.6g}, whose white is unknown: expected 0 to 1, or "
                 "whole numbers up to 255; save the picture with 8 or 16 bits"
             )
-        return Image.fromarray(np.rint(scaled).astype(np.uint8))
-    if least < 0 or most > 65535:
+        grey = np.rint(scaled).astype(np.uint8)
+    elif least < 0 or most > 65535 or (image.mode == "I" and bits == 16):
         raise ValueError(
-            f"integer pixels from {least} to {most}, whose white is unknown: expected 0 to 65535; save the picture "
-            "with 8 or 16 bits"
+            f"{'signed ' if image.mode == 'I' else ''}integer pixels from {least} to {most}, whose white is unknown: "
+            "expected 0 to 65535, unsigned; save the picture with 8 or 16 bits"
         )
     # Some versions of Pillow give 16-bit PNG and PGM files as 32-bit integers; TIFF's are 32 bits in the file.
-    eight_bits = image.mode == "I" and kind not in ("PNG", "PPM") and most <= 255
-    grey = Image.fromarray((levels if eight_bits else (levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.mode == "I" and kind not in ("PNG", "PPM") and most <= 255:
+        grey = levels.astype(np.uint8)
+    else:
+        white = 4095 if bits == 12 else 65535
+        grey = ((levels.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == 0:  # white is 0, which Pillow minds in pictures of 8 bits only
+        grey = 255 - grey
+    picture = Image.fromarray(grey)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):  # a level that stands for nothing, in PNG files
-        grey.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
-    return grey
+        picture.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    return picture

@@ -1,17 +1,24 @@
 """Prediction on a folder of pictures, with trained digits and with a network for photographs."""
 
 import csv
+import io
+import json
 import re
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from fastmmd.models import cli, predict
 from fastmmd.models.data import OptDigits
+from fastmmd.models.data import pictures as reading
 from fastmmd.models.trained import load_trained
 from tests.models.test_export import save_photo_checkpoint
+from tests.models.test_five_crops import SMALL
+from tests.models.test_read_picture import MADE
+
+READ_DOMAIN = "fastmmd.models.data.readers.read_domain"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +70,8 @@ def test_digits(digits, tmp_path, capsys):
     with Image.open(tmp_path / "output" / "contact-2.png") as sheet:
         assert sheet.size == (6 * 190 + 10, 3 * 230 + 10)  # 14 of 50 pictures
         assert np.asarray(sheet.convert("L")).std() > 20
-    assert "50 pictures" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "50 pictures found, 50 predicted, 0 skipped; 1 other files are no pictures" in told
 
     # A smaller prediction into the same folder leaves none of the larger one's sheets.
     assert len(run(digits, tmp_path / "images" / "more", tmp_path / "output")) == 33
@@ -77,11 +85,85 @@ def test_unreadable_pictures_are_named(digits, tmp_path, capsys):
         run(digits, tmp_path / "images", tmp_path / "output")
     assert not (tmp_path / "output" / "predictions.csv").exists()
     assert len(run(digits, tmp_path / "images", tmp_path / "output", "--skip-unreadable")) == 3
-    assert "skipped, for they cannot be read: broken.jpg" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "skipped, for they cannot be read: broken.jpg (no known image format)\n" in told
+    assert "4 pictures found, 3 predicted, 1 skipped\n" in told
     (tmp_path / "broken").mkdir()
     (tmp_path / "images" / "broken.jpg").rename(tmp_path / "broken" / "broken.jpg")
     with pytest.raises(OSError, match="none of the 1 pictures"):
         run(digits, tmp_path / "broken", tmp_path / "output", "--skip-unreadable")
+
+
+def test_pictures_of_formats_that_are_not_read_are_an_error(digits, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reading, "extensions", lambda: frozenset({".png"}))
+    save_digits(tmp_path / "images", 3)
+    (tmp_path / "images" / "more" / "a.HEIC").write_bytes(b"content")
+    (tmp_path / "images" / "b.nef").write_bytes(b"content")
+    (tmp_path / "images" / "c.png").symlink_to("nowhere.png")
+    with pytest.raises(OSError, match=r"3 of 6 pictures in .*: b.nef \(a camera.*more/a.HEIC \(needs .* pillow-heif\)"):
+        run(digits, tmp_path / "images", tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+    assert len(run(digits, tmp_path / "images", tmp_path / "output", "--skip-unreadable")) == 3
+    told = capsys.readouterr().out
+    assert "6 pictures found, 3 predicted, 3 skipped\n" in told
+    assert "c.png (a link to nothing)" in told
+    for args in ((), ("--skip-unreadable",)):
+        with pytest.raises(OSError, match=r"1 of 1 pictures in .*b.nef.*camera's raw file"):
+            run(digits, tmp_path / "images" / "b.nef", tmp_path / "output", *args)
+
+
+def test_links_are_followed(digits, tmp_path):
+    save_digits(tmp_path / "elsewhere", 20)
+    save_digits(tmp_path / "images", 1)
+    (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "round").symlink_to(tmp_path / "images")
+    assert len(run(digits, tmp_path / "images", tmp_path / "output")) == 21
+
+
+def test_an_earlier_predictions_sheets_are_no_pictures(digits, tmp_path):
+    save_digits(tmp_path, 2)
+    for _ in range(2):
+        assert len(run(digits, tmp_path, tmp_path / "output")) == 2
+
+
+def test_one_file(digits, tmp_path):
+    save_digits(tmp_path, 2)
+    whole = run(digits, tmp_path, tmp_path / "output")
+    path = tmp_path / whole[1]["path"]
+    (one,) = run(digits, path, tmp_path / "one")
+    assert one == {**whole[1], "path": path.name}
+    bare = path.rename(path.with_suffix(""))
+    assert run(digits, bare, tmp_path / "one")[0]["class"] == one["class"]
+
+
+def test_every_kind_of_file_is_predicted_as_it_is_tested(tmp_path):
+    """16 bits, transparency, palettes, CMYK, orientation, floating point: `test` and `predict` see one picture."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned = io.BytesIO()
+    Image.fromarray(MADE["rgb.jpg"][1]).save(turned, "JPEG", exif=exif)
+    contents = {**{name: content for name, (content, _, _) in MADE.items()}, "turned.jpg": turned.getvalue()}
+    for number, (name, content) in enumerate(contents.items()):
+        path = tmp_path / "target" / ("awe", "fear")[number % 2] / f"{number:02}-{name.split()[0]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        save_digits(tmp_path / "source" / path.parent.name, 9)
+    args = ["--config=mldrnet.yaml", *SMALL, "--data.fold=null", f"--output={tmp_path / 'run'}"]
+    for domain in ("source", "target"):
+        init = {"reader": "image_folder", "root": str(tmp_path / domain)}
+        args.append(f"--data.{domain}={json.dumps({'class_path': READ_DOMAIN, 'init_args': init})}")
+    args += ["--data.target_validation=0", "--data.target_test=0.9", "--data.exclude_held_out=false"]
+    cli.main(["fit", *args])
+    cli.main(["test", *args])
+    with open(tmp_path / "run" / "predictions.csv", newline="") as file:
+        tested = {row["item"]: row for row in csv.DictReader(file)}
+    assert len(tested) >= 0.85 * len(contents)
+    predicted = run(tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "target", tmp_path / "output")
+    assert len(predicted) == len(contents)
+    for row in predicted:
+        again = tested.get(row["path"], row)
+        for column in ("p_awe", "p_fear"):
+            assert float(row[column]) == pytest.approx(float(again[column]), abs=2e-6), row["path"]
 
 
 def test_photographs(tmp_path):
@@ -109,10 +191,10 @@ def test_weights_that_are_not_finite_predict_nothing(tmp_path):
 
 
 def test_folders_without_pictures(tmp_path):
-    with pytest.raises(FileNotFoundError, match=re.escape("images: no folder")):
-        predict.picture_files(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match=re.escape("images: no folder or file")):
+        predict.found_pictures(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=re.escape("images: no pictures")):
-        predict.picture_files(tmp_path)
+        predict.found_pictures(tmp_path)
 
 
 def test_long_captions_keep_their_end():

@@ -21,6 +21,7 @@ from fastmmd.models.data.readers.mikels import read_abstract, read_artphoto, rea
 from fastmmd.models.data.readers.office import read_office31, read_office_home, read_visda2017
 from fastmmd.models.data.readers.scans import checked
 from fastmmd.models.data.readers.voted import read_ldl, read_mart, read_twitter1
+from fastmmd.models.data.readers.webemo import read_webemo
 
 READERS: dict[str, Callable[..., ImageDomain]] = {
     "abstract": read_abstract,
@@ -42,6 +43,7 @@ READERS: dict[str, Callable[..., ImageDomain]] = {
     "twitter_ldl": read_ldl,
     "unlabelled": read_unlabelled,
     "visda2017": read_visda2017,
+    "webemo": read_webemo,
 }
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "read_twitter1",
     "read_unlabelled",
     "read_visda2017",
+    "read_webemo",
 ]
 
 
