@@ -10,9 +10,10 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import suppress
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import active_children, get_context, parent_process
@@ -169,8 +170,9 @@ def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
     """The results of `runs`, in their order, with a progress bar; equal runs count once.
 
     Finished runs are read back; the others go to `jobs` processes of one thread each, which makes a run's result
-    independent of `jobs`. An interruption loses at most an epoch of each run in progress. What is wrong with the
-    arguments or the data ends all before the first run.
+    independent of `jobs`. An interruption loses at most an epoch of each run in progress, and so does a process that is
+    killed, such as for want of memory: its run is tried once more, alone. What is wrong with the arguments or the data
+    ends all before the first run.
 
     Raises:
         SystemExit: runs failed, after all others finished and with a line for each; or there was an interruption; or
@@ -179,15 +181,15 @@ def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
     """
     runs = list(dict.fromkeys(runs))
     results = {run: result for run in runs if (result := run.result(root))}
-    check([run for run in runs if run not in results], root)
+    waiting = [run for run in runs if run not in results]
+    check(waiting, root)
     with (
-        ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_worker) as pool,
+        closing(_in_processes(waiting, root, jobs)) as finished,
         tqdm(total=len(runs), initial=len(results), desc="runs", unit="run") as bar,
     ):
         try:
-            futures = {pool.submit(run.execute, root): run for run in runs if run not in results}
-            for future in as_completed(futures):
-                run, error = futures[future], future.exception()
+            for run, future in finished:
+                error = future.exception()
                 if error is None:
                     results[run] = result = future.result()
                     outcome = f"{result['accuracy']:.1f} % in {result['seconds']} s"
@@ -196,12 +198,45 @@ def execute_all(runs: Sequence[Run], root: Path, jobs: int) -> list[Result]:
                 bar.write(f"{run.task}, {run.method}, {run.name}: {outcome}")
                 bar.update()
         except KeyboardInterrupt:
-            for worker in active_children():
-                worker.terminate()
             raise SystemExit("interrupted; the same command continues") from None
     if len(results) < len(runs):
         raise SystemExit(f"{len(runs) - len(results)} of {len(runs)} runs failed; the same command repeats only those")
     return [results[run] for run in runs]
+
+
+def _in_processes(runs: Sequence[Run], root: Path, jobs: int) -> Generator[tuple[Run, Future[Result]], None, None]:
+    """Executes runs in processes, and gives each with its future when it has finished; closing it ends the processes.
+
+    A process that is killed breaks its pool, which no other run may suffer from: those in progress then, `jobs` at
+    most, go on in a new pool behind the others, one by one.
+    """
+    waiting, tried = deque(runs), set()
+    while waiting:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
+            running: dict[Future[Result], Run] = {}
+            broken = False
+            try:
+                while running or (waiting and not broken):
+                    while waiting and not broken and len(running) < (1 if waiting[0] in tried else jobs):
+                        try:
+                            running[pool.submit(waiting[0].execute, root)] = waiting[0]
+                        except BrokenExecutor:  # an idle process was killed
+                            broken = True
+                        else:
+                            waiting.popleft()
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        run = running.pop(future)
+                        if isinstance(future.exception(), BrokenExecutor):
+                            broken = True
+                            if run not in tried:
+                                tried.add(run)
+                                waiting.append(run)
+                                continue
+                        yield run, future
+            except (KeyboardInterrupt, GeneratorExit):
+                for worker in active_children():
+                    worker.terminate()
+                raise
 
 
 def _named(error: BaseException, folder: Path) -> str:

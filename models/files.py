@@ -41,7 +41,7 @@ def write_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     draft = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
-        with errors_named(path, draft):
+        with errors_named(path, draft, *path.parents):
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(os.path.realpath(path.parent), os.getpid())
             with open(draft, mode, newline=None if "b" in mode else "") as file:
@@ -53,17 +53,18 @@ def write_atomically(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 @contextmanager
-def errors_named(path: Path, draft: Path | None = None) -> Iterator[None]:
-    """Within the block, errors of the system about `path`, its draft, a folder above it or no file name get its path.
+def errors_named(path: Path, *others: Path) -> Iterator[None]:
+    """Within the block, errors of writing that name no file, or `path`, or one of `others`, get its path and a remedy.
 
     Args:
         path: what is written, a file or the folder of all that is.
-        draft: the file that is written in its place.
+        others: what is written in its stead, or the folders above it.
     """
     try:
         yield
     except OSError as error:
-        about = error.filename is None or os.path.abspath(os.fsdecode(error.filename)) in _line(path, draft)
+        name, known = error.filename, {os.path.abspath(one) for one in (path, *others)}
+        about = name is None or (isinstance(name, str) and os.path.abspath(name) in known)
         if error.errno not in REMEDIES or not about:
             raise
         reason = f"{os.strerror(error.errno)}; {REMEDIES[error.errno]}"
@@ -76,18 +77,11 @@ def require_writable(folder: Path) -> None:
     Raises:
         OSError: no file can be written there; the error has the absolute path and says what to do.
     """
-    with errors_named(folder):
+    probe = folder / f".{socket.gethostname()}.{os.getpid()}"
+    with errors_named(folder, probe, *folder.parents):
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{socket.gethostname()}.{os.getpid()}"
-        with errors_named(folder, probe):
-            probe.touch()
-            probe.unlink()
-
-
-def _line(path: Path, draft: Path | None) -> set[str]:
-    """Absolute names of the path, its draft and all folders above it."""
-    whole = Path(os.path.abspath(path))
-    return {str(part) for part in (whole, *whole.parents)} | ({os.path.abspath(draft)} if draft else set())
+        probe.touch()
+        probe.unlink()
 
 
 @cache

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing import active_children
+from multiprocessing import active_children, get_context
 
 import pytest
 import torch
@@ -205,12 +205,41 @@ def test_errors_without_a_path_name_the_run(tmp_path, monkeypatch, capsys):
 
 
 def test_interruption_is_one_line(tmp_path, monkeypatch):
-    def interrupted(futures):
+    def interrupted(futures, return_when):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "as_completed", interrupted)
+    monkeypatch.setattr(experiment, "wait", interrupted)
     with pytest.raises(SystemExit, match="the same command continues"):
         execute_all([run()], tmp_path, jobs=1)
+    assert not active_children()
+
+
+class Killed(Run):
+    """Seed 1 is killed once, seed 2 always; the others finish."""
+
+    def execute(self, root):
+        with open(root / f"{self.name}.txt", "a") as file:
+            file.write("begun ")
+        tries = (root / f"{self.name}.txt").read_text().count("begun")
+        if self.seed == 2 or (self.seed == 1 and tries == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"accuracy": 50.0, "seconds": 0.1}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_killed_process_costs_no_other_run(tmp_path, monkeypatch, capsys, jobs):
+    """Such as one that the system kills for want of memory."""
+    monkeypatch.setattr(experiment, "check", lambda runs, root: None)
+    monkeypatch.setattr(experiment, "get_context", lambda _: get_context("fork"))
+    runs = [Killed("mnist", "jan", seed, ()) for seed in range(6)]
+    with pytest.raises(SystemExit, match="1 of 6 runs failed"):
+        execute_all(runs, tmp_path, jobs)
+    out = capsys.readouterr().out
+    assert "mnist, jan, seed2: failed: BrokenProcessPool" in out
+    for seed in (0, 1, 3, 4, 5):
+        assert f"mnist, jan, seed{seed}: 50.0 %" in out
+    assert (tmp_path / "seed2.txt").read_text() == "begun begun "
     assert not active_children()
 
 
