@@ -190,6 +190,15 @@ def test_class_folders_that_differ_in_case_or_form_only(tmp_path, other):
     assert read_image_folder(tmp_path, [one]).targets == [0, 0]
 
 
+@pytest.mark.parametrize("inside", [("mug", "pen"), ("train", "test")])
+def test_domains_are_no_classes_and_classes_may_hold_parts(tmp_path, inside):
+    fill(tmp_path, *(f"{folder}/{name}/1.jpg" for folder in ("Art", "Real World") for name in inside))
+    with pytest.raises(ValueError, match=r"the folders Art, Real World all hold the same folders, .*give one of the"):
+        read_image_folder(tmp_path)
+    assert read_image_folder(tmp_path, ["Art", "Real World"]).targets == [0, 0, 1, 1]
+    assert len(read_image_folder(fill(tmp_path, "Art/more.jpg"))) == 5
+
+
 def test_pictures_that_cannot_be_opened_are_named_where_there_are_no_others(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "extensions", lambda: frozenset({".jpg", ".png"}))
     fill(tmp_path, "a/1.heic", "b/1.heic")
@@ -328,6 +337,19 @@ def test_fi_reads_valid(tmp_path):
     assert read_fi(tmp_path, part="val").names[0] == "valid/amusement/amusement_00001.jpg"
 
 
+def test_fi_in_the_archives_folder_keeps_its_votes(tmp_path):
+    root = test_readers.fi(tmp_path / "FI", test_readers.WELL + test_readers.REJECTED)
+    assert read_fi(tmp_path).samples == read_fi(root).samples
+    assert read_fi(tmp_path).votes is not None
+
+
+def test_another_copys_table_is_not_taken(tmp_path):
+    layouts.write_abstract(tmp_path / "one", test_readers.pictures(votes=test_readers.counts_of))
+    flat = fill(tmp_path / "other", "abstract_0001.jpg")
+    with pytest.raises(FileNotFoundError, match=r"expected ABSTRACT_groundTruth.csv in .*; found abstract_0001.jpg"):
+        read_abstract(flat)
+
+
 @pytest.mark.parametrize("above", ["", "office31", "office31/domain_adaptation_images"])
 @pytest.mark.parametrize("level", ["", "images"])
 def test_office_in_the_archives_folders(tmp_path, above, level):
@@ -386,6 +408,10 @@ def test_emotion_roi_with_its_parts(tmp_path):
     assert domain.parts == ["train"] * 12 + ["test"] * 6
     assert read_emotion_roi(tmp_path, "test").names == domain.names[12:]
     assert len(read_emotion_roi(root, "train").dropped["not in the part that is asked for"]) == 6
+    fill(root / "images", "1.jpg")
+    (root / "testing.txt").write_text("1.jpg\n")
+    with pytest.raises(ValueError, match=r"expected <class>/name.jpg in the lists; found 1.jpg"):
+        read_emotion_roi(root, "test")
 
 
 def test_mart_with_two_tables(tmp_path):

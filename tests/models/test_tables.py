@@ -142,6 +142,14 @@ def test_an_unknown_class_and_one_that_is_near(tmp_path):
         read_csv(tmp_path, "labels.csv", classes=MIKELS)
 
 
+def test_labels_that_differ_in_case_only(tmp_path):
+    fill(tmp_path, "1.jpg", "2.jpg")
+    (tmp_path / "labels.csv").write_text(HEADER + "1.jpg,anger\n2.jpg,Anger\n")
+    with pytest.raises(ValueError, match=r"labels.csv: the labels 'anger' and 'Anger' differ in case"):
+        read_csv(tmp_path, "labels.csv")
+    assert read_csv(tmp_path, "labels.csv", classes=["anger"]).targets == [0, 0]
+
+
 def test_paths_of_windows_and_with_dots(tmp_path):
     fill(tmp_path, "a/1.jpg", "a/b c/2.jpg", "a/3.jpg", "0.jpg")
     (tmp_path / "labels.csv").write_text(HEADER + "a\\1.jpg,u\n.\\a\\b c\\2.jpg,v\n,,\n")

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from fastmmd.models.data.domain import ImageDomain
+from fastmmd.models.data.domain import ImageDomain, some
 from fastmmd.models.data.readers.classes import EKMAN
-from fastmmd.models.data.readers.files import assemble, existing, find_file, inner, not_found
+from fastmmd.models.data.readers.files import assemble, find_file, home, not_found
 from fastmmd.models.data.readers.folders import ClassFolders, class_folders
 from fastmmd.models.data.readers.tables import each_once, listed_path, number, read_lines, read_table
 
@@ -28,8 +28,8 @@ def read_emotion6(root: str | Path) -> ImageDomain:
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    root = _root(existing(root))
-    found = class_folders(root / "images", EKMAN, split=False)
+    root = home(root, "images")
+    found = _pictures(root)
     return _with_shares(root, found, found.items)
 
 
@@ -43,8 +43,8 @@ def read_emotion_roi(root: str | Path, part: Literal["all", "train", "test"] | N
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    root = _root(existing(root))
-    found = class_folders(root / "images", EKMAN, split=False)
+    root = home(root, "images")
+    found = _pictures(root)
     kinds = dict(found.items)
     listed: dict[str, list[str]] = {}
     for name, table in (("train", "training.txt"), ("test", "testing.txt")):
@@ -55,16 +55,18 @@ def read_emotion_roi(root: str | Path, part: Literal["all", "train", "test"] | N
             ]
     if part == "all":
         return _with_shares(root, found, found.items)
-    items = [(name, kinds.get(name)) for names in listed.values() for name in names]
+    names = [name for part in listed.values() for name in part]
+    if stray := [name for name in names if name not in kinds and (found.base / name).is_file()]:
+        raise ValueError(f"{found.base}: expected <class>/name.jpg in the lists; found {some(stray)}")
+    items = [(name, kinds.get(name)) for name in names]
     parts = [name for name, names in listed.items() for _ in names]
     return _with_shares(root, found, items, parts if part is None else None)
 
 
-def _root(root: Path) -> Path:
-    images = inner(root, "images")
-    if images == root:
+def _pictures(root: Path) -> ClassFolders:
+    if not (root / "images").is_dir():
         raise not_found("images/", root)
-    return images.parent
+    return class_folders(root / "images", EKMAN, split=False)
 
 
 def _with_shares(
@@ -79,7 +81,7 @@ def _with_shares(
     if any(len(alike) != 1 for alike in places):
         raise ValueError(f"{path}: expected a column for each of {list(SHARES)}; found {table.header}")
     names = [listed_path(row.cells[0], row, found.base) for row in table.rows]
-    list(each_once(zip(names, names, table.rows, strict=True)))
+    each_once(zip(names, names, table.rows, strict=True))
     shares = {
         name: [number(row.cells[place], row.where) for (place,) in places]
         for name, row in zip(names, table.rows, strict=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fastmmd.models.data.domain import PARTS, ImageDomain, some
 from fastmmd.models.data.readers.classes import MIKELS, class_of
-from fastmmd.models.data.readers.files import assemble, existing, inner, list_folder, not_found
+from fastmmd.models.data.readers.files import assemble, home, list_folder, not_found
 
 
 def read_emoset(
@@ -29,9 +29,7 @@ def read_emoset(
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    root = existing(root)
-    folder = inner(root, "image")
-    root = root if folder == root else folder.parent
+    root = home(root, "image")
     asked = [part] if part in PARTS else list(PARTS)
     missing = [f"{name}.json" for name in asked if not (root / f"{name}.json").is_file()]
     if missing:

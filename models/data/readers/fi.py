@@ -18,7 +18,7 @@ from fastmmd.models.data.readers.files import (
     ABSENT,
     assemble,
     by_stem,
-    existing,
+    home,
     inner,
     is_junk,
     list_folder,
@@ -29,6 +29,8 @@ from fastmmd.models.data.readers.files import (
 from fastmmd.models.data.readers.folders import class_folders
 from fastmmd.models.data.readers.lists import listed_items, table_items
 from fastmmd.models.data.readers.tables import number, read_rows
+
+FOLDERS = ("emotion_dataset", "images", "imgs", "agg/imgs")
 
 
 def read_fi(
@@ -64,8 +66,8 @@ def read_fi(
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    root = existing(root)
-    base = inner(root, "emotion_dataset", "images", "imgs", "agg/imgs")
+    root = home(root, "agg", *FOLDERS)
+    base = inner(root, *FOLDERS)
     votes = sorted(path for path in (root / "agg").glob("*.csv") if not is_junk(path.name))
     if labels == "noisy" and (table is not None or part not in (None, "all") or not votes):
         raise not_found("agg/<class>_*.csv (noisy labels need the votes, all parts and no table)", root)

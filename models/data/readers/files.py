@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ import numpy as np
 
 from fastmmd.models.data.domain import UNLABELLED, ImageDomain, some
 from fastmmd.models.data.pictures import is_picture, obstacle
+from fastmmd.models.data.readers.classes import plain
 
 # What operating systems and tools leave behind, lower-case; hidden names (".DS_Store", "._a.jpg") are junk too.
 JUNK = {
@@ -66,9 +66,10 @@ class Listing:
             others: whether files that are no pictures are named; not where they are known parts of the layout.
         """
         reasons: dict[str, list[str]] = {}
-        for name, why in self.closed.items():
-            reasons.setdefault(why, []).append(name)
         read = set(used)
+        for name, why in self.closed.items():
+            if name not in read:  # a table may name it; that it can't be read is then an error of its own
+                reasons.setdefault(why, []).append(name)
         if left := [name for name in self.pictures if name not in read]:
             reasons.setdefault(rest, []).extend(left)
         if others and self.others:
@@ -128,17 +129,16 @@ def list_folder(root: Path, deep: bool = True) -> Listing:
 
 def unlisted(root: Path, names: Iterable[str], table: str) -> dict[str, list[str]]:
     """Reason -> names of the pictures that lie in the folders of listed ones but aren't listed."""
-    names = list(names)
-    reason = f"not in {table}"
+    of_folder = defaultdict(list)
+    for name in names:
+        top, _, rest = name.rpartition("/") if "/" not in name else name.partition("/")
+        of_folder[top].append(rest)
     dropped: dict[str, list[str]] = {}
-    tops = {PurePosixPath(name).parts[0] if "/" in name else "" for name in names}
-    for top in sorted(tops):
-        if top == "..":  # a table may lie beside its pictures
+    for top, used in sorted(of_folder.items()):
+        if top == ".." or not (root / top).is_dir():  # a table may lie beside its pictures
             continue
-        listing = list_folder(root / top, deep=bool(top)) if (root / top).is_dir() else Listing((), {}, (), ())
         start = f"{top}/" if top else ""
-        used = {name.removeprefix(start) for name in names if name.startswith(start)}
-        for why, left_out in listing.dropped(used, reason, others=False).items():
+        for why, left_out in list_folder(root / top, deep=bool(top)).dropped(used, f"not in {table}", False).items():
             dropped.setdefault(why, []).extend(start + name for name in left_out)
     return dropped
 
@@ -160,34 +160,32 @@ def existing(root: str | Path) -> Path:
 
 
 def inner(root: Path, *names: str) -> Path:
-    """The first of these subfolders that exists, else `root`: archives are unpacked with and without them.
+    """The first of these subfolders that exists, else `root`: archives are unpacked with and without them."""
+    return next((root / name for name in names if (root / name).is_dir()), root)
 
-    A root that holds nothing but one folder is passed through, for archives are unpacked into a folder of their name.
+
+def home(root: str | Path, *names: str) -> Path:
+    """The folder that one of these files or folders is in: `root`, else what it holds, if that is one folder alone.
+
+    Archives are unpacked into folders of their own name. Where there is none of the names, it is `root`.
+
+    Raises:
+        FileNotFoundError: `root` is no folder.
     """
-    for folder in (root, *_wrapped(root)):
-        for name in names:
-            if (folder / name).is_dir():
-                return folder / name
-    return root
-
-
-def _wrapped(root: Path) -> list[Path]:
-    """The folders that one comes to where each holds one folder and no files."""
-    found = [root]
-    while len(found) < 10:
-        content = [entry for entry in found[-1].iterdir() if not is_junk(entry.name)]
-        if len(content) != 1 or not content[0].is_dir():
-            break
-        found.append(content[0])
-    return found[1:]
+    root = folder = existing(root)
+    while not any((folder / name).exists() for name in names):
+        content = [entry for entry in folder.iterdir() if not is_junk(entry.name)]
+        if len(content) != 1 or not content[0].is_dir() or content[0].is_symlink():
+            return root
+        (folder,) = content
+    return folder
 
 
 def files_named(root: Path, name: str) -> list[Path]:
     """The files of this name (or glob pattern) in `root`, else in its subfolders."""
     for pattern in (name, f"*/{name}"):
-        found = sorted(path for path in root.glob(pattern) if not is_junk(path.name) and path.is_file())
-        found = [path for path in found if not is_junk(path.parent.name) or path.parent == root]
-        if found:
+        paths = [path for path in root.glob(pattern) if path.is_file()]
+        if found := sorted(path for path in paths if not any(map(is_junk, path.relative_to(root).parts))):
             return found
     return []
 
@@ -304,8 +302,3 @@ def _where_else(root: Path, absent: Sequence[str]) -> str:
         alike = [name for name in names if plain(name) == plain(part)]
         return f"; {part} is called {alike[0]} there, other in case or in Unicode's form" if alike else ""
     return ""
-
-
-def plain(name: str) -> str:
-    """A name in one case and one Unicode form: what differs by these alone is meant to be the same."""
-    return unicodedata.normalize("NFC", name).casefold()

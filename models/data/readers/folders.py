@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from fastmmd.models.data.domain import PARTS, ImageDomain, some
-from fastmmd.models.data.readers.classes import class_of, match_class
-from fastmmd.models.data.readers.files import Listing, assemble, existing, list_folder, not_found, plain, unlisted
+from fastmmd.models.data.readers.classes import class_of, match_class, refuse_alike
+from fastmmd.models.data.readers.files import Listing, assemble, existing, list_folder, not_found, unlisted
 from fastmmd.models.data.readers.tables import columns, each_once, listed_path, read_lines, read_table
 
 # Names of folders that are parts of a data set, in any case.
@@ -105,7 +105,7 @@ def read_unlabelled(
             path, _, label = name.rpartition(" ")
             without = not (root / name).is_file() and label.lstrip("-").isdecimal() and (root / path.rstrip()).is_file()
             listed.append((path.rstrip() if without else name, None, row))
-    items = list(each_once(listed))
+    items = each_once(listed)
     return assemble(root, items, (), dropped=unlisted(root, [name for name, _ in items], table))
 
 
@@ -270,13 +270,15 @@ def _divided(
     empty: dict[str, list[str]] = {}
     all_names: dict[str, None] = {}
     for folder, (prefix, level) in levels.items():
+        if classes is None:
+            _refuse_nested(base / prefix, level)
         items, names, empty[folder] = _folders_of(base / prefix, level, classes)
         found[folder] = [(prefix + name, kind) for name, kind in items]
         all_names.update(dict.fromkeys(names))
     labelled = {kind for items in found.values() for _, kind in items if kind is not None}
     for folder, names in empty.items():
         _refuse_empty(base / folder, [name for name in names if name not in labelled], classes)
-    _refuse_alike(base, all_names)
+    refuse_alike(all_names, f"{base}: the class folders")
     _refuse_few(base, sorted(labelled), classes, least)
     order = {folder: PARTS.index(name) for folder, name in divided.items()}
     asked = [folder for folder in sorted(found, key=order.__getitem__) if part in (None, "all", divided[folder])]
@@ -294,8 +296,10 @@ def _of_classes(
             f"{base}: expected class folders, <class>/*.jpg; found {len(listing.pictures)} pictures and no folders of "
             f"pictures; {SORT_OR_UNLABELLED}"
         )
+    if classes is None:
+        _refuse_nested(base, listing)
     _refuse_empty(base, empty, classes)
-    _refuse_alike(base, names)
+    refuse_alike(names, f"{base}: the class folders")
     _refuse_few(base, names, classes, least)
     return items, names
 
@@ -323,15 +327,18 @@ def _refuse_empty(base: Path, empty: Sequence[str], classes: Sequence[str] | Non
         )
 
 
-def _refuse_alike(base: Path, names: Iterable[str]) -> None:
-    first: dict[str, str] = {}
-    for name in names:
-        other = first.setdefault(plain(name), name)
-        if other != name:
-            raise ValueError(
-                f"{base}: the class folders {other!r} and {name!r} differ in case or in Unicode's form only; make "
-                "them one, or give classes, which are found in any case"
-            )
+def _refuse_nested(base: Path, listing: Listing) -> None:
+    """Makes sure that the class folders aren't domains or classes one level above those that are meant."""
+    names = [name.split("/") for name in (*listing.pictures, *listing.closed) if "/" in name]
+    inside: dict[str, set[str]] = defaultdict(set)
+    for folder, *rest in names:
+        inside[folder].add(rest[0] if len(rest) > 1 else "")
+    first = next(iter(inside.values()), set())
+    if len(inside) > 1 and len(first) > 1 and "" not in first and all(found == first for found in inside.values()):
+        raise ValueError(
+            f"{base}: the folders {some(sorted(inside))} all hold the same folders, {some(sorted(first))}; if these "
+            "are the classes, give one of the former as root; if the former are the classes, give classes"
+        )
 
 
 def _refuse_few(base: Path, names: Sequence[str], classes: Sequence[str] | None, least: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from fastmmd.models.data.domain import ImageDomain, some
 from fastmmd.models.data.pictures import is_picture
-from fastmmd.models.data.readers.classes import class_of
+from fastmmd.models.data.readers.classes import class_of, refuse_alike
 from fastmmd.models.data.readers.files import assemble, existing, unlisted
 from fastmmd.models.data.readers.tables import Row, columns, each_once, listed_path, read_lines, read_table
 
@@ -100,7 +100,8 @@ def table_items(
     for row in rows:
         kind = row.cells[label] if classes is None else class_of(row.cells[label], classes, row.where)
         items.append((listed_path(row.cells[image], row, root), kind, row))
-    return list(each_once(items))
+    refuse_alike((kind for _, kind, _ in items), f"{path}: the labels")
+    return each_once(items)
 
 
 def _labelled(
@@ -119,7 +120,7 @@ def _labelled(
                 "set label_offset if the list does not count from 0"
             )
         items.append((name, kind, row))
-    return list(each_once(items))
+    return each_once(items)
 
 
 def _classes_of_folders(lines: Sequence[tuple[str, str, Row]], path: Path, label_offset: int) -> list[str]:

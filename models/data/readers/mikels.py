@@ -16,6 +16,7 @@ from fastmmd.models.data.readers.files import (
     existing,
     files_named,
     find_file,
+    home,
     inner,
     list_folder,
     not_found,
@@ -28,6 +29,7 @@ NORMS = {
     "positive": {"AmusMean": "amusement", "AweMean": "awe", "ContMean": "contentment", "ExciMean": "excitement"},
     "negative": {"AngrMean": "anger", "DisgMean": "disgust", "FearMean": "fear", "SadnMean": "sadness"},
 }
+ARTPHOTO, ABSTRACT = "testImages_artphoto", "testImages_abstract"
 ABSTRACT_TABLE = "ABSTRACT_groundTruth.csv"
 IN_SUBFOLDERS = "in a folder below that of the pictures"
 # In the norms, but not in every copy of IAPS.
@@ -43,7 +45,7 @@ def read_artphoto(root: str | Path) -> ImageDomain:
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    folder = inner(existing(root), "testImages_artphoto")
+    folder = inner(home(root, ARTPHOTO), ARTPHOTO)
     listing = list_folder(folder)
     names = [name for name in listing.pictures if "/" not in name]
     if not names:
@@ -66,18 +68,17 @@ def read_abstract(root: str | Path) -> ImageDomain:
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    root = existing(root)
-    folder = inner(root, "testImages_abstract")
-    tables = files_named(root, ABSTRACT_TABLE) or files_named(folder.parent, ABSTRACT_TABLE)
+    root = home(root, ABSTRACT, ABSTRACT_TABLE)
+    folder = inner(root, ABSTRACT)
     listing = list_folder(folder)
-    if not tables and any("/" in name for name in listing.pictures):
+    if not files_named(root, ABSTRACT_TABLE) and any("/" in name for name in listing.pictures):
         return class_folders(folder, MIKELS, split=False).domain(complete=True)
-    path = tables[0] if len(tables) == 1 else find_file(root, ABSTRACT_TABLE)
+    path = find_file(root, ABSTRACT_TABLE)
     _, header, rows = read_table(path)
     places = columns([match_class(name, MIKELS) or name for name in header], MIKELS, path)
     files = by_stem(name for name in listing.pictures if "/" not in name)
     names = [files.get(stem(row.cells[0]), row.cells[0]) for row in rows]
-    list(each_once(zip(names, names, rows, strict=True)))
+    each_once(zip(names, names, rows, strict=True))
     items, votes, tied = [], [], []
     for name, row in zip(names, rows, strict=True):
         ordered = [number(row.cells[place], row.where) for place in places]
@@ -125,6 +126,6 @@ def read_iaps(root: str | Path) -> ImageDomain:
     unexpected = sorted(set(absent) - PERHAPS_ABSENT)
     if unexpected:
         raise FileNotFoundError(f"{len(unexpected)} pictures of Mikels' norms are not in {root}: {some(unexpected)}")
-    items = list(each_once(found))
+    items = each_once(found)
     dropped = listing.dropped([name for name, _ in items], "not in Mikels' norms", others=False)
     return assemble(root, items, MIKELS, dropped={**dropped, **({ABSENT: absent} if absent else {})})

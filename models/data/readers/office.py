@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastmmd.models.data.domain import ImageDomain
-from fastmmd.models.data.readers.files import existing, inner, not_found
+from fastmmd.models.data.readers.files import home, inner, not_found
 from fastmmd.models.data.readers.folders import class_folders
 
 
@@ -23,7 +23,7 @@ def read_office31(root: str | Path, domain: Literal["amazon", "dslr", "webcam"])
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    return _by_folder(existing(root), (domain,), 31)
+    return _by_folder(root, (domain,), 31)
 
 
 def read_office_home(root: str | Path, domain: Literal["Art", "Clipart", "Product", "Real_World"]) -> ImageDomain:
@@ -37,7 +37,7 @@ def read_office_home(root: str | Path, domain: Literal["Art", "Clipart", "Produc
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    return _by_folder(existing(root), (domain, domain.replace("_", " ")), 65)
+    return _by_folder(root, (domain, domain.replace("_", " ")), 65)
 
 
 def read_visda2017(root: str | Path, part: Literal["train", "validation"]) -> ImageDomain:
@@ -50,14 +50,15 @@ def read_visda2017(root: str | Path, part: Literal["train", "validation"]) -> Im
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    return _by_folder(existing(root), (part,), 12)
+    return _by_folder(root, (part,), 12)
 
 
-def _by_folder(root: Path, names: tuple[str, ...], count: int) -> ImageDomain:
+def _by_folder(root: str | Path, names: tuple[str, ...], count: int) -> ImageDomain:
     """The class folders of the first of the folders `names`, which must be `count`; class order is that of names."""
-    domain = inner(root, *names)
-    if domain == root:
-        raise not_found(f"{' or '.join(names)}/", root)
+    above = home(root, *names)
+    domain = inner(above, *names)
+    if domain == above:
+        raise not_found(f"{' or '.join(names)}/", above)
     found = class_folders(domain, split=False, least=1)
     if len(found.classes) != count:
         raise ValueError(

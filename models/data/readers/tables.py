@@ -7,13 +7,14 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from fastmmd.models.data.domain import some
 from fastmmd.models.data.readers.files import not_found
 
+Label = TypeVar("Label")
 # Byte-order marks; UTF-32's little-endian one begins as UTF-16's.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -202,22 +203,20 @@ def listed_path(cell: str, row: Row, root: Path) -> str:
     return PurePosixPath(cell).as_posix()
 
 
-def each_once(items: Iterable[tuple[str, str | None, Row]]) -> Iterator[tuple[str, str | None]]:
+def each_once(items: Iterable[tuple[str, Label, Row]]) -> list[tuple[str, Label]]:
     """(name, label) of the listed images.
 
     Raises:
         ValueError: an image is listed twice; the error says where, and whether the labels differ.
     """
-    first: dict[str, tuple[str | None, Row]] = {}
+    first: dict[str, tuple[Label, Row]] = {}
     twice = []
-    path = None
     for name, label, row in items:
-        before = first.setdefault(name, (label, row))
-        if before[1] is not row:
-            differ = "" if before[0] == label else f", labelled {before[0]} and {label}"
-            twice.append(f"{name} (lines {before[1].line} and {row.line}{differ})")
-            path = row.path
+        before, line = first.setdefault(name, (label, row))
+        if line is not row:
+            differ = "" if before == label else f", labelled {before} and {label}"
+            twice.append(f"{name} (lines {line.line} and {row.line}{differ})")
     if twice:
+        path = next(iter(first.values()))[1].path
         raise ValueError(f"{path}: {len(twice)} images are listed more than once: {some(twice)}")
-    for name, (label, _) in first.items():
-        yield name, label
+    return [(name, label) for name, (label, _) in first.items()]

@@ -18,6 +18,7 @@ from fastmmd.models.data.readers.files import (
     existing,
     files_named,
     find_file,
+    home,
     inner,
     list_folder,
     stem,
@@ -44,7 +45,7 @@ def read_twitter1(root: str | Path, agree: Literal[3, 4, 5] = 3) -> ImageDomain:
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    root = existing(root)
+    root = home(root, "Agg_AMT_Candidates")
     folder = inner(root, "Agg_AMT_Candidates")
     if not files_named(root, "amt_result.csv"):
         table = find_file(root, f"*{AGREE[agree]}_agree*.txt")
@@ -56,7 +57,7 @@ def read_twitter1(root: str | Path, agree: Literal[3, 4, 5] = 3) -> ImageDomain:
     if any(len(alike) != 1 for alike in places):
         raise ValueError(f"{path}: expected one column of negative and one of positive votes; found {header}")
     names = [listed_path(row.cells[0], row, folder) for row in rows]
-    list(each_once(zip(names, names, rows, strict=True)))
+    each_once(zip(names, names, rows, strict=True))
     items, votes, disagreed = [], [], []
     for name, row in zip(names, rows, strict=True):
         counts = [number(row.cells[place], row.where) for (place,) in places]
@@ -81,9 +82,9 @@ def read_ldl(root: str | Path) -> ImageDomain:
     Raises:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
-    root = existing(root)
+    root = home(root, "images", "ground_truth.txt")
     folder = inner(root, "images")
-    path = find_file(root if folder == root else folder.parent, "ground_truth.txt")
+    path = find_file(root, "ground_truth.txt")
     lines = read_lines(path)
     if not lines:
         raise ValueError(f"{path}: expected a header and rows; found an empty file")
@@ -99,7 +100,7 @@ def read_ldl(root: str | Path) -> ImageDomain:
         counts = [number(cells[place], line.where) for place in places]
         found.append((files.get(stem(name), name), MIKELS[counts.index(max(counts))], line))
         votes.append(counts)
-    items = list(each_once(found))
+    items = each_once(found)
     dropped = listing.dropped([name for name, _ in items], f"not in {path.name}", others=False)
     return assemble(folder, items, MIKELS, votes, MIKELS, dropped)
 
@@ -118,19 +119,16 @@ def read_mart(root: str | Path, threshold: float | None = None) -> ImageDomain:
         FileNotFoundError, ValueError: a layout that does not fit; the error says what was expected and found.
     """
     root = existing(root)
-    if not files_named(root, "*.csv"):
+    if not any(path.parent == root for path in files_named(root, "*.csv")):
         return class_folders(root, SENTIMENT, split=False).domain(complete=True)
     path = find_file(root, "*.csv")
-    root = path.parent
     _, header, rows = read_table(path)
     name, score = columns(header, ("file", "score"), path)
     scores = [number(row.cells[score], row.where) for row in rows]
     border = median(scores) if threshold is None else threshold
-    items = list(
-        each_once(
-            (listed_path(row.cells[name], row, root), SENTIMENT[value > border], row)
-            for row, value in zip(rows, scores, strict=True)
-        )
+    items = each_once(
+        (listed_path(row.cells[name], row, root), SENTIMENT[value > border], row)
+        for row, value in zip(rows, scores, strict=True)
     )
     dropped = unlisted(root, [name for name, _ in items], path.name)
     return assemble(root, items, SENTIMENT, [[value] for value in scores], ("score",), dropped)
