@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 CONFIGS = Path(__file__).parent / "configs"
 COLUMNS = 100
 SUBCOMMANDS = {
+    "inspect": "what the two domains hold, how they are divided, what is left out; takes the options of fit",
     "fit": "train; with --ckpt_path last go on from the output's last checkpoint, if there is one",
     "validate": "accuracy on the validation parts of source and target",
     "test": "accuracy on the target's test part, with predictions.csv and two pictures",
@@ -131,7 +132,7 @@ def short_help(prog: str, parser: ArgumentParser, subcommand: str | None) -> str
         subcommand: which is asked about.
     """
     lines = [
-        f"usage: {prog} {subcommand or '{' + ','.join(SUBCOMMANDS) + '}'} --config FILE ... [--OPTION VALUE ...]",
+        f"usage: {prog} {subcommand or 'COMMAND'} --config FILE ... [--OPTION VALUE ...]",
         "",
         "Trains a network on a labelled source and a target with a loss of MMD or JMMD, and tests it.",
         "",
