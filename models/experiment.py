@@ -264,8 +264,7 @@ def check(runs: Sequence[Run], root: Path) -> None:
         parser = parser or Unbuilt(args, run=False).parser
         settings = parser.parse_args(packaged(args)).data
         common = settings.clone()
-        for name in ("seed", "fold", "workers"):
-            del common[name]
+        common.seed, common.workers, common.fold = 0, 0, settings.fold is not None
         known = seen.get(str(common))
         if known is not None and (settings.fold is None or 0 <= settings.fold < len(known.split.folds)):
             continue

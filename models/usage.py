@@ -46,8 +46,6 @@ USUAL = {
     "trainer.devices": "number of devices",
     "trainer.precision": "such as bf16-mixed",
 }
-
-
 KINDS = {
     "recipes": "network and training, most with data",
     "methods": "behind a recipe",
@@ -92,9 +90,7 @@ def advice(message: str, parser: ArgumentParser) -> Iterator[str]:
     for name in re.findall(r"File does not exist: '([^']*)'", message):
         packaged = sorted(file.name for file in CONFIGS.glob("*.yaml"))
         near = _near(Path(name).name, packaged)
-        yield (
-            f"  near to it among the packaged configurations: {near}" if near else f"packaged: {', '.join(packaged)}"
-        )
+        yield f"near to it among the packaged configurations: {near}" if near else f"packaged: {', '.join(packaged)}"
     if "before subcommand" in message:
         yield "options and configurations stand behind the subcommand, as in: fit --config digits.yaml"
     if "arguments are required" in message:
