@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 CONFIGS = Path(__file__).parent / "configs"
 COLUMNS = 100
 SUBCOMMANDS = {
-    "inspect": "what the two domains hold, how they are divided, what is left out; takes the options of fit",
+    "inspect": "what the domains hold, how they are divided, what is left out (options of fit)",
     "fit": "train; with --ckpt_path last go on from the output's last checkpoint, if there is one",
     "validate": "accuracy on the validation parts of source and target",
     "test": "accuracy on the target's test part, with predictions.csv and two pictures",

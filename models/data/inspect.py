@@ -37,9 +37,9 @@ def _domains(data: DomainPair) -> Rows:
     held_out = {"source": data.items["source"][1], "target": data.items["target"][1]}
     return [
         ("data", *NAMES),
-        ("folder", *(str(getattr(data.domains[name], "root", NONE)) for name in NAMES)),
+        ("folder", *(str(getattr(data.division.domains[name], "root", NONE)) for name in NAMES)),
         ("items", *(_count(len(data.names[name])) for name in NAMES)),
-        ("without a label", *(_count(list(data.domains[name].targets).count(UNLABELLED)) for name in NAMES)),
+        ("without a label", *(_count(list(data.division.domains[name].targets).count(UNLABELLED)) for name in NAMES)),
         ("classes", *[_count(data.num_classes)] * 2),
         ("division", *(_told(data.division.splits[name].protocol) for name in NAMES)),
         ("training", *(_count(len(data.items[name][0])) for name in NAMES)),
@@ -58,7 +58,7 @@ def _classes(data: DomainPair) -> Rows:
         "target validation": ("target", data.items["target"][1]),
         "target test": ("target", data.test_items),
     }
-    counts = [Counter(int(data.domains[name].targets[item]) for item in items) for name, items in parts.values()]
+    counts = [Counter(int(data.division.domains[name].targets[item]) for item in items) for name, items in parts.values()]
     labels = [*range(data.num_classes), *([UNLABELLED] if any(UNLABELLED in count for count in counts) else [])]
     names = {UNLABELLED: "(no label)", **dict(enumerate(data.classes))}
     return [("class", *parts), *((names[label], *(_count(count[label]) for count in counts)) for label in labels)]
@@ -75,7 +75,7 @@ def _left_out(data: DomainPair) -> Rows:
 
 
 def _dropped(data: DomainPair, name: str) -> dict[str, Sequence[str]]:
-    return {**getattr(data.domains[name], "dropped", {}), **data.division.left_out[name]}
+    return {**getattr(data.division.domains[name], "dropped", {}), **data.division.left_out[name]}
 
 
 def _copies(data: DomainPair) -> Iterable[str]:
@@ -85,13 +85,13 @@ def _copies(data: DomainPair) -> Iterable[str]:
     for name in NAMES:
         inside = [members for group in groups if len(members := [item for domain, item in group if domain == name]) > 1]
         if inside:
-            labels = dict(zip(data.names[name], data.domains[name].targets, strict=True))
+            labels = dict(zip(data.names[name], data.division.domains[name].targets, strict=True))
             torn = sum(len({labels[item] for item in members}) > 1 for members in inside)
             yield f"copies within the {name}: {sum(map(len, inside))} pictures in {len(inside)} groups, such as " + (
                 " = ".join(inside[0]) + (f"; in {torn} groups their labels differ" if torn else "")
             )
     shared = [group for group in groups if {domain for domain, _ in group} == set(NAMES)]
-    if shared and getattr(data.domains["source"], "root", None) != getattr(data.domains["target"], "root", None):
+    if shared and getattr(data.division.domains["source"], "root", None) != getattr(data.division.domains["target"], "root", None):
         source, target = (next(item for domain, item in shared[0] if domain == name) for name in NAMES)
         yield f"copies across the domains: {len(shared)}, such as {source} of the source = {target} of the target"
     trained = {(name, data.names[name][item]) for name in NAMES for item in data.items[name][0]}
@@ -111,7 +111,7 @@ def _copies(data: DomainPair) -> Iterable[str]:
 
 def _uniform(data: DomainPair) -> Iterable[str]:
     """Pictures of one colour: broken more often than meant."""
-    for name, domain in data.domains.items():
+    for name, domain in data.division.domains.items():
         if isinstance(domain, ImageDomain):
             uniform = [item for item in domain.names if domain.inspections[item].uniform]
             if uniform:
