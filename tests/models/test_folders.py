@@ -320,6 +320,9 @@ def test_unlabelled_pictures_of_a_list(tmp_path):
     assert read_unlabelled(tmp_path, "list.csv", "file").samples == [("a/2.jpg", -1), ("a/1.jpg", -1)]
     with pytest.raises(ValueError, match=r"expected the columns \['image_name'\]; found \['file', 'label'\]"):
         read_unlabelled(tmp_path, "list.csv")
+    (tmp_path / "list.txt").write_text("a/1.jpg\na/9.jpg 3\n")
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 listed images are not in .*: a/9.jpg 3$"):
+        read_unlabelled(tmp_path, "list.txt")
     (tmp_path / "list.txt").write_text("a/2.jpg cat\n")
     with pytest.raises(FileNotFoundError, match=r"1 of 1 listed images are not in .*: a/2.jpg cat"):
         read_unlabelled(tmp_path, "list.txt")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmmd.models.data import layouts
+from fastmmd.models.data import layouts, pictures
 from fastmmd.models.data.readers import (
     MIKELS,
     read_abstract,
@@ -45,10 +45,10 @@ def test_encodings(tmp_path, encoding, newline):
     assert read_csv(tmp_path, "labels.csv", encoding=encoding).samples == domain.samples
 
 
-def test_a_mark_before_utf16_big_endian(tmp_path):
-    fill(tmp_path, "bilder/grün.jpg", "bilder/b.jpg")
-    (tmp_path / "labels.csv").write_bytes(b"\xfe\xff" + TEXT.encode("utf-16-be"))
-    assert read_csv(tmp_path, "labels.csv").classes == ["angst", "größe"]
+@pytest.mark.parametrize(("mark", "encoding"), [(b"\xfe\xff", "utf-16-be"), (b"\xff\xfe", "utf-16-le")])
+def test_a_mark_before_utf16_without_zeros(tmp_path, mark, encoding):
+    (tmp_path / "list.txt").write_bytes(mark + "写真写真写真写真写真写真写真写真\n".encode(encoding))
+    assert tables.read_text(tmp_path / "list.txt") == "写真写真写真写真写真写真写真写真\n"
 
 
 def test_an_encoding_that_is_given(tmp_path):
@@ -152,10 +152,17 @@ def test_labels_that_differ_in_case_only(tmp_path):
 
 def test_paths_of_windows_and_with_dots(tmp_path):
     fill(tmp_path, "a/1.jpg", "a/b c/2.jpg", "a/3.jpg", "0.jpg")
-    (tmp_path / "labels.csv").write_text(HEADER + "a\\1.jpg,u\n.\\a\\b c\\2.jpg,v\n,,\n")
+    (tmp_path / "labels.csv").write_text(HEADER + "a\\1.jpg,u\n.\\a\\b c\\2.jpg,v,,\n,,\n")
     domain = read_csv(tmp_path, "labels.csv")
     assert domain.names == ["a/1.jpg", "a/b c/2.jpg"]
     assert domain.dropped == {"not in labels.csv": ["a/3.jpg"]}
+
+
+def test_a_listed_picture_that_is_not_read_here_is_no_picture_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "extensions", lambda: frozenset({".jpg", ".png"}))
+    fill(tmp_path, "a/1.jpg", "a/2.heic", "a/3.heic")
+    (tmp_path / "labels.csv").write_text(HEADER + "a/1.jpg,u\na/2.heic,u\n")
+    assert list(read_csv(tmp_path, "labels.csv").dropped.values()) == [["a/3.heic"]]
 
 
 def test_absent_images_can_be_left_out(tmp_path):
@@ -224,8 +231,8 @@ def test_short_rows_and_images_listed_twice(tmp_path):
     path.write_text(text + text.splitlines()[1] + "\n")
     with pytest.raises(ValueError, match=r"listed more than once: 1.jpg \(lines 2 and 18\)"):
         read_ldl(root)
-    pictures = test_readers.pictures(("negative", "positive"), votes=lambda label: (2, 3))
-    root = layouts.write_twitter1(tmp_path / "twitter", pictures)
+    given = test_readers.pictures(("negative", "positive"), votes=lambda label: (2, 3))
+    root = layouts.write_twitter1(tmp_path / "twitter", given)
     path = root / "amt_result.csv"
     path.write_text(f"{path.read_text()}0001.jpg,5,3,2\n")
     with pytest.raises(ValueError, match=r"amt_result.csv: 1 images are listed more than once: 0001.jpg"):

@@ -263,7 +263,7 @@ def _divided(
         else:
             found[folder] = [(f"{folder}/{name}", None) for name in below.pictures]
     # A single folder of one part may be a class of which the others have more; of all parts, it is no class.
-    while all(_wrapper(level, classes) is not None for _, level in levels.values()):
+    while levels and all(_wrapper(level, classes) is not None for _, level in levels.values()):
         for folder, (prefix, level) in levels.items():
             wrapper = str(_wrapper(level, classes))
             levels[folder] = f"{prefix}{wrapper}/", level.below(wrapper)
