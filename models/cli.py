@@ -1,4 +1,4 @@
-"""Command line: `python -m fastmmd.models {fit,validate,test,predict} --config digits.yaml --config jan.yaml`.
+"""Command line: `python -m fastmmd.models {inspect,fit,validate,test,predict} --config digits.yaml ...`.
 
 Later configurations and arguments override earlier ones. A name without a folder that is no file here is looked up
 among the packaged configurations. `fit --ckpt_path last` begins, or resumes where the last checkpoint was; the other
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentParser
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -26,6 +27,7 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from fastmmd.models.callbacks import RandomState, ResultFiles
 from fastmmd.models.checkpoints import AtomicCheckpointIO, damage_named
 from fastmmd.models.data import DomainPair
+from fastmmd.models.data.inspect import describe
 from fastmmd.models.files import errors_named, require_writable
 from fastmmd.models.module import PARTS, TransferTask
 from fastmmd.models.usage import CONFIGS, SUBCOMMANDS, Parser, short_help
@@ -81,7 +83,7 @@ class TransferCLI(LightningCLI):
         parsers = getattr(self, "_subcommand_parsers", None)
         if parsers and {"-h", "--help"} & set(words):
             subcommand = next((word for word in words if word in SUBCOMMANDS), None)
-            print(short_help(PROG, parsers[subcommand or "fit"], subcommand))
+            print(short_help(PROG, parsers.get(subcommand, parsers["fit"]), subcommand))
             raise SystemExit
         self.config = parser.parse_args(["--help" if word == "--help=all" else word for word in words])
         subcommand = self.config.get("subcommand")
@@ -171,5 +173,40 @@ def packaged(args: Sequence[str]) -> list[str]:
     return result
 
 
+class ArgumentsOnly(TransferCLI):
+    """A command line whose arguments are read, and of which the data can be built."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(args, run=False)
+
+    def data(self, settings: Any = None) -> DomainPair:
+        """The domains, without network and trainer.
+
+        Args:
+            settings: those of `data`, as the parser gives them; this command line's if not given.
+        """
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(DomainPair, "data", sub_configs=True)
+        return parser.instantiate(parser.parse_object({"data": settings or self.config.data})).data
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def after_instantiate_classes(self) -> None:
+        pass
+
+
+def inspect(args: Sequence[str]) -> None:
+    """Prints what the arguments' domains hold and how they are divided, see `data.inspect.describe`."""
+    print(describe(ArgumentsOnly(args).data()))
+
+
 def main(args: Sequence[str] | None = None) -> None:
-    TransferCLI(args)
+    args = sys.argv[1:] if args is None else args
+    if args and args[0] == "inspect" and not {"-h", "--help", "--help=all"} & set(args):
+        inspect(args[1:])
+    else:
+        TransferCLI(args)

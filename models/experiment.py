@@ -22,7 +22,6 @@ from threading import Thread
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 import fastmmd
@@ -30,7 +29,7 @@ import fastmmd.kernels
 from fastmmd import compiled
 from fastmmd.models.callbacks import chosen_by
 from fastmmd.models.checkpoints import readable
-from fastmmd.models.cli import TransferCLI, packaged
+from fastmmd.models.cli import ArgumentsOnly, TransferCLI, packaged
 from fastmmd.models.data import DomainPair
 from fastmmd.models.files import errors_named, write_atomically
 from fastmmd.models.settings import FREE
@@ -255,39 +254,23 @@ def check(runs: Sequence[Run], root: Path) -> None:
         SystemExit: a wrong argument, which it prints.
         Exception: what is wrong with the data, after a line that says whose they are.
     """
-    parser: ArgumentParser | None = None
+    command: ArgumentsOnly | None = None
     seen: dict[str, DomainPair] = {}
-    data_parser = ArgumentParser(exit_on_error=False)
-    data_parser.add_class_arguments(DomainPair, "data", sub_configs=True)
     for run in {(run.task, run.method, run.args, run.fold): run for run in runs}.values():
         args = run.arguments(root)
-        parser = parser or Unbuilt(args, run=False).parser
-        settings = parser.parse_args(packaged(args)).data
+        command = command or ArgumentsOnly(args)
+        settings = command.parser.parse_args(packaged(args)).data
         common = settings.clone()
-        for name in ("seed", "fold", "workers"):
-            del common[name]
+        common.seed, common.workers, common.fold = 0, 0, settings.fold is not None
         known = seen.get(str(common))
         if known is not None and (settings.fold is None or 0 <= settings.fold < len(known.split.folds)):
             continue
         try:
-            pair = data_parser.instantiate(data_parser.parse_object({"data": settings})).data
+            pair = command.data(settings)
         except BaseException:
             print(f"{run.task}, {run.method}: no run was begun, for these data cannot be used", file=sys.stderr)
             raise
         seen[str(common)] = pair
-
-
-class Unbuilt(TransferCLI):
-    """A command line whose arguments are read, and no more."""
-
-    def _set_seed(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def after_instantiate_classes(self) -> None:
-        pass
 
 
 def _begin_worker() -> None:

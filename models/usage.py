@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 CONFIGS = Path(__file__).parent / "configs"
 COLUMNS = 100
 SUBCOMMANDS = {
+    "inspect": "what the domains hold, how they are divided, what is left out (options of fit)",
     "fit": "train; with --ckpt_path last go on from the output's last checkpoint, if there is one",
     "validate": "accuracy on the validation parts of source and target",
     "test": "accuracy on the target's test part, with predictions.csv and two pictures",
@@ -46,8 +47,6 @@ USUAL = {
     "trainer.devices": "number of devices",
     "trainer.precision": "such as bf16-mixed",
 }
-
-
 KINDS = {
     "recipes": "network and training, most with data",
     "methods": "behind a recipe",
@@ -92,9 +91,7 @@ def advice(message: str, parser: ArgumentParser) -> Iterator[str]:
     for name in re.findall(r"File does not exist: '([^']*)'", message):
         packaged = sorted(file.name for file in CONFIGS.glob("*.yaml"))
         near = _near(Path(name).name, packaged)
-        yield (
-            f"  near to it among the packaged configurations: {near}" if near else f"packaged: {', '.join(packaged)}"
-        )
+        yield f"near to it among the packaged configurations: {near}" if near else f"packaged: {', '.join(packaged)}"
     if "before subcommand" in message:
         yield "options and configurations stand behind the subcommand, as in: fit --config digits.yaml"
     if "arguments are required" in message:
@@ -135,7 +132,7 @@ def short_help(prog: str, parser: ArgumentParser, subcommand: str | None) -> str
         subcommand: which is asked about.
     """
     lines = [
-        f"usage: {prog} {subcommand or '{' + ','.join(SUBCOMMANDS) + '}'} --config FILE ... [--OPTION VALUE ...]",
+        f"usage: {prog} {subcommand or 'COMMAND'} --config FILE ... [--OPTION VALUE ...]",
         "",
         "Trains a network on a labelled source and a target with a loss of MMD or JMMD, and tests it.",
         "",

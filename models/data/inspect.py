@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from fastmmd.models.data.division import Division
 from fastmmd.models.data.domain import UNLABELLED, ImageDomain, some
 from fastmmd.models.data.domains import DomainPair
 
@@ -19,8 +20,9 @@ def describe(data: DomainPair) -> str:
     Copies are pictures that are the same pixel by pixel. A picture of the target's test that has a copy among those
     that are trained on is tested wrongly: a line that begins with "WARNING" says so, with the remedy.
     """
-    parts = [_aligned(rows) for rows in (_domains(data), _classes(data), _left_out(data)) if len(rows) > 1]
-    notes = [f"* {note}\n" for note in (*_copies(data), *_uniform(data))]
+    division = data.division
+    parts = [_aligned(rows) for rows in (_domains(division), _classes(division), _left_out(division)) if len(rows) > 1]
+    notes = [f"* {note}\n" for note in (*_copies(division), *_uniform(division))]
     return "\n".join([*parts, *(["".join(notes)] if notes else [])])
 
 
@@ -32,70 +34,72 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _domains(data: DomainPair) -> Rows:
+def _domains(division: Division) -> Rows:
     """Where each domain is, how many items it has, and how many are in each part."""
-    held_out = {"source": data.items["source"][1], "target": data.items["target"][1]}
+    held_out = {"source": division.items["source"][1], "target": division.items["target"][1]}
     return [
         ("data", *NAMES),
-        ("folder", *(str(getattr(data.domains[name], "root", NONE)) for name in NAMES)),
-        ("items", *(_count(len(data.names[name])) for name in NAMES)),
-        ("without a label", *(_count(list(data.domains[name].targets).count(UNLABELLED)) for name in NAMES)),
-        ("classes", *[_count(data.num_classes)] * 2),
-        ("division", *(_told(data.division.splits[name].protocol) for name in NAMES)),
-        ("training", *(_count(len(data.items[name][0])) for name in NAMES)),
+        ("folder", *(str(getattr(division.domains[name], "root", NONE)) for name in NAMES)),
+        ("items", *(_count(len(division.names[name])) for name in NAMES)),
+        ("without a label", *(_count(list(division.domains[name].targets).count(UNLABELLED)) for name in NAMES)),
+        ("classes", *[_count(len(division.classes))] * 2),
+        ("division", *(_told(division.splits[name].protocol) for name in NAMES)),
+        ("training", *(_count(len(division.items[name][0])) for name in NAMES)),
         ("validation", *(_count(len(held_out[name])) for name in NAMES)),
-        ("test", NONE, _count(len(data.test_items))),
-        ("left out", *(_count(sum(map(len, _dropped(data, name).values()))) for name in NAMES)),
+        ("test", NONE, _count(len(division.test_items))),
+        ("left out", *(_count(sum(map(len, _dropped(division, name).values()))) for name in NAMES)),
     ]
 
 
-def _classes(data: DomainPair) -> Rows:
+def _classes(division: Division) -> Rows:
     """Items of each class in each part."""
     parts = {
-        "source training": ("source", data.items["source"][0]),
-        "source validation": ("source", data.items["source"][1]),
-        "target training": ("target", data.items["target"][0]),
-        "target validation": ("target", data.items["target"][1]),
-        "target test": ("target", data.test_items),
+        "source training": ("source", division.items["source"][0]),
+        "source validation": ("source", division.items["source"][1]),
+        "target training": ("target", division.items["target"][0]),
+        "target validation": ("target", division.items["target"][1]),
+        "target test": ("target", division.test_items),
     }
-    counts = [Counter(int(data.domains[name].targets[item]) for item in items) for name, items in parts.values()]
-    labels = [*range(data.num_classes), *([UNLABELLED] if any(UNLABELLED in count for count in counts) else [])]
-    names = {UNLABELLED: "(no label)", **dict(enumerate(data.classes))}
+    counts = [Counter(int(division.domains[name].targets[item]) for item in items) for name, items in parts.values()]
+    labels = [*range(len(division.classes)), *([UNLABELLED] if any(UNLABELLED in count for count in counts) else [])]
+    names = {UNLABELLED: "(no label)", **dict(enumerate(division.classes))}
     return [("class", *parts), *((names[label], *(_count(count[label]) for count in counts)) for label in labels)]
 
 
-def _left_out(data: DomainPair) -> Rows:
+def _left_out(division: Division) -> Rows:
     """What is in no part, and why."""
     rows = [
         (name, reason, _count(len(items)), some(items, 3))
         for name in NAMES
-        for reason, items in _dropped(data, name).items()
+        for reason, items in _dropped(division, name).items()
     ]
     return [("left out of", "why", "items", "such as"), *rows]
 
 
-def _dropped(data: DomainPair, name: str) -> dict[str, Sequence[str]]:
-    return {**getattr(data.domains[name], "dropped", {}), **data.division.left_out[name]}
+def _dropped(division: Division, name: str) -> dict[str, Sequence[str]]:
+    return {**getattr(division.domains[name], "dropped", {}), **division.left_out[name]}
 
 
-def _copies(data: DomainPair) -> Iterable[str]:
-    groups = data.division.copies()
+def _copies(division: Division) -> Iterable[str]:
+    groups = division.copies()
     if not groups:
         return
     for name in NAMES:
         inside = [members for group in groups if len(members := [item for domain, item in group if domain == name]) > 1]
         if inside:
-            labels = dict(zip(data.names[name], data.domains[name].targets, strict=True))
+            labels = dict(zip(division.names[name], division.domains[name].targets, strict=True))
             torn = sum(len({labels[item] for item in members}) > 1 for members in inside)
             yield f"copies within the {name}: {sum(map(len, inside))} pictures in {len(inside)} groups, such as " + (
                 " = ".join(inside[0]) + (f"; in {torn} groups their labels differ" if torn else "")
             )
     shared = [group for group in groups if {domain for domain, _ in group} == set(NAMES)]
-    if shared and getattr(data.domains["source"], "root", None) != getattr(data.domains["target"], "root", None):
+    if shared and len({getattr(domain, "root", None) for domain in division.domains.values()}) == 2:
         source, target = (next(item for domain, item in shared[0] if domain == name) for name in NAMES)
         yield f"copies across the domains: {len(shared)}, such as {source} of the source = {target} of the target"
-    trained = {(name, data.names[name][item]) for name in NAMES for item in data.items[name][0]}
-    tested = {("target", data.names["target"][item]) for item in (*data.test_items, *data.items["target"][1])}
+    trained = {(name, division.names[name][item]) for name in NAMES for item in division.items[name][0]}
+    tested = {
+        ("target", division.names["target"][item]) for item in (*division.test_items, *division.items["target"][1])
+    }
     leaks = [
         (min(tested & set(group)), min(trained & set(group)))
         for group in groups
@@ -109,9 +113,9 @@ def _copies(data: DomainPair) -> Iterable[str]:
         )
 
 
-def _uniform(data: DomainPair) -> Iterable[str]:
+def _uniform(division: Division) -> Iterable[str]:
     """Pictures of one colour: broken more often than meant."""
-    for name, domain in data.domains.items():
+    for name, domain in division.domains.items():
         if isinstance(domain, ImageDomain):
             uniform = [item for item in domain.names if domain.inspections[item].uniform]
             if uniform:

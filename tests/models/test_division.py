@@ -206,6 +206,9 @@ def test_copies_stay_out_when_features_stand_for_the_pictures(copied):
         warnings.filterwarnings("error", message=".*since the run began")
         run("fit", copied, frozen, "--ckpt_path=last", "--trainer.max_epochs=2", **settings)
         run("test", copied, frozen, **settings)
+    text = (copied / "run" / "data.md").read_text()
+    assert "* copies within the target: 60 pictures in 30 groups" in text
+    assert "copy of a held-out picture" in text
 
 
 # Targets without labels

@@ -14,11 +14,12 @@ from multiprocessing import active_children, get_context
 
 import pytest
 import torch
+from PIL import Image
 
 import fastmmd
 from fastmmd.models import experiment
 from fastmmd.models.cli import TransferCLI
-from fastmmd.models.data import DomainPair
+from fastmmd.models.data.division import Division
 from fastmmd.models.digits import compare
 from fastmmd.models.experiment import Run, execute_all
 from fastmmd.models.files import write_atomically
@@ -146,7 +147,7 @@ def seeds(*args, folds=(None,)):
 def folders(root, *classes):
     for name in classes:
         (root / name).mkdir(parents=True)
-        (root / name / "1.jpg").write_bytes(b"")
+        Image.new("RGB", (4, 4)).save(root / name / "1.jpg")
     return "torchvision.datasets.ImageFolder", f"--data.source.root={root}"
 
 
@@ -171,16 +172,18 @@ def test_wrong_overrides_end_all_before_the_first_run(tmp_path, unspawned, capsy
 
 
 def test_each_set_of_data_is_built_once(tmp_path, monkeypatch):
-    built = []
-    for name in ("_folds", "_random_split"):
-        split = getattr(DomainPair, name)
-        monkeypatch.setattr(
-            DomainPair, name, lambda pair, *args, name=name, split=split: built.append(name) or split(pair, *args)
-        )
+    built, divide = [], Division.__init__
+
+    def divided(division, domains, **settings):
+        built.append(settings["fold"])
+        divide(division, domains, **settings)
+
+    monkeypatch.setattr(Division, "__init__", divided)
     experiment.check(seeds(folds=(0, 1, 4)), tmp_path)
-    assert built == ["_folds"]
-    experiment.check([*seeds(), *seeds("--data.target_test=0.3")], tmp_path)
-    assert built == ["_folds", "_random_split", "_random_split"]
+    assert built == [0]
+    built.clear()
+    experiment.check([*seeds(folds=(0, None, 1)), *seeds("--data.target_test=0.3", "--data.workers=1")], tmp_path)
+    assert built == [0, None, None]
 
 
 def test_finished_runs_are_not_checked(tmp_path, unspawned, monkeypatch):

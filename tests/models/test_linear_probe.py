@@ -10,6 +10,7 @@ from torch import nn
 
 from fastmmd import Gaussian, TransferLoss
 from fastmmd.models.cli import TransferCLI, main
+from fastmmd.models.data.images import match
 from fastmmd.models.module import TransferTask
 from fastmmd.models.networks import Classifier, Torchvision
 from fastmmd.models.predict import predict
@@ -145,3 +146,15 @@ def test_packaged_configuration_behind_emotion():
     args = ["--config=emotion.yaml", "--config=linear_probe.yaml", *domains, backbone]
     network = TransferCLI(args, run=False).model.network
     assert (type(network), type(network.backbone).__name__, network.freeze_backbone) == (Classifier, "ResNet50", True)
+
+
+def test_packaged_configuration_has_the_networks_sizes():
+    """Not those of a configuration before it: small.yaml's pictures have 64 pixels."""
+    domains = [f"--data.{domain}=fastmmd.models.data.OptDigits" for domain in ("source", "target")]
+    backbone = "--model.network.init_args.backbone=fastmmd.models.networks.Torchvision"
+    args = ["--config=emotion.yaml", "--config=small.yaml", "--config=linear_probe.yaml", *domains, backbone]
+    args += [f"{backbone.split('=')[0]}.init_args.{setting}" for setting in ("name=resnet18", "weights=none")]
+    cli = TransferCLI(args, run=False)
+    transform = cli.datamodule.transforms["eval"]
+    match(transform, cli.model.network.preprocessing)
+    assert transform(Image.new("RGB", (300, 400))).shape == (3, 224, 224)
