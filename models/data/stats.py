@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
-from fastmmd.models.data.domain import ImageDomain, some
+from fastmmd.models.data.domain import UNLABELLED, ImageDomain, some
 from fastmmd.models.data.readers import MIKELS, READERS
 from fastmmd.models.data.readers.scans import identical, inspect, placeholders
 
@@ -47,11 +47,13 @@ def statistics(reader: str, root: str, options: Mapping[str, Any] | None = None)
 
 def _counts(reader: str, domain: ImageDomain) -> list[str]:
     """The table of counts a class, and what is to be said of its sums."""
-    found = Counter(domain.classes[target] for target in domain.targets)
+    found = Counter(domain.targets)
     lines = ["| class | images | He & Ding |", "|---|---|---|"]
     counts, printed = PAPER.get(reader, ((), None))
     paper = dict(zip(MIKELS, counts, strict=False))
-    lines += [f"| {name} | {found[name]} | {paper.get(name, '-')} |" for name in domain.classes]
+    lines += [f"| {name} | {found[label]} | {paper.get(name, '-')} |" for label, name in enumerate(domain.classes)]
+    if found[UNLABELLED]:
+        lines.append(f"| (no label) | {found[UNLABELLED]} | - |")
     lines.append(f"| sum | {len(domain)} | {sum(counts) or '-'} |")
     notes = [NOTES[reader]] if reader in NOTES else []
     if printed is not None and printed != sum(counts):

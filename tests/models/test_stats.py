@@ -48,6 +48,28 @@ def test_left_out(tmp_path):
     assert "| anger | 2 | - |" in text
 
 
+def test_pictures_without_a_label_have_a_row_of_their_own(tmp_path):
+    layouts.write_folders(tmp_path / "train", pictures(("a", "b"), each=2))
+    for k in range(3):
+        layouts.save(noise(60 + k), tmp_path / "test" / f"{k}.png")
+    lines = statistics("image_folder", str(tmp_path)).splitlines()
+    assert {"| a | 2 | - |", "| b | 2 | - |", "| (no label) | 3 | - |", "| sum | 7 | - |"} <= set(lines)
+    assert "| (no label) | 3 | - |" in statistics("unlabelled", str(tmp_path / "test"))
+
+
+def test_pictures_in_tables(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    content = [(layouts.save(noise(k), path := tmp_path / f"{k}.png"), path.read_bytes())[1] for k in (1, 2, 1)]
+    cells = [{"bytes": cell, "path": f"{k}.png"} for k, cell in enumerate(content)]
+    table = datasets.Dataset.from_dict({"image": cells, "label": ["fear", "awe", "awe"]})
+    table.cast_column("image", datasets.Image()).to_parquet(tmp_path / "train.parquet")
+    text = statistics("hub", str(tmp_path / "train.parquet"))
+    assert "| awe | 2 | - |" in text
+    assert "* groups of identical files: 1, such as train/0.png = train/2.png" in text
+
+
 def test_command(tmp_path, capsys):
     root = fi(tmp_path, WELL + REJECTED)
     auto_cli(main, args=["fi", str(root), '--options={"labels": "noisy"}'])

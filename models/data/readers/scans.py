@@ -180,13 +180,13 @@ def identical(domain: ImageDomain, copies: int = 2) -> list[list[str]]:
     """Groups of at least `copies` byte-identical files, by name."""
     # Few files have the size of another, so few have to be hashed.
     by_size = defaultdict(list)
-    for name in domain.names:
-        by_size[(domain.root / name).stat().st_size].append(name)
+    for item in range(len(domain)):
+        by_size[domain.stamp(item)[0]].append(item)
     by_content = defaultdict(list)
-    for names in by_size.values():
-        if len(names) >= copies:
-            for name in names:
-                by_content[sha256(domain.root / name)].append(name)
+    for items in by_size.values():
+        if len(items) >= copies:
+            for item in items:
+                by_content[sha256_of(domain.content(item))].append(domain.names[item])
     return [names for names in by_content.values() if len(names) >= copies]
 
 
