@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from fastmmd.models.data.domain import UNLABELLED, ImageDomain, some
-from fastmmd.models.data.readers import MIKELS, READERS
+from fastmmd.models.data.readers import MIKELS, read
 from fastmmd.models.data.readers.scans import identical, inspect, placeholders
 
 # Reader -> images of each of Mikels' classes in He & Ding 2020, Table 1, and the sum that is printed there.
@@ -41,7 +41,7 @@ def statistics(reader: str, root: str, options: Mapping[str, Any] | None = None)
     Raises:
         FileNotFoundError, ValueError: as the reader.
     """
-    domain = READERS[reader](root, **(options or {}))
+    domain = read(reader, root, options)
     return "\n".join([f"# {reader}: {root}", "", *_counts(reader, domain), "", *_files(domain)])
 
 

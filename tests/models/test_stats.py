@@ -4,7 +4,7 @@ import pytest
 from jsonargparse import auto_cli
 
 from fastmmd.models.data import layouts
-from fastmmd.models.data.readers import MIKELS
+from fastmmd.models.data.readers import MIKELS, read_domain
 from fastmmd.models.data.stats import PAPER, main, statistics
 
 from .test_readers import REJECTED, WELL, counts_of, fi, noise, pictures
@@ -74,3 +74,13 @@ def test_command(tmp_path, capsys):
     root = fi(tmp_path, WELL + REJECTED)
     auto_cli(main, args=["fi", str(root), '--options={"labels": "noisy"}'])
     assert "| sum | 48 | 22700 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("called", [statistics, read_domain])
+def test_wrong_names_of_readers_and_options_name_near_ones(tmp_path, called):
+    with pytest.raises(ValueError, match=r"no reader 'artfoto' \(near to it: artphoto\); the readers are abstract, "):
+        called("artfoto", str(tmp_path))
+    with pytest.raises(ValueError, match=r"the reader fi has no 'lables' \(near to it: labels\); it has labels, part"):
+        called("fi", str(tmp_path), {"lables": "noisy"})
+    with pytest.raises(ValueError, match=r"the reader office31 takes domain \(\{domain: ...\}\); got none"):
+        called("office31", str(tmp_path))

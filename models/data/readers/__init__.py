@@ -6,7 +6,9 @@ is, so that any two of them make a `DomainPair`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
+from inspect import Parameter, signature
 from typing import Any
 
 from fastmmd.models.data.domain import ImageDomain
@@ -51,6 +53,7 @@ __all__ = [
     "MIKELS",
     "READERS",
     "SENTIMENT",
+    "read",
     "read_abstract",
     "read_artphoto",
     "read_csv",
@@ -72,6 +75,35 @@ __all__ = [
     "read_visda2017",
     "read_webemo",
 ]
+
+
+def read(reader: str, root: str, options: Mapping[str, Any] | None = None) -> ImageDomain:
+    """What a reader finds, before a look at the files' contents.
+
+    Args:
+        reader: one of `READERS`.
+        root: folder of the data set.
+        options: the reader's further arguments.
+
+    Raises:
+        FileNotFoundError, ValueError: an unknown reader or option, or whatever the reader refuses.
+    """
+    if reader not in READERS:
+        raise ValueError(f"no reader {reader!r}{_near(reader, READERS)}; the readers are {', '.join(READERS)}")
+    known = {name: one for name, one in signature(READERS[reader]).parameters.items() if name != "root"}
+    for name in options or {}:
+        if name not in known:
+            raise ValueError(
+                f"options: the reader {reader} has no {name!r}{_near(name, known)}; it has {', '.join(known) or 'none'}"
+            )
+    if absent := [name for name in known if known[name].default is Parameter.empty and name not in (options or {})]:
+        raise ValueError(f"options: the reader {reader} takes {', '.join(absent)} ({{{absent[0]}: ...}}); got none")
+    return READERS[reader](root, **(options or {}))
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    return f" (near to it: {near[0]})" if near else ""
 
 
 def read_domain(
@@ -100,11 +132,9 @@ def read_domain(
 
     Raises:
         OSError: images that cannot be read; the error names them.
-        FileNotFoundError, ValueError: an unknown reader, or whatever the reader refuses.
+        FileNotFoundError, ValueError: as `read`.
     """
-    if reader not in READERS:
-        raise ValueError(f"no reader {reader!r}; the readers are {', '.join(READERS)}")
-    domain = READERS[reader](root, **(options or {}))
+    domain = read(reader, root, options)
     if domain.classes and (classes is not None or rename):
         renamed = [(rename or {}).get(name, name) for name in domain.classes]
         domain = domain.with_classes(classes or list(dict.fromkeys(renamed)), rename)
