@@ -22,6 +22,7 @@ Part = Literal["all", "train", "val", "test"]
 
 BESIDE = "beside the class folders"
 NOT_ASKED = "not in the part that is asked for"
+GIVE_CLASSES = "give the reader's option classes (options: {classes: [...]})"
 SORT_OR_UNLABELLED = (
     "sort the pictures into a folder for each class; or, for a target without labels, use the reader unlabelled "
     "(--data.target.reader=unlabelled)"
@@ -225,14 +226,14 @@ def _parts(base: Path, listing: Listing, classes: Sequence[str] | None) -> dict[
         rest = [name for name in found if name not in parts]
         raise ValueError(
             f"{base}: {', '.join(parts)} are called as the parts of a data set, {some(rest)} beside them are not; if "
-            "all of them are classes, give classes; if not, give the root of the parts, or move the others elsewhere"
+            f"all of them are classes, {GIVE_CLASSES}; if not, give the root of the parts, or move the others elsewhere"
         )
     if not any(_has_class_folders(listing, name) for name in parts):
         if len(parts) == 1:
             return {}  # a single class folder, which is refused as such
         raise ValueError(
             f"{base}: {', '.join(parts)} are parts of a data set, and none of them holds class folders; "
-            f"{SORT_OR_UNLABELLED}; if they are classes, give classes"
+            f"{SORT_OR_UNLABELLED}; if they are classes, {GIVE_CLASSES}"
         )
     of: dict[str, list[str]] = defaultdict(list)
     for name, part in parts.items():
@@ -323,7 +324,7 @@ def _refuse_empty(base: Path, empty: Sequence[str], classes: Sequence[str] | Non
     if empty and classes is None:
         raise ValueError(
             f"{base}: no pictures that can be read in the folders {some(empty)}; delete them if they are no classes, "
-            "or give classes with them among the names if they are"
+            f"if they are, {GIVE_CLASSES} with them among the names"
         )
 
 
@@ -337,7 +338,7 @@ def _refuse_nested(base: Path, listing: Listing) -> None:
     if len(inside) > 1 and len(first) > 1 and "" not in first and all(found == first for found in inside.values()):
         raise ValueError(
             f"{base}: the folders {some(sorted(inside))} all hold the same folders, {some(sorted(first))}; if these "
-            "are the classes, give one of the former as root; if the former are the classes, give classes"
+            f"are the classes, give one of the former as root; if the former are the classes, {GIVE_CLASSES}"
         )
 
 

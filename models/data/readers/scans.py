@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from fastmmd.models.data.domain import ImageDomain
-from fastmmd.models.data.pictures import read_picture
+from fastmmd.models.data.pictures import obstacle, read_picture
 from fastmmd.models.files import write_atomically
 
 # Files between two writes of the cache, so that an interrupted look goes on where it was.
@@ -153,7 +153,8 @@ def _look(domain: ImageDomain, item: int) -> Inspection:
         picture = read_picture(content)
     except Exception as error:  # PIL raises nearly every type on a broken file
         # Pillow's message names an object in memory.
-        told = "no known image format" if isinstance(error, UnidentifiedImageError) else error
+        unknown = obstacle(domain.names[item]) or "no known image format"
+        told = unknown if isinstance(error, UnidentifiedImageError) else error
         return Inspection(error=f"{type(error).__name__}: {told}")
     uniform = all(least == most for least, most in picture.getextrema())
     pixels = sha256_of(f"{picture.size}".encode() + picture.tobytes())
