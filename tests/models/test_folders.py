@@ -169,9 +169,7 @@ def test_a_flat_folder_has_no_classes(tmp_path):
 def test_a_class_folder_without_pictures(tmp_path, monkeypatch, content):
     monkeypatch.setattr(pictures, "extensions", lambda: frozenset({".jpg", ".png"}))
     fill(tmp_path, "a/1.jpg", "b/1.jpg", content)
-    with pytest.raises(
-        ValueError, match=r"no pictures that can be read in the folders c; delete them .*option classes"
-    ):
+    with pytest.raises(ValueError, match=r"can be read in the folders c; delete them .*option classes"):
         read_image_folder(tmp_path)
     domain = read_image_folder(tmp_path, ["c", "b", "a"])
     assert (domain.classes, domain.targets) == (["c", "b", "a"], [2, 1])

@@ -121,7 +121,7 @@ def test_corrupt_picture_stops_before_training(folders, domain):
 def test_listed_picture_of_a_format_that_is_not_read_gets_its_remedy(folders):
     (folders / "target" / "photo.cr2").write_bytes(b"raw")
     listed = ImageDomain(folders / "target", ["photo.cr2", "joy/03.png"], [0, 0], ["joy"])
-    with pytest.raises(OSError, match="photo.cr2: UnidentifiedImageError: a camera's raw file: develop it"):
+    with pytest.raises(OSError, match=r"photo.cr2: UnidentifiedImageError: a camera's raw file: develop it"):
         scans.checked(listed)
 
 
