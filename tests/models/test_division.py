@@ -105,6 +105,31 @@ def test_another_division_is_refused(trained):
             run("test", trained, **args)
 
 
+@pytest.mark.parametrize("subcommand", ["test", "predict"])
+def test_classes_in_another_order_are_refused(trained, subcommand):
+    """The network's outputs are in the run's order: the labels of any other would be tested wrongly."""
+    other = [f"--data.{name}.classes={list(reversed(CLASSES))}" for name in ("source", "target")]
+    with pytest.raises(ValueError, match=r"classes: the checkpoint has \['awe', .*the data have \['joy', "):
+        run(subcommand, trained, *other)
+
+
+def test_classes_that_are_new_are_named(trained):
+    for name in ("source", "target"):
+        write(trained / name, 3, classes=("anger",))
+    with pytest.raises(ValueError, match="classes: the checkpoint has .*the data have .*'anger'"):
+        run("test", trained)
+
+
+def test_split_of_another_run_gives_its_test_pictures(trained, tmp_path):
+    """A split of one fold needs no `fold`."""
+    file = trained / "first.json"
+    file.write_bytes((trained / "run" / "split.json").read_bytes())
+    shutil.rmtree(trained / "run")
+    run("fit", trained, "--data.split_seed=5", split=str(file))
+    run("test", trained, "--data.split_seed=5", split=str(file))
+    assert items_of(trained) == sorted(Split.read(file).folds[0].test)
+
+
 @pytest.mark.parametrize("change", ["edited", "of another run"])
 def test_split_file_that_is_not_the_checkpoints_is_refused(trained, change):
     path = trained / "run" / "split.json"
