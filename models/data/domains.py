@@ -56,7 +56,8 @@ class DomainPair(LightningDataModule):
         target_validation, target_test: likewise parts of the target, drawn at random; not used if there is a `fold`.
         fold: which fold of the target's split, from 0. Given without `split`, it is one of the five of He & Ding's
             protocol, `floor_split`.
-        split: file that `Split.write` has written, such as the `split.json` of another run.
+        split: file that `Split.write` has written, such as the `split.json` of another run; of several folds, `fold`
+            chooses one.
         exclude_held_out: whether to leave out of the source the items that are called like an item of the target's
             validation or test part (files in two folders excepted, whose names say nothing), and out of both domains'
             training the pictures that are copies of such an item's, pixel by pixel. For domains that show the same
