@@ -2,11 +2,13 @@
 
 import csv
 import json
+import os
 import shutil
 import warnings
 
 import pytest
 import torch
+from PIL import Image
 
 from fastmmd.models.data import DomainPair
 from fastmmd.models.data.domain import UNLABELLED, ImageDomain
@@ -103,6 +105,26 @@ def test_another_division_is_refused(trained):
     ):
         with pytest.raises(ValueError, match=f"another division of the data than the run's.*asked for is .*{message}"):
             run("test", trained, **args)
+
+
+def test_pictures_of_one_size_and_time_that_change_places_are_found(tmp_path):
+    """As unpacked archives have them: what was seen of each file is kept from run to run, and would be the other's."""
+    for folder, seed in (("source", 1), ("target", 2)):
+        for path in write(tmp_path / folder, seed).rglob("*.png"):
+            with Image.open(path) as image:
+                image.save(path.with_suffix(".bmp"))
+            path.unlink()
+            os.utime(path.with_suffix(".bmp"), (1e9, 1e9))
+    run("fit", tmp_path)
+    before = read_domain("image_folder", str(tmp_path / "target"))
+    first, *_, last = sorted(split_of(tmp_path).folds[0].test)
+    one, other, aside = (tmp_path / "target" / name for name in (first, last, "aside"))
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+    assert read_domain("image_folder", str(tmp_path / "target")).fingerprint != before.fingerprint
+    with pytest.raises(ValueError, match=f"2 of another content: {first}, {last}"):
+        run("test", tmp_path)
 
 
 @pytest.mark.parametrize("subcommand", ["test", "predict"])

@@ -1,7 +1,7 @@
 """What only the files' contents tell: pictures that cannot be read, copies, placeholders.
 
 All files of a domain are decoded once; what was found is kept in the cache folder (`FASTMMD_CACHE`, else
-`~/.cache/fastmmd`) under each file's name, size and time of change, so that later runs read what has changed only.
+`~/.cache/fastmmd`) under each file's name, size and times of change, so that later runs read what has changed only.
 """
 
 from __future__ import annotations
