@@ -42,7 +42,7 @@ class ImageDomain(Dataset):
         inspections: name -> what a look at all files found, see `readers.scans`; empty before.
 
     Raises:
-        ValueError: no images, an image named twice, a label outside the classes, or lengths that differ.
+        ValueError: no images, an image or class named twice, a label outside the classes, or lengths that differ.
         OSError (on access): an image cannot be read; the error names the file.
     """
 
@@ -76,6 +76,9 @@ class ImageDomain(Dataset):
         twice = [name for name, count in Counter(self.names).items() if count > 1]
         if twice:
             raise ValueError(f"{self.root}: {len(twice)} images are listed more than once: {some(twice)}")
+        twice = [name for name, count in Counter(self.classes).items() if count > 1]
+        if twice:
+            raise ValueError(f"{self.root}: classes named more than once: {some(twice)}, of {self.classes}")
         if not all(target == UNLABELLED or 0 <= target < len(self.classes) for target in self.targets):
             raise ValueError(f"{self.root}: labels {sorted(set(self.targets))} for the classes {self.classes}")
         if self.votes is not None and self.votes.shape != (len(self.names), len(self.vote_names)):

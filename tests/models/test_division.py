@@ -138,7 +138,7 @@ def test_classes_in_another_order_are_refused(trained, subcommand):
 def test_classes_that_are_new_are_named(trained):
     for name in ("source", "target"):
         write(trained / name, 3, classes=("anger",))
-    with pytest.raises(ValueError, match="classes: the checkpoint has .*the data have .*'anger'"):
+    with pytest.raises(ValueError, match=r"classes: the checkpoint has .*the data have .*'anger'"):
         run("test", trained)
 
 

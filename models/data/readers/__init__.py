@@ -7,6 +7,7 @@ is, so that any two of them make a `DomainPair`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, signature
 from typing import Any
 
 from fastmmd.models.data.domain import ImageDomain
@@ -100,12 +101,37 @@ def read_domain(
 
     Raises:
         OSError: images that cannot be read; the error names them.
-        FileNotFoundError, ValueError: an unknown reader, or whatever the reader refuses.
+        FileNotFoundError, ValueError: an unknown reader or option, a required one that is missing, a name of a class
+            that isn't text, or whatever the reader refuses.
     """
     if reader not in READERS:
         raise ValueError(f"no reader {reader!r}; the readers are {', '.join(READERS)}")
-    domain = READERS[reader](root, **(options or {}))
+    options = options or {}
+    _check_options(reader, options)
+    _check_names("options.classes", options.get("classes") or ())
+    _check_names("classes", classes or ())
+    _check_names("rename", [name for pair in (rename or {}).items() for name in pair])
+    domain = READERS[reader](root, **options)
     if domain.classes and (classes is not None or rename):
         renamed = [(rename or {}).get(name, name) for name in domain.classes]
         domain = domain.with_classes(classes or list(dict.fromkeys(renamed)), rename)
     return checked(domain, skip_unreadable)
+
+
+def _check_options(reader: str, options: Mapping[str, Any]) -> None:
+    known = dict(list(signature(READERS[reader]).parameters.items())[1:])
+    unknown = [name for name in options if name not in known]
+    required = [name for name, parameter in known.items() if parameter.default is Parameter.empty]
+    absent = [name for name in required if name not in options]
+    if unknown or absent:
+        wrong = [f"{name!r} is none of its options" for name in unknown] + [f"{name!r} is missing" for name in absent]
+        told = ", ".join(f"{name} (required)" if name in required else name for name in known) or "none"
+        raise ValueError(f"options of the reader {reader}: expected {told}; {', '.join(wrong)}")
+
+
+def _check_names(what: str, names: Sequence[str]) -> None:
+    """YAML takes what is not quoted for numbers and truth values: 007, no."""
+    if isinstance(names, str):
+        raise ValueError(f"{what}: expected a list of class names, got the text {names!r}")
+    if other := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"{what}: expected class names, got {other[0]!r}, which is no text; put it in quotes")
