@@ -64,8 +64,33 @@ def test_copies_are_counted_and_their_leak_is_a_warning(folders):
         r"copies within the target: 3 pictures in 1 groups, such as .*; in 1 groups their labels differ", text
     )
     assert f"copies across the domains: 1, such as joy/a.bmp of the source = {tested} of the target" in text
-    assert "WARNING" in text
+    assert "WARNING: 1 held-out" in text
     assert "WARNING" not in describe(pair(folders, exclude_held_out=True))
+
+
+def test_every_held_out_copy_is_counted(folders):
+    """A picture that stands for many that are gone: one group, and few of its names are enough."""
+    for folder in ("source", "target"):
+        for name in CLASSES:
+            for k in range(10):
+                picture(7).save(folders / folder / name / f"gone{k}.png")
+    data = pair(folders)
+    held_out = [*data.test_items, *data.items["target"][1]]
+    count = sum("gone" in data.names["target"][item] for item in held_out)
+    assert count > 1
+    text = describe(data)
+    assert f"WARNING: {count} held-out pictures" in text
+    assert "copies within the source: 30 pictures in 1 groups, such as awe/gone0.png = awe/gone1.png = " in text
+    assert all(len(line) < 250 for line in text.splitlines())
+
+
+def test_class_without_source_pictures_is_named(tmp_path):
+    write(tmp_path / "source" / "train", 1, classes=("awe", "fear"))
+    write(tmp_path / "source" / "test", 2)
+    write(tmp_path / "target", 3)
+    assert "* classes without a training picture in the source: joy\n" in describe(pair(tmp_path))
+    write(tmp_path / "source" / "train", 4, classes=("joy",))
+    assert "without a training picture" not in describe(pair(tmp_path))
 
 
 def test_pictures_of_one_colour_are_named(folders):
