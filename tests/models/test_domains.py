@@ -97,6 +97,22 @@ def test_different_classes_are_refused_by_name():
         DomainPair(Blobs(), Blobs(classes=["a", "c", "b"]))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_per_class": 0}, "target_per_class: expected at least 1, .* got 0"),
+        ({"target_per_class": -3}, "target_per_class: expected at least 1, .* got -3"),
+        ({"target_test": 0.6, "target_validation": 0.6}, "got target_validation 0.6, target_test 0.6"),
+        ({"target_test": -0.1}, "got target_validation 0.1, target_test -0.1"),
+        ({"target_test": 15}, "target_test 15"),
+        ({"source_validation": 1.0}, "got source_validation 1.0"),
+    ],
+)
+def test_shares_that_leave_nothing_are_refused(blobs, settings, message):
+    with pytest.raises(ValueError, match=message):
+        blobs(**settings)
+
+
 def test_class_that_is_too_small_to_split_is_named():
     target = Blobs()
     target.targets = [0] * 30 + [1] * 29 + [2]

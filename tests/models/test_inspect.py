@@ -93,6 +93,24 @@ def test_class_without_source_pictures_is_named(tmp_path):
     assert "without a training picture" not in describe(pair(tmp_path))
 
 
+def test_classes_that_look_alike_are_told_apart(tmp_path):
+    """On one disk an accent is a letter of its own, on another not."""
+    write(tmp_path / "source", 1, classes=("caf\u00e9", "tea"))
+    write(tmp_path / "target", 2, classes=("cafe\u0301", "tea"))
+    alike = r"'caf\\xe9' and .*'cafe\\u0301' differ in case.*Unicode's form"
+    with pytest.raises(ValueError, match=alike):
+        pair(tmp_path)
+    pair(tmp_path, {"classes": ["tea", "caf\u00e9"]})
+
+
+def test_a_set_of_test_pictures_alone_says_what_to_do(tmp_path):
+    write(tmp_path / "source", 1)
+    write(tmp_path / "target" / "test", 2)
+    with pytest.raises(ValueError, match=r"no items are left for training: of 30, 0 .* 30 for the test.*part: all"):
+        pair(tmp_path)
+    pair(tmp_path, {"part": "all"})
+
+
 def test_pictures_of_one_colour_are_named(folders):
     Image.new("I;16", (9, 9), 20).save(folders / "source" / "awe" / "dark.png")
     assert "pictures of a single colour in the source: 1, such as awe/dark.png" in describe(pair(folders))
