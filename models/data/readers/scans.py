@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import PIL
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from fastmmd.models.data.domain import ImageDomain
@@ -28,7 +28,7 @@ from fastmmd.models.files import write_atomically
 # Files between two writes of the cache, so that an interrupted look goes on where it was.
 CHUNK = 4096
 # What a cached inspection depends on beside its file.
-VERSION = f"1 pillow {PIL.__version__}"
+VERSION = f"2 pillow {PIL.__version__}"
 
 
 class Inspection(NamedTuple):
@@ -148,13 +148,11 @@ class _Cache:
 def _look(domain: ImageDomain, item: int) -> Inspection:
     try:
         content = domain.content(item)
+        picture = read_picture(content)
         with Image.open(BytesIO(content)) as image:
             size, mode = image.size, image.mode
-        picture = read_picture(content)
     except Exception as error:  # PIL raises nearly every type on a broken file
-        # Pillow's message names an object in memory.
-        told = "no known image format" if isinstance(error, UnidentifiedImageError) else error
-        return Inspection(error=f"{type(error).__name__}: {told}")
+        return Inspection(error=f"{type(error).__name__}: {error}")
     uniform = all(least == most for least, most in picture.getextrema())
     pixels = sha256_of(f"{picture.size}".encode() + picture.tobytes())
     return Inspection(size, mode, sha256_of(content), pixels, uniform)
