@@ -1,10 +1,13 @@
 """Splits, streams and batches of two domains."""
 
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from fastmmd.models.data import DomainPair, EvalTransform, TrainTransform
@@ -16,6 +19,7 @@ from fastmmd.models.data.stats import PAPER
 from fastmmd.models.networks import TransferNet
 
 from .conftest import Blobs, Trunk
+from .folders import picture, write
 
 
 def batches(first=0, steps=5, size=7, batch=3, seed=(0, 0)):
@@ -303,6 +307,33 @@ def test_domain_that_the_task_does_not_see_is_not_loaded(blobs):
         data.trainer = SimpleNamespace(fit_loop=loop, global_rank=0, world_size=1, lightning_module=task)
         batch, *_ = next(iter(data.train_dataloader()))
         assert list(batch) == seen
+
+
+class Other(Dataset):
+    """Pictures that no one has named the classes of."""
+
+
+def test_a_data_set_without_classes_is_no_domain():
+    with pytest.raises(ValueError, match="attributes classes and targets; Other has no classes"):
+        DomainPair(Other(), Blobs())
+
+
+def test_what_torchvisions_folder_leaves_out_is_told(tmp_path):
+    for name in ("source", "target"):
+        write(tmp_path / name, len(name))
+    picture(3).save(tmp_path / "source" / "joy" / "moving.gif")
+    domains = [ImageFolder(tmp_path / name) for name in ("source", "target")]
+    data = DomainPair(*domains)
+    assert data.domains["source"].dropped == {"not read by torchvision's ImageFolder": ["joy/moving.gif"]}
+    assert not data.domains["target"].dropped
+    own = ImageFolder(tmp_path / "target", loader=lambda path: Path(path).name)
+    assert DomainPair(domains[0], own).domains["target"][0] == ("00.png", 0)
+
+
+def test_torchvisions_folder_takes_no_parts_for_classes(tmp_path):
+    write(tmp_path, classes=("train", "val"))
+    with pytest.raises(ValueError, match=r"takes the parts train, val for classes; use .*image_folder"):
+        DomainPair(ImageFolder(tmp_path), ImageFolder(tmp_path))
 
 
 def test_one_set_as_both_domains(blobs):
