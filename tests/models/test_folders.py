@@ -170,9 +170,7 @@ def test_a_class_folder_without_pictures(tmp_path, monkeypatch, content):
     monkeypatch.setattr(pictures, "extensions", lambda: frozenset({".jpg", ".png"}))
     fill(tmp_path, "a/1.jpg", "b/1.jpg", content)
     told = r" \(c/1.heic: .*pip install pillow-heif\)" if content.endswith("heic") else ""
-    with pytest.raises(
-        ValueError, match=rf"no pictures .* in the folders c{told}; delete .*give classes"
-    ):
+    with pytest.raises(ValueError, match=rf"no pictures .* in the folders c{told}; delete .*give classes"):
         read_image_folder(tmp_path)
     domain = read_image_folder(tmp_path, ["c", "b", "a"])
     assert (domain.classes, domain.targets) == (["c", "b", "a"], [2, 1])
