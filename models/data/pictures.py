@@ -26,7 +26,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # TIFF's tags.
-_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284
+_BITS, _PHOTOMETRIC, _PLANES, _SIGN = 258, 262, 284, 339
+# Where a PNG file has the bits of a level.
+_PNG_DEPTH = 24
 _TIFF = (b"II*\0", b"MM\0*")
 _UNKNOWN_TIFF = (
     "a TIFF of a kind that Pillow doesn't read, such as floating point with 16 or 64 bits or in colour; save it with 8 "
@@ -94,6 +96,10 @@ def read_picture(content: bytes) -> Image.Image:
                 "picture with its channels interleaved or with 8 bits"
             )
         image.load()
+        key = image.info.get("transparency")
+        if image.format == "PNG" and image.mode == "L" and isinstance(key, int):
+            # Pillow scales levels of 2 and 4 bits to 8, and leaves the one that stands for nothing as it is.
+            image.info["transparency"] = key * 255 // (2 ** content[_PNG_DEPTH] - 1)
         return to_rgb(image)
 
 
@@ -117,6 +123,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
             integers above 65535, negative values, NaN.
     """
     kind, tags = image.format, getattr(image, "tag_v2", {})  # of the file; what is made of the picture has none
+    if kind == "TIFF" and tags.get(_SIGN, (1,))[0] == 2 and tags.get(_BITS, (0,))[0] == 8:
+        raise ValueError("signed integer pixels of 8 bits, whose white is unknown; save the picture with unsigned ones")
     image = _upright(image)
     if image.mode == "F" or image.mode.startswith("I"):
         image = _grey(image, kind, tags)

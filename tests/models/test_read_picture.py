@@ -453,3 +453,15 @@ def test_formats_that_are_not_known_are_told_without_an_address():
     halves = tiff(np.zeros((2, 3), dtype=np.float16), 1, 16, t339=3)
     with pytest.raises(PIL.UnidentifiedImageError, match=r"a TIFF of a kind that Pillow doesn't read.*save it"):
         read_picture(halves)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_grey_level_that_stands_for_nothing(depth):
+    levels = np.array([[0, 1], [1, 0]], dtype=np.uint8)
+    picture = np.asarray(read_picture(png(levels, 0, depth, (b"tRNS", struct.pack(">H", 1)))))
+    assert np.array_equal(picture[..., 0], np.array([[0, 255], [255, 0]]))
+
+
+def test_signed_levels_of_8_bits_are_refused():
+    with pytest.raises(ValueError, match="signed integer pixels of 8 bits"):
+        read_picture(tiff(np.array([[0, 200]], dtype=np.uint8), 1, 8, t339=2))
