@@ -202,6 +202,12 @@ class TransferTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._trainer is not None and self.trainer.training:
             refuse_other_settings(checkpoint, self, self.trainer.datamodule)
+        trained = list(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, self.hparams)["classes"])
+        if trained != list(self.hparams["classes"]):  # outputs in another order would be tested as if in this one
+            raise ValueError(
+                f"classes: the checkpoint has {trained}, in this order; the data have {list(self.hparams['classes'])}. "
+                "Give both domains the checkpoint's classes, or begin a new run with another --output"
+            )
 
     def on_fit_start(self) -> None:
         # Of the interval that `on_train_start` shortens.

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from jsonargparse import ArgumentParser
 from matplotlib.font_manager import findfont
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -144,8 +144,7 @@ def _readable(pictures: ImageDomain, skipped: dict[str, str] | None) -> Iterator
         except OSError as error:
             if skipped is None:
                 raise OSError(f"{error}; --skip-unreadable goes on without such pictures") from error
-            cause = error.__cause__  # Pillow's own words for a file that is no picture name an object in memory
-            skipped[name] = "no known image format" if isinstance(cause, UnidentifiedImageError) else str(cause)
+            skipped[name] = str(error.__cause__)
         else:
             yield name, picture
 

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from fastmmd.models.data.domain import PARTS, UNLABELLED, ImageDomain, some
 from fastmmd.models.data.folds import Fold, Split, floor_split
+from fastmmd.models.data.readers.classes import plain
 from fastmmd.models.data.readers.scans import duplicates
 from fastmmd.models.data.sampling import item_names
 
@@ -62,16 +63,22 @@ class Division:
         absent = [name for name in exclude_from_eval if name not in self.classes]
         if absent:
             raise ValueError(f"exclude_from_eval: expected some of the classes {self.classes}, got {absent}")
+        if target_per_class is not None and target_per_class < 1:
+            raise ValueError(f"target_per_class: expected at least 1, or none for all, got {target_per_class}")
+        _check_shares(source_validation=source_validation)
+        if fold is None and split is None:
+            _check_shares(target_validation=target_validation, target_test=target_test)
         self.exclude_held_out = exclude_held_out
         self.exclude_from_eval = list(exclude_from_eval)
         self.target_per_class = target_per_class
         self.seed = seed
         self.names = {name: item_names(domain) for name, domain in self.domains.items()}
         self.splits = {"target": self._target_split(fold, split, target_validation, target_test)}
-        self.fold = 0 if fold is None and split is None else fold
         folds = self.splits["target"].folds
+        self.fold = 0 if fold is None and len(folds) == 1 else fold
         if self.fold is None or not 0 <= self.fold < len(folds):
-            raise ValueError(f"fold: expected one of 0..{len(folds) - 1}, got {self.fold}")
+            told = "" if split is None else f", the folds of {split}"
+            raise ValueError(f"fold: expected one of 0..{len(folds) - 1}, got {self.fold}{told}")
         self.splits["source"] = self._source_split(source_validation)
         self._assign()
 
@@ -125,6 +132,12 @@ class Division:
             "only in the target": [name for name in target.classes if name not in source.classes],
         }
         told = "; ".join(f"{where}: {', '.join(names)}" for where, names in only.items() if names)
+        if set(map(plain, source.classes)) == set(map(plain, target.classes)) and any(only.values()):
+            told += (
+                f"; {', '.join(map(ascii, only['only in the source']))} and "
+                f"{', '.join(map(ascii, only['only in the target']))} differ in case, blanks or Unicode's form only: "
+                "rename the folders, or give the reader's option classes, which are found in any form"
+            )
         raise ValueError(
             "source and target must have the same classes in the same order; "
             f"source has {list(source.classes)}, target has {list(target.classes)} ({told or 'in another order'}). "
@@ -161,7 +174,12 @@ class Division:
             train = [item for item in train if item not in copied]
         for name, items in (("source", parts["source"][0]), ("target", train)):
             if not items:
-                raise ValueError(f"{name}: no items are left for training")
+                _, validated, tested = map(len, parts[name])
+                raise ValueError(
+                    f"{name}: no items are left for training: of {len(self.names[name])}, {validated} are for "
+                    f"validation, {tested} for the test, the others left out"
+                    + ("; part: all divides the set anew" if getattr(self.domains[name], "parts", None) else "")
+                )
 
         def evaluated(name: str, items: list[int]) -> list[int]:
             return [item for item in items if self.label(name, item) not in self.exclude_from_eval]
@@ -313,6 +331,13 @@ class Division:
             held_out = _largest_remainders(items, labels, part, self.seed)
             rest = set(items) - set(held_out)
         return sorted(rest), sorted(held_out)
+
+
+def _check_shares(**shares: float) -> None:
+    """Makes sure that these shares of a domain can be held out together."""
+    told = ", ".join(f"{name} {share}" for name, share in shares.items())
+    if not all(0 <= share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
+        raise ValueError(f"expected shares of 0 or more that leave some for training, got {told}")
 
 
 def _largest_remainders(items: Sequence[int], labels: Sequence[str], part: float, seed: int) -> list[int]:

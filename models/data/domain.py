@@ -42,7 +42,7 @@ class ImageDomain(Dataset):
         inspections: name -> what a look at all files found, see `readers.scans`; empty before.
 
     Raises:
-        ValueError: no images, an image named twice, a label outside the classes, or lengths that differ.
+        ValueError: no images, an image or class named twice, a label outside the classes, or lengths that differ.
         OSError (on access): an image cannot be read; the error names the file.
     """
 
@@ -76,6 +76,9 @@ class ImageDomain(Dataset):
         twice = [name for name, count in Counter(self.names).items() if count > 1]
         if twice:
             raise ValueError(f"{self.root}: {len(twice)} images are listed more than once: {some(twice)}")
+        twice = [name for name, count in Counter(self.classes).items() if count > 1]
+        if twice:
+            raise ValueError(f"{self.root}: classes named more than once: {some(twice)}, of {self.classes}")
         if not all(target == UNLABELLED or 0 <= target < len(self.classes) for target in self.targets):
             raise ValueError(f"{self.root}: labels {sorted(set(self.targets))} for the classes {self.classes}")
         if self.votes is not None and self.votes.shape != (len(self.names), len(self.vote_names)):
@@ -92,8 +95,12 @@ class ImageDomain(Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the files as they are now, by sizes and times of change."""
-        return hashlib.sha256(repr([self.stamp(item) for item in range(len(self))]).encode()).hexdigest()
+        """Digest of the files as they are now: of their contents after a look at them, else of sizes and times."""
+        state = [
+            self.inspections[name].sha256 if self.inspections else self.stamp(item)
+            for item, name in enumerate(self.names)
+        ]
+        return hashlib.sha256(repr(state).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -113,9 +120,11 @@ class ImageDomain(Dataset):
         return (self.root / self.names[item]).read_bytes()
 
     def stamp(self, item: int) -> tuple[int, int]:
-        """Size of an item's file in bytes, and when it was last changed, in ns."""
+        """Size of an item's file in bytes, and when it was last changed or put in its place, in ns."""
         stat = (self.root / self.names[item]).stat()
-        return stat.st_size, stat.st_mtime_ns
+        # Files that were copied or unpacked have the times of their originals, so that two of one size may change
+        # places unnoticed; the time of change of the entry tells.
+        return stat.st_size, max(stat.st_mtime_ns, stat.st_ctime_ns)
 
     def subset(self, items: Sequence[int]) -> ImageDomain:
         """These items, in this order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +12,15 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import default_loader
 
 from fastmmd.models.data.division import Division
 from fastmmd.models.data.domain import ImageDomain
 from fastmmd.models.data.features import CachedFeatures
 from fastmmd.models.data.folds import Split
 from fastmmd.models.data.images import match
+from fastmmd.models.data.readers.files import list_folder
+from fastmmd.models.data.readers.folders import PART_NAMES
 from fastmmd.models.data.readers.scans import checked
 from fastmmd.models.data.sampling import SeededView, StreamLoader, StreamSampler, View, item_names
 
@@ -26,7 +30,8 @@ class DomainPair(LightningDataModule):
 
     A domain is a map-style data set of (image, label) with the attributes `classes`, the class names in label order,
     and `targets`, every item's label. `ImageDomain` is one, as the readers of `data.readers` give it; torchvision's
-    `ImageFolder` is taken as one, so that its pictures are read as all others are.
+    `ImageFolder` is taken as one, so that its pictures are read as all others are, unless it has a transform or loader
+    of its own.
 
     A training batch is `{"source": (images, labels), "target": (images, labels)}`; the two sizes may differ. Whether
     the target's training labels are used is the model's choice; a domain that the model does not see in training is
@@ -56,7 +61,8 @@ class DomainPair(LightningDataModule):
         target_validation, target_test: likewise parts of the target, drawn at random; not used if there is a `fold`.
         fold: which fold of the target's split, from 0. Given without `split`, it is one of the five of He & Ding's
             protocol, `floor_split`.
-        split: file that `Split.write` has written, such as the `split.json` of another run.
+        split: file that `Split.write` has written, such as the `split.json` of another run; of several folds, `fold`
+            chooses one.
         exclude_held_out: whether to leave out of the source the items that are called like an item of the target's
             validation or test part (files in two folders excepted, whose names say nothing), and out of both domains'
             training the pictures that are copies of such an item's, pixel by pixel. For domains that show the same
@@ -277,7 +283,22 @@ class DomainPair(LightningDataModule):
 
 
 def _inspected(dataset: Dataset) -> Dataset:
-    """The data set; files of images after a look at all of them, and read by this package in torchvision's place."""
-    if type(dataset) is ImageFolder and dataset.transforms is None:
-        dataset = ImageDomain(dataset.root, item_names(dataset), dataset.targets, dataset.classes)
+    """The data set; files of images after a look at all of them, and read by this package in torchvision's place.
+
+    Raises:
+        ValueError: it is no domain, or an `ImageFolder` that takes the parts of a data set for classes.
+    """
+    absent = [name for name in ("classes", "targets") if not hasattr(dataset, name)]
+    if absent:
+        kind = type(dataset).__name__
+        raise ValueError(f"expected a data set with the attributes classes and targets; {kind} has no {absent[0]}")
+    if type(dataset) is ImageFolder and dataset.transforms is None and dataset.loader is default_loader:
+        if {name.lower() for name in dataset.classes} <= PART_NAMES.keys():
+            raise ValueError(
+                f"{dataset.root}: ImageFolder takes the parts {', '.join(dataset.classes)} for classes; use "
+                "fastmmd.models.data.readers.read_domain with the reader image_folder"
+            )
+        names = item_names(dataset)
+        dropped = list_folder(Path(dataset.root)).dropped(names, "not read by torchvision's ImageFolder")
+        dataset = ImageDomain(dataset.root, names, dataset.targets, dataset.classes, dropped=dropped)
     return checked(dataset) if isinstance(dataset, ImageDomain) and not dataset.inspections else dataset

@@ -22,7 +22,7 @@ def describe(data: DomainPair) -> str:
     """
     division = data.division
     parts = [_aligned(rows) for rows in (_domains(division), _classes(division), _left_out(division)) if len(rows) > 1]
-    notes = [f"* {note}\n" for note in (*_copies(division), *_uniform(division))]
+    notes = [f"* {note}\n" for note in (*_unlearned(division), *_copies(division), *_uniform(division))]
     return "\n".join([*parts, *(["".join(notes)] if notes else [])])
 
 
@@ -90,7 +90,7 @@ def _copies(division: Division) -> Iterable[str]:
             labels = dict(zip(division.names[name], division.domains[name].targets, strict=True))
             torn = sum(len({labels[item] for item in members}) > 1 for members in inside)
             yield f"copies within the {name}: {sum(map(len, inside))} pictures in {len(inside)} groups, such as " + (
-                " = ".join(inside[0]) + (f"; in {torn} groups their labels differ" if torn else "")
+                _alike(inside[0]) + (f"; in {torn} groups their labels differ" if torn else "")
             )
     shared = [group for group in groups if {domain for domain, _ in group} == set(NAMES)]
     if shared and len({getattr(domain, "root", None) for domain in division.domains.values()}) == 2:
@@ -101,9 +101,10 @@ def _copies(division: Division) -> Iterable[str]:
         ("target", division.names["target"][item]) for item in (*division.test_items, *division.items["target"][1])
     }
     leaks = [
-        (min(tested & set(group)), min(trained & set(group)))
+        (member, min(trained & set(group)))
         for group in groups
-        if tested & set(group) and trained & set(group)
+        if trained & set(group)
+        for member in sorted(tested & set(group))
     ]
     if leaks:
         (_, held_out), (domain, copy) = leaks[0]
@@ -111,6 +112,19 @@ def _copies(division: Division) -> Iterable[str]:
             f"WARNING: {len(leaks)} held-out pictures of the target have copies that are trained on, such as "
             f"{held_out} ({copy} of the {domain}), so they are no test; data.exclude_held_out: true leaves these out"
         )
+
+
+def _alike(names: Sequence[str]) -> str:
+    """The first few of the names of one picture."""
+    return " = ".join(names[:3]) + (f" = ... ({len(names)} in all)" if len(names) > 3 else "")
+
+
+def _unlearned(division: Division) -> Iterable[str]:
+    """Classes that nothing can be learned of from the source."""
+    taught = {int(division.domains["source"].targets[item]) for item in division.items["source"][0]}
+    absent = [name for label, name in enumerate(division.classes) if label not in taught]
+    if absent:
+        yield f"classes without a training picture in the source: {some(absent)}"
 
 
 def _uniform(division: Division) -> Iterable[str]:

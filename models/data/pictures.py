@@ -6,7 +6,7 @@
 | 16 bits of grey, 12 in TIFF           | scaled by 255 / 65535 (255 / 4095) and rounded, never clipped               |
 | 16 bits a channel of colour           | the upper 8 (Pillow's reading)                                              |
 | 32-bit integers                       | 8-bit levels if none is above 255, else 16-bit ones; above 65535 an error   |
-| floating point                        | 0 to 1 is black to white; whole numbers up to 255 are levels; else an error |
+| floating point, 32 bits of grey       | 0 to 1 is black to white; whole numbers up to 255 are levels; else an error |
 | transparency (alpha, a palette's too) | laid on white, as browsers do: hidden colours are arbitrary                 |
 | CMYK, YCbCr, HSV, LAB                 | Pillow's conversion; embedded colour profiles are not applied               |
 | EXIF orientation                      | applied, as viewers do                                                      |
@@ -23,10 +23,17 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # TIFF's tags.
-_BITS, _PHOTOMETRIC = 258, 262
+_BITS, _PHOTOMETRIC, _PLANES, _SIGN = 258, 262, 284, 339
+# Where a PNG file has the bits of a level.
+_PNG_DEPTH = 24
+_TIFF = (b"II*\0", b"MM\0*")
+_UNKNOWN_TIFF = (
+    "a TIFF of a kind that Pillow doesn't read, such as floating point with 16 or 64 bits or in colour; save it with 8 "
+    "or 16 bits of integers"
+)
 # Formats that Pillow identifies but that hold no pixels for it (it needs Ghostscript, Windows, or another library).
 _NO_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 _HEIC = "needs Pillow's plugin: pip install pillow-heif"
@@ -76,9 +83,36 @@ def read_picture(content: bytes) -> Image.Image:
         Exception: Pillow raises nearly every type on a broken file, and `to_rgb` ValueError.
     """
     extensions()  # registers what a package adds, in worker processes too
-    with Image.open(BytesIO(content)) as image:
+    try:
+        opened = Image.open(BytesIO(content))
+    except UnidentifiedImageError:  # whose message names an object in memory
+        raise UnidentifiedImageError(_UNKNOWN_TIFF if content[:4] in _TIFF else "no known image format") from None
+    with opened as image:
+        if image.format in ("JPEG", "MPO") and _ends_in_zeros(content):
+            raise OSError("image file is truncated (its end is zeros, as of an unfinished download)")
+        if image.format == "TIFF" and _planar_16(image):
+            raise ValueError(
+                "channels one after the other with 16 bits and no compression, which Pillow reads wrongly; save the "
+                "picture with its channels interleaved or with 8 bits"
+            )
         image.load()
+        key = image.info.get("transparency")
+        if image.format == "PNG" and image.mode == "L" and isinstance(key, int):
+            # Pillow scales levels of 2 and 4 bits to 8, and leaves the one that stands for nothing as it is.
+            image.info["transparency"] = key * 255 // (2 ** content[_PNG_DEPTH] - 1)
         return to_rgb(image)
+
+
+def _ends_in_zeros(content: bytes) -> bool:
+    """Whether a JPEG's data go over into zeros, which libjpeg takes for a grey area, before their end."""
+    data = content.rstrip(b"\0")
+    return len(content) - len(data) > 16 and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+
+
+def _planar_16(image: Image.Image) -> bool:
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS, (1,))
+    return tags.get(_PLANES) == 2 and len(bits) > 1 and max(bits) > 8 and image.tile[0].codec_name == "raw"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -89,6 +123,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
             integers above 65535, negative values, NaN.
     """
     kind, tags = image.format, getattr(image, "tag_v2", {})  # of the file; what is made of the picture has none
+    if kind == "TIFF" and tags.get(_SIGN, (1,))[0] == 2 and tags.get(_BITS, (0,))[0] == 8:
+        raise ValueError("signed integer pixels of 8 bits, whose white is unknown; save the picture with unsigned ones")
     image = _upright(image)
     if image.mode == "F" or image.mode.startswith("I"):
         image = _grey(image, kind, tags)

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import os
 import shutil
 import warnings
 
 import pytest
 import torch
+from PIL import Image
 
 from fastmmd.models.data import DomainPair
 from fastmmd.models.data.domain import UNLABELLED, ImageDomain
@@ -103,6 +105,51 @@ def test_another_division_is_refused(trained):
     ):
         with pytest.raises(ValueError, match=f"another division of the data than the run's.*asked for is .*{message}"):
             run("test", trained, **args)
+
+
+def test_pictures_of_one_size_and_time_that_change_places_are_found(tmp_path):
+    """As unpacked archives have them: what was seen of each file is kept from run to run, and would be the other's."""
+    for folder, seed in (("source", 1), ("target", 2)):
+        for path in write(tmp_path / folder, seed).rglob("*.png"):
+            with Image.open(path) as image:
+                image.save(path.with_suffix(".bmp"))
+            path.unlink()
+            os.utime(path.with_suffix(".bmp"), (1e9, 1e9))
+    run("fit", tmp_path)
+    before = read_domain("image_folder", str(tmp_path / "target"))
+    first, *_, last = sorted(split_of(tmp_path).folds[0].test)
+    one, other, aside = (tmp_path / "target" / name for name in (first, last, "aside"))
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+    assert read_domain("image_folder", str(tmp_path / "target")).fingerprint != before.fingerprint
+    with pytest.raises(ValueError, match=f"2 of another content: {first}, {last}"):
+        run("test", tmp_path)
+
+
+@pytest.mark.parametrize("subcommand", ["test", "predict"])
+def test_classes_in_another_order_are_refused(trained, subcommand):
+    """The network's outputs are in the run's order: the labels of any other would be tested wrongly."""
+    other = [f"--data.{name}.classes={list(reversed(CLASSES))}" for name in ("source", "target")]
+    with pytest.raises(ValueError, match=r"classes: the checkpoint has \['awe', .*the data have \['joy', "):
+        run(subcommand, trained, *other)
+
+
+def test_classes_that_are_new_are_named(trained):
+    for name in ("source", "target"):
+        write(trained / name, 3, classes=("anger",))
+    with pytest.raises(ValueError, match=r"classes: the checkpoint has .*the data have .*'anger'"):
+        run("test", trained)
+
+
+def test_split_of_another_run_gives_its_test_pictures(trained, tmp_path):
+    """A split of one fold needs no `fold`."""
+    file = trained / "first.json"
+    file.write_bytes((trained / "run" / "split.json").read_bytes())
+    shutil.rmtree(trained / "run")
+    run("fit", trained, "--data.split_seed=5", split=str(file))
+    run("test", trained, "--data.split_seed=5", split=str(file))
+    assert items_of(trained) == sorted(Split.read(file).folds[0].test)
 
 
 @pytest.mark.parametrize("change", ["edited", "of another run"])

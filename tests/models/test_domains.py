@@ -1,10 +1,13 @@
 """Splits, streams and batches of two domains."""
 
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from fastmmd.models.data import DomainPair, EvalTransform, TrainTransform
@@ -16,6 +19,7 @@ from fastmmd.models.data.stats import PAPER
 from fastmmd.models.networks import TransferNet
 
 from .conftest import Blobs, Trunk
+from .folders import picture, write
 
 
 def batches(first=0, steps=5, size=7, batch=3, seed=(0, 0)):
@@ -95,6 +99,22 @@ def test_split_seed_is_not_the_seed(blobs):
 def test_different_classes_are_refused_by_name():
     with pytest.raises(ValueError, match=r"source has \['a', 'b', 'c'\], target has \['a', 'c', 'b'\]"):
         DomainPair(Blobs(), Blobs(classes=["a", "c", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_per_class": 0}, "target_per_class: expected at least 1, .* got 0"),
+        ({"target_per_class": -3}, "target_per_class: expected at least 1, .* got -3"),
+        ({"target_test": 0.6, "target_validation": 0.6}, "got target_validation 0.6, target_test 0.6"),
+        ({"target_test": -0.1}, "got target_validation 0.1, target_test -0.1"),
+        ({"target_test": 15}, "target_test 15"),
+        ({"source_validation": 1.0}, "got source_validation 1.0"),
+    ],
+)
+def test_shares_that_leave_nothing_are_refused(blobs, settings, message):
+    with pytest.raises(ValueError, match=message):
+        blobs(**settings)
 
 
 def test_class_that_is_too_small_to_split_is_named():
@@ -287,6 +307,33 @@ def test_domain_that_the_task_does_not_see_is_not_loaded(blobs):
         data.trainer = SimpleNamespace(fit_loop=loop, global_rank=0, world_size=1, lightning_module=task)
         batch, *_ = next(iter(data.train_dataloader()))
         assert list(batch) == seen
+
+
+class Other(Dataset):
+    """Pictures that no one has named the classes of."""
+
+
+def test_a_data_set_without_classes_is_no_domain():
+    with pytest.raises(ValueError, match="attributes classes and targets; Other has no classes"):
+        DomainPair(Other(), Blobs())
+
+
+def test_what_torchvisions_folder_leaves_out_is_told(tmp_path):
+    for name in ("source", "target"):
+        write(tmp_path / name, len(name))
+    picture(3).save(tmp_path / "source" / "joy" / "moving.gif")
+    domains = [ImageFolder(tmp_path / name) for name in ("source", "target")]
+    data = DomainPair(*domains)
+    assert data.domains["source"].dropped == {"not read by torchvision's ImageFolder": ["joy/moving.gif"]}
+    assert not data.domains["target"].dropped
+    own = ImageFolder(tmp_path / "target", loader=lambda path: Path(path).name)
+    assert DomainPair(domains[0], own).domains["target"][0] == ("00.png", 0)
+
+
+def test_torchvisions_folder_takes_no_parts_for_classes(tmp_path):
+    write(tmp_path, classes=("train", "val"))
+    with pytest.raises(ValueError, match=r"takes the parts train, val for classes; use .*image_folder"):
+        DomainPair(ImageFolder(tmp_path), ImageFolder(tmp_path))
 
 
 def test_one_set_as_both_domains(blobs):

@@ -169,7 +169,8 @@ def test_a_flat_folder_has_no_classes(tmp_path):
 def test_a_class_folder_without_pictures(tmp_path, monkeypatch, content):
     monkeypatch.setattr(pictures, "extensions", lambda: frozenset({".jpg", ".png"}))
     fill(tmp_path, "a/1.jpg", "b/1.jpg", content)
-    with pytest.raises(ValueError, match=r"can be read in the folders c; delete them .*option classes"):
+    told = r" \(c/1.heic: .*pip install pillow-heif\)" if content.endswith("heic") else ""
+    with pytest.raises(ValueError, match=rf"no pictures .* in the folders c{told}; delete .*option classes"):
         read_image_folder(tmp_path)
     domain = read_image_folder(tmp_path, ["c", "b", "a"])
     assert (domain.classes, domain.targets) == (["c", "b", "a"], [2, 1])
@@ -196,7 +197,14 @@ def test_domains_are_no_classes_and_classes_may_hold_parts(tmp_path, inside):
     with pytest.raises(ValueError, match=r"the folders Art, Real World all hold the same folders, .*give one of the"):
         read_image_folder(tmp_path)
     assert read_image_folder(tmp_path, ["Art", "Real World"]).targets == [0, 0, 1, 1]
-    assert len(read_image_folder(fill(tmp_path, "Art/more.jpg"))) == 5
+    fill(tmp_path, "Art/of one alone/1.jpg")
+    with pytest.raises(ValueError, match=r"the folders Art, Real World all hold the same folders"):
+        read_image_folder(tmp_path)
+    assert len(read_image_folder(fill(tmp_path, "Art/more.jpg"))) == 6
+
+
+def test_classes_may_have_one_folder_in_common(tmp_path):
+    assert len(read_image_folder(fill(tmp_path, "a/2019/1.jpg", "b/2019/1.jpg", "b/2020/1.jpg"))) == 3
 
 
 def test_pictures_that_cannot_be_opened_are_named_where_there_are_no_others(tmp_path, monkeypatch):

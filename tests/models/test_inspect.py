@@ -64,8 +64,51 @@ def test_copies_are_counted_and_their_leak_is_a_warning(folders):
         r"copies within the target: 3 pictures in 1 groups, such as .*; in 1 groups their labels differ", text
     )
     assert f"copies across the domains: 1, such as joy/a.bmp of the source = {tested} of the target" in text
-    assert "WARNING" in text
+    assert "WARNING: 1 held-out" in text
     assert "WARNING" not in describe(pair(folders, exclude_held_out=True))
+
+
+def test_every_held_out_copy_is_counted(folders):
+    """A picture that stands for many that are gone: one group, and few of its names are enough."""
+    for folder in ("source", "target"):
+        for name in CLASSES:
+            for k in range(10):
+                picture(7).save(folders / folder / name / f"gone{k}.png")
+    data = pair(folders)
+    held_out = [*data.test_items, *data.items["target"][1]]
+    count = sum("gone" in data.names["target"][item] for item in held_out)
+    assert count > 1
+    text = describe(data)
+    assert f"WARNING: {count} held-out pictures" in text
+    assert "copies within the source: 30 pictures in 1 groups, such as awe/gone0.png = awe/gone1.png = " in text
+    assert all(len(line) < 250 for line in text.splitlines())
+
+
+def test_class_without_source_pictures_is_named(tmp_path):
+    write(tmp_path / "source" / "train", 1, classes=("awe", "fear"))
+    write(tmp_path / "source" / "test", 2)
+    write(tmp_path / "target", 3)
+    assert "* classes without a training picture in the source: joy\n" in describe(pair(tmp_path))
+    write(tmp_path / "source" / "train", 4, classes=("joy",))
+    assert "without a training picture" not in describe(pair(tmp_path))
+
+
+def test_classes_that_look_alike_are_told_apart(tmp_path):
+    """On one disk an accent is a letter of its own, on another not."""
+    write(tmp_path / "source", 1, classes=("caf\u00e9", "tea"))
+    write(tmp_path / "target", 2, classes=("cafe\u0301", "tea"))
+    alike = r"'caf\\xe9' and .*'cafe\\u0301' differ in case.*Unicode's form"
+    with pytest.raises(ValueError, match=alike):
+        pair(tmp_path)
+    pair(tmp_path, {"classes": ["tea", "caf\u00e9"]})
+
+
+def test_a_set_of_test_pictures_alone_says_what_to_do(tmp_path):
+    write(tmp_path / "source", 1)
+    write(tmp_path / "target" / "test", 2)
+    with pytest.raises(ValueError, match=r"no items are left for training: of 30, 0 .* 30 for the test.*part: all"):
+        pair(tmp_path)
+    pair(tmp_path, {"part": "all"})
 
 
 def test_pictures_of_one_colour_are_named(folders):

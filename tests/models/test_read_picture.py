@@ -397,3 +397,71 @@ def test_exif_transpose_of_the_library_agrees():
         image = Image.fromarray(np.ascontiguousarray(stored(SQUARES)))
         image.getexif()[ExifTags.Base.Orientation] = orientation
         assert far(ImageOps.exif_transpose(image), SQUARES) == 0
+
+
+# What Pillow reads wrongly, or says nothing of
+
+
+def test_jpeg_whose_rest_is_zeros_is_refused():
+    """As programs leave it that reserve a file's space before they load it: libjpeg reads grey."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    picture.save(file, "JPEG")
+    whole = file.getvalue()
+    for start in (len(whole) // 2, len(whole) - 20):
+        with pytest.raises(OSError, match=r"truncated .*zeros"):
+            read_picture(whole[:start] + bytes(len(whole) - start))
+    assert read_picture(whole + bytes(1000)).tobytes() == read_picture(whole).tobytes()
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_planes_of_16_bits_are_refused(order):
+    """Pillow reads their bytes as if they were 8-bit levels."""
+    planes = np.moveaxis(COLOURS.astype(np.uint16) * 257, 2, 0).astype(f"{order}u2")
+    with pytest.raises(ValueError, match=r"channels one after the other .*save"):
+        read_picture(planar(planes, 16, order))
+    eight = read_picture(planar(np.moveaxis(COLOURS, 2, 0), 8, order))
+    assert np.array_equal(np.asarray(eight), COLOURS)
+
+
+def planar(planes, bits, order):
+    """A TIFF file whose channels are one after the other."""
+    count, height, width = planes.shape
+    size = planes[0].nbytes
+    fields = {256: width, 257: height, 259: 1, 262: 2, 277: count, 278: height, 284: 2}
+    lists = {258: ("H", [bits] * count), 273: ("I", [8 + k * size for k in range(count)]), 279: ("I", [size] * count)}
+    data = planes.tobytes()
+    place = 8 + len(data)
+    entries = []
+    for tag in sorted([*fields, *lists]):
+        if tag in fields:
+            entries.append(struct.pack(order + "HHIHH", tag, 3, 1, fields[tag], 0))
+        else:
+            kind, values = lists[tag]
+            content = struct.pack(f"{order}{len(values)}{kind}", *values)
+            entries.append(struct.pack(order + "HHII", tag, 3 if kind == "H" else 4, len(values), place))
+            data += content
+            place += len(content)
+    header = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, place)
+    return header + data + struct.pack(order + "H", len(entries)) + b"".join(entries) + struct.pack(order + "I", 0)
+
+
+def test_formats_that_are_not_known_are_told_without_an_address():
+    for content, message in ((b"", "no known image format"), (b"<html>", "no known image format")):
+        with pytest.raises(PIL.UnidentifiedImageError, match=f"^{message}$"):
+            read_picture(content)
+    halves = tiff(np.zeros((2, 3), dtype=np.float16), 1, 16, t339=3)
+    with pytest.raises(PIL.UnidentifiedImageError, match=r"a TIFF of a kind that Pillow doesn't read.*save it"):
+        read_picture(halves)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_grey_level_that_stands_for_nothing(depth):
+    levels = np.array([[0, 1], [1, 0]], dtype=np.uint8)
+    picture = np.asarray(read_picture(png(levels, 0, depth, (b"tRNS", struct.pack(">H", 1)))))
+    assert np.array_equal(picture[..., 0], np.array([[0, 255], [255, 0]]))
+
+
+def test_signed_levels_of_8_bits_are_refused():
+    with pytest.raises(ValueError, match="signed integer pixels of 8 bits"):
+        read_picture(tiff(np.array([[0, 200]], dtype=np.uint8), 1, 8, t339=2))

@@ -38,6 +38,8 @@ from fastmmd.models.data.readers import (
     scans,
 )
 
+from .folders import CLASSES, write
+
 
 def noise(seed, mode="RGB"):
     pixels = np.random.default_rng(seed).integers(256, size=(6, 8, 3), dtype=np.uint8)
@@ -466,8 +468,29 @@ def test_a_root_that_does_not_fit_is_described(tmp_path, reader):
 
 
 def test_unknown_reader(tmp_path):
-    with pytest.raises(ValueError, match="no reader 'art' .*; the readers are abstract, artphoto"):
+    with pytest.raises(ValueError, match=r"no reader 'art' .*; the readers are abstract, artphoto"):
         read_domain("art", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("reader", "arguments", "message"),
+    [
+        ("image_folder", {"options": {"classes": [1, 2]}}, "options.classes: expected class names, got 1.*in quotes"),
+        (
+            "image_folder",
+            {"options": {"classes": "ab"}},
+            "options.classes: expected a list .* got the text 'ab'",
+        ),
+        ("image_folder", {"classes": ["yes", False]}, "classes: expected class names, got False.*in quotes"),
+        ("image_folder", {"rename": {7: "a"}}, "rename: expected class names, got 7.*in quotes"),
+        ("image_folder", {"classes": ["awe", "awe"]}, "classes named more than once: awe"),
+        ("image_folder", {"options": {"classes": [*CLASSES, "joy"]}}, "classes named more than once: joy"),
+    ],
+)
+def test_options_and_class_names_that_do_not_fit(tmp_path, reader, arguments, message):
+    write(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        read_domain(reader, str(tmp_path), **arguments)
 
 
 def test_two_sets_make_a_pair_from_a_configuration(tmp_path):

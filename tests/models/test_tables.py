@@ -97,6 +97,7 @@ HEADER = "image_name,emotion\n"
         ),
         ("a/1.jpg,u\n,v\n", r"labels.csv, line 3: expected the path of an image; found none in \['', 'v'\]"),
         ('a/1.jpg,u\n"a/2.jpg,v\na/3.jpg,u\n', r"labels.csv, line 3: a quote is not closed"),
+        ('a/1.jpg,u\na/2.jpg,"v\nw"\na/3.jpg,u\n', r"labels.csv, line 3: .*or a cell has several lines; close it, or"),
         (
             "a/1.jpg,u\na/2.jpg,v\na/1.jpg,v\n",
             r"labels.csv: 1 images are listed more than once: a/1.jpg \(lines 2 and 4, labelled u and v\)",

@@ -98,6 +98,7 @@ def read(reader: str, root: str, options: Mapping[str, Any] | None = None) -> Im
             )
     if absent := [name for name in known if known[name].default is Parameter.empty and name not in (options or {})]:
         raise ValueError(f"options: the reader {reader} takes {', '.join(absent)} ({{{absent[0]}: ...}}); got none")
+    _check_names("options.classes", (options or {}).get("classes") or ())
     return READERS[reader](root, **(options or {}))
 
 
@@ -132,10 +133,20 @@ def read_domain(
 
     Raises:
         OSError: images that cannot be read; the error names them.
-        FileNotFoundError, ValueError: as `read`.
+        FileNotFoundError, ValueError: as `read`, or a name of a class that isn't text.
     """
+    _check_names("classes", classes or ())
+    _check_names("rename", [name for pair in (rename or {}).items() for name in pair])
     domain = read(reader, root, options)
     if domain.classes and (classes is not None or rename):
         renamed = [(rename or {}).get(name, name) for name in domain.classes]
         domain = domain.with_classes(classes or list(dict.fromkeys(renamed)), rename)
     return checked(domain, skip_unreadable)
+
+
+def _check_names(what: str, names: Sequence[str]) -> None:
+    """YAML takes what is not quoted for numbers and truth values: 007, no."""
+    if isinstance(names, str):
+        raise ValueError(f"{what}: expected a list of class names, got the text {names!r}")
+    if other := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"{what}: expected class names, got {other[0]!r}, which is no text; put it in quotes")

@@ -278,7 +278,7 @@ def _divided(
         all_names.update(dict.fromkeys(names))
     labelled = {kind for items in found.values() for _, kind in items if kind is not None}
     for folder, names in empty.items():
-        _refuse_empty(base / folder, [name for name in names if name not in labelled], classes)
+        _refuse_empty(base / folder, [name for name in names if name not in labelled], classes, levels[folder][1])
     refuse_alike(all_names, f"{base}: the class folders")
     _refuse_few(base, sorted(labelled), classes, least)
     order = {folder: PARTS.index(name) for folder, name in divided.items()}
@@ -299,7 +299,7 @@ def _of_classes(
         )
     if classes is None:
         _refuse_nested(base, listing)
-    _refuse_empty(base, empty, classes)
+    _refuse_empty(base, empty, classes, listing)
     refuse_alike(names, f"{base}: the class folders")
     _refuse_few(base, names, classes, least)
     return items, names
@@ -320,11 +320,13 @@ def _folders_of(
     return items, sorted(full), sorted({kind for kind in kinds.values() if kind not in full})
 
 
-def _refuse_empty(base: Path, empty: Sequence[str], classes: Sequence[str] | None) -> None:
+def _refuse_empty(base: Path, empty: Sequence[str], classes: Sequence[str] | None, listing: Listing) -> None:
     if empty and classes is None:
+        closed = [f"{name}: {why}" for name, why in listing.closed.items() if name.split("/")[0] in empty]
         raise ValueError(
-            f"{base}: no pictures that can be read in the folders {some(empty)}; delete them if they are no classes, "
-            f"if they are, {GIVE_CLASSES} with them among the names"
+            f"{base}: no pictures that can be read in the folders {some(empty)}"
+            + (f" ({some(closed, 3)})" if closed else "")
+            + f"; delete them if they are no classes; if they are, {GIVE_CLASSES} with them among the names"
         )
 
 
@@ -334,10 +336,10 @@ def _refuse_nested(base: Path, listing: Listing) -> None:
     inside: dict[str, set[str]] = defaultdict(set)
     for folder, *rest in names:
         inside[folder].add(rest[0] if len(rest) > 1 else "")
-    first = next(iter(inside.values()), set())
-    if len(inside) > 1 and len(first) > 1 and "" not in first and all(found == first for found in inside.values()):
+    common = set.intersection(*inside.values()) if inside else set()
+    if len(inside) > 1 and len(common) > 1 and not any("" in found for found in inside.values()):
         raise ValueError(
-            f"{base}: the folders {some(sorted(inside))} all hold the same folders, {some(sorted(first))}; if these "
+            f"{base}: the folders {some(sorted(inside))} all hold the same folders, {some(sorted(common))}; if these "
             f"are the classes, give one of the former as root; if the former are the classes, {GIVE_CLASSES}"
         )
 

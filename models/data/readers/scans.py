@@ -1,7 +1,7 @@
 """What only the files' contents tell: pictures that cannot be read, copies, placeholders.
 
 All files of a domain are decoded once; what was found is kept in the cache folder (`FASTMMD_CACHE`, else
-`~/.cache/fastmmd`) under each file's name, size and time of change, so that later runs read what has changed only.
+`~/.cache/fastmmd`) under each file's name, size and times of change, so that later runs read what has changed only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastmmd.models.files import write_atomically
 # Files between two writes of the cache, so that an interrupted look goes on where it was.
 CHUNK = 4096
 # What a cached inspection depends on beside its file.
-VERSION = f"1 pillow {PIL.__version__}"
+VERSION = f"2 pillow {PIL.__version__}"
 
 
 class Inspection(NamedTuple):
@@ -148,14 +148,12 @@ class _Cache:
 def _look(domain: ImageDomain, item: int) -> Inspection:
     try:
         content = domain.content(item)
+        picture = read_picture(content)
         with Image.open(BytesIO(content)) as image:
             size, mode = image.size, image.mode
-        picture = read_picture(content)
     except Exception as error:  # PIL raises nearly every type on a broken file
-        # Pillow's message names an object in memory.
-        unknown = obstacle(domain.names[item]) or "no known image format"
-        told = unknown if isinstance(error, UnidentifiedImageError) else error
-        return Inspection(error=f"{type(error).__name__}: {told}")
+        told = obstacle(domain.names[item]) if isinstance(error, UnidentifiedImageError) else None
+        return Inspection(error=f"{type(error).__name__}: {told or error}")
     uniform = all(least == most for least, most in picture.getextrema())
     pixels = sha256_of(f"{picture.size}".encode() + picture.tobytes())
     return Inspection(size, mode, sha256_of(content), pixels, uniform)

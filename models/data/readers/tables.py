@@ -116,7 +116,10 @@ def read_rows(path: Path, delimiter: str | None = None, encoding: str | None = N
     try:
         for cells in reader:
             if any("\n" in cell for cell in cells):  # all to the next quote, perhaps the rest of the file, in one cell
-                raise ValueError(f"{path}, line {before + 1}: a quote is not closed")
+                raise ValueError(
+                    f"{path}, line {before + 1}: a quote is not closed, or a cell has several lines; close it, or take "
+                    "the line breaks out of the table's cells"
+                )
             row = Row([cell.strip().strip("'\"").strip() for cell in cells], path, reader.line_num)
             before = reader.line_num
             if any(row.cells):
