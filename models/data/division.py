@@ -68,8 +68,8 @@ class Division:
         self.seed = seed
         self.names = {name: item_names(domain) for name, domain in self.domains.items()}
         self.splits = {"target": self._target_split(fold, split, target_validation, target_test)}
-        self.fold = 0 if fold is None and split is None else fold
         folds = self.splits["target"].folds
+        self.fold = 0 if fold is None and len(folds) == 1 else fold
         if self.fold is None or not 0 <= self.fold < len(folds):
             raise ValueError(f"fold: expected one of 0..{len(folds) - 1}, got {self.fold}")
         self.splits["source"] = self._source_split(source_validation)
