@@ -485,3 +485,8 @@ def test_two_sets_make_a_pair_from_a_configuration(tmp_path):
     assert data.classes == list(MIKELS)
     assert len(data.items["source"][0]) == 8
     assert data.domains["target"].names[0] == "amusement_0001.jpg"
+
+
+def test_unknown_option_of_a_reader(tmp_path):
+    with pytest.raises(ValueError, match="options: the reader 'image_folder' has no clases; it has classes, part"):
+        read_domain("image_folder", tmp_path, {"clases": ["a", "b"]})

@@ -7,6 +7,7 @@ is, so that any two of them make a `DomainPair`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from fastmmd.models.data.domain import ImageDomain
@@ -100,10 +101,15 @@ def read_domain(
 
     Raises:
         OSError: images that cannot be read; the error names them.
-        FileNotFoundError, ValueError: an unknown reader, or whatever the reader refuses.
+        FileNotFoundError, ValueError: an unknown reader or option, or whatever the reader refuses.
     """
     if reader not in READERS:
         raise ValueError(f"no reader {reader!r}; the readers are {', '.join(READERS)}")
+    known = list(signature(READERS[reader]).parameters)[1:]
+    if unknown := [name for name in options or {} if name not in known]:
+        raise ValueError(
+            f"options: the reader {reader!r} has no {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        )
     domain = READERS[reader](root, **(options or {}))
     if domain.classes and (classes is not None or rename):
         renamed = [(rename or {}).get(name, name) for name in domain.classes]
