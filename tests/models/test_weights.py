@@ -176,7 +176,7 @@ def test_kind_of_a_file_is_told_by_its_content(tmp_path, state):
 
 def test_integers_are_no_weights(tmp_path, state):
     quantised = {name: (127 * value).to(torch.int8) for name, value in state.items()}
-    with pytest.raises(ValueError, match="not floating-point: conv1.weight is torch.int8, "):
+    with pytest.raises(ValueError, match=r"not floating-point: conv1\.weight is torch.int8, "):
         loaded(tmp_path, quantised)
 
 

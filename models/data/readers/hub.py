@@ -255,8 +255,8 @@ def _same_labels(files: Sequence[Path], column: str) -> None:
     for file, kind in told.items():
         if kind != told[files[0]]:
             raise ValueError(
-                f"labels in column {column!r} are {told[files[0]]} in {files[0]}, but {kind} in {file}: give one of the "
-                "files, or write them anew with the same classes"
+                f"labels in column {column!r} are {told[files[0]]} in {files[0]}, but {kind} in {file}: give one of "
+                "the files, or write them anew with the same classes"
             )
 
 
