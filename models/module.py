@@ -57,8 +57,8 @@ class TransferTask(LightningModule):
     Training is SGD with momentum under the "inv" schedule. He & Ding give neither; the defaults are JAN's published
     recipe. The schedule and the ramp count steps of the optimiser, not batches.
 
-    The terms are logged every `trainer.log_every_n_steps` steps, and once an epoch where it, or the training, has fewer;
-    0 is never.
+    The terms are logged every `trainer.log_every_n_steps` steps, and once an epoch where that or the training has
+    fewer; 0 is never.
 
     Args:
         network: maps images to (layers, logits), see `Network`.
