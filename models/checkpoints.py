@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from fastmmd.models.files import write_atomically
+from fastmmd.models.files import is_of_system, write_atomically
+
+VERSION = "pytorch-lightning_version"  # without it Lightning's own error would be about this key
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -45,8 +47,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable | None = lambda storage, loc: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
+        """What `save_checkpoint` has written.
+
+        Raises:
+            ValueError: the file is damaged, see `damage_named`, or something else, such as weights alone.
+        """
         with damage_named(Path(path)):
-            return super().load_checkpoint(path, map_location, weights_only)
+            content = super().load_checkpoint(path, map_location, weights_only)
+        if not isinstance(content, Mapping) or not {"state_dict", VERSION} <= content.keys():
+            raise no_checkpoint(Path(path))
+        return content
+
+
+def no_checkpoint(path: Path) -> ValueError:
+    """The error of a file that can be read and is something else."""
+    return ValueError(
+        f"{os.path.abspath(path)} is no checkpoint of `python -m fastmmd.models fit`; weights alone begin a new run: "
+        "--model.network.backbone.weights FILE"
+    )
 
 
 @contextmanager
@@ -59,10 +77,10 @@ def damage_named(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # of random bytes torch makes nearly every type
-        if readable(path):
+        if is_of_system(error) or readable(path):
             raise
         whole = [other for other in sorted(path.parent.glob("*.ckpt")) if other != path and readable(other)]
         rest = "".join(f"{other.name} beside it can be read: --ckpt_path {os.path.abspath(other)}; " for other in whole)

@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from fastmmd.models.callbacks import RandomState, ResultFiles
-from fastmmd.models.checkpoints import AtomicCheckpointIO, damage_named
+from fastmmd.models.checkpoints import AtomicCheckpointIO, damage_named, no_checkpoint
 from fastmmd.models.data import DomainPair
 from fastmmd.models.data.inspect import describe
 from fastmmd.models.files import errors_named, require_writable
@@ -70,7 +70,9 @@ class TransferCLI(LightningCLI):
         # "best" stands first, where `ckpt_path="best"` looks.
         for name in ("best", "last"):
             parser.add_lightning_class_args(ModelCheckpoint, name)
-            parser.link_arguments("output", f"{name}.dirpath", compute_fn=lambda output: f"{output}/checkpoints")
+            parser.link_arguments(
+                "output", f"{name}.dirpath", compute_fn=lambda output: str(Path(output) / "checkpoints")
+            )
             parser.set_defaults({f"{name}.filename": name, f"{name}.enable_version_counter": False})
         parser.set_defaults({"best.monitor": "val/target_accuracy", "best.mode": "max"})
         # Without validation items of the target nothing can be best.
@@ -95,8 +97,12 @@ class TransferCLI(LightningCLI):
         # Lightning would train with the model settings of the checkpoint in place of those asked for.
         subcommand = self.config.get("subcommand")
         if subcommand not in (None, "fit"):
-            with damage_named(Path(self.config[subcommand].ckpt_path)):
-                super()._parse_ckpt_path()
+            path = Path(self.config[subcommand].ckpt_path)
+            with damage_named(path):
+                try:
+                    super()._parse_ckpt_path()
+                except AttributeError as error:  # no dict
+                    raise no_checkpoint(path) from error
 
     def after_instantiate_classes(self) -> None:
         # The parts are modules, which a checkpoint must not hold whole; their configuration it must.
@@ -136,6 +142,11 @@ class TransferCLI(LightningCLI):
             super()._run_subcommand(subcommand)
 
 
+def checkpoint_folder(output: str) -> str:
+    """Where a run's checkpoints are; without an output in the working folder, and not in the root of the disk."""
+    return str(Path(output) / "checkpoints")
+
+
 def checkpoint_path(wanted: str | None, output: str, subcommand: str) -> str | None:
     """The checkpoint that a subcommand loads: "last" and "best" are files of the output folder, "last" the default.
 
@@ -147,7 +158,7 @@ def checkpoint_path(wanted: str | None, output: str, subcommand: str) -> str | N
     if subcommand == "fit" and wanted in (None, "last"):
         return wanted
     named = wanted in (None, "last", "best")
-    path = Path(output) / "checkpoints" / f"{wanted or 'last'}.ckpt" if named else Path(wanted)
+    path = Path(checkpoint_folder(output)) / f"{wanted or 'last'}.ckpt" if named else Path(wanted)
     if not path.is_file():
         raise FileNotFoundError(
             f"{subcommand}: no checkpoint {path}; run fit with the same --output first, or give --ckpt_path PATH"

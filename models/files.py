@@ -71,6 +71,14 @@ def errors_named(path: Path, *others: Path) -> Iterator[None]:
         raise OSError(error.errno, reason, os.path.abspath(path)) from error
 
 
+def is_of_system(error: Exception) -> bool:
+    """Whether an error of reading a file is the system's, and not its content's.
+
+    Of a cut file the system is asked for what stands before its beginning, an invalid argument.
+    """
+    return isinstance(error, OSError) and error.errno != errno.EINVAL
+
+
 def require_writable(folder: Path) -> None:
     """Makes `folder` if it is not there.
 

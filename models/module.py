@@ -57,7 +57,8 @@ class TransferTask(LightningModule):
     Training is SGD with momentum under the "inv" schedule. He & Ding give neither; the defaults are JAN's published
     recipe. The schedule and the ramp count steps of the optimiser, not batches.
 
-    The terms are logged every `trainer.log_every_n_steps` steps, and once an epoch where it has fewer; 0 is never.
+    The terms are logged every `trainer.log_every_n_steps` steps, and once an epoch where that or the training has
+    fewer; 0 is never.
 
     Args:
         network: maps images to (layers, logits), see `Network`.
@@ -216,6 +217,8 @@ class TransferTask(LightningModule):
     def on_train_start(self) -> None:
         # Every epoch logs its loss once at least, whatever the trainer's interval is; 0 stays "never".
         steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        if self.trainer.max_steps > 0:
+            steps = min(steps, self.trainer.max_steps)
         self.trainer.log_every_n_steps = min(self.trainer.log_every_n_steps, steps)
         if self.hparams.ramp:
             self.ramp_steps = self.trainer.estimated_stepping_batches

@@ -7,7 +7,9 @@ Writes `predictions.csv` (path, class, p_<class>...; a row a picture, ordered by
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 from jsonargparse import ArgumentParser
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,6 +31,7 @@ from fastmmd.models.trained import load_trained
 # Of a contact sheet: cells, and the pixels of a cell: its picture's square, the text below it, the margin around both.
 COLUMNS, ROWS = 6, 6
 SQUARE, TEXT, MARGIN = 180, 40, 10
+MARK = ("Software", "fastmmd.models.predict")  # in a sheet's file
 
 
 def predict(checkpoint: Path, images: Path, output: Path, skip_unreadable: bool = False, device: str = "cpu") -> None:
@@ -45,11 +49,12 @@ def predict(checkpoint: Path, images: Path, output: Path, skip_unreadable: bool 
     Raises:
         FileNotFoundError: no such checkpoint, folder or file, or no pictures in it.
         OSError: a picture cannot be read, or with `skip_unreadable` none can.
+        FileExistsError: `output` has a picture of another origin that is called as a contact sheet.
         FloatingPointError: the network's outputs are not finite.
         ValueError: the checkpoint is not one of `fit`.
     """
     folder, listing = found_pictures(images)
-    own = {sheet.resolve() for sheet in output.glob("contact-*.png")}  # an earlier prediction's, if it lies there
+    own = {sheet.resolve() for sheet in _sheets(output)}  # an earlier prediction's, if it lies there
     names = [name for name in listing.pictures if not own or (folder / name).resolve() not in own]
     skipped = {name: why for name, why in listing.closed.items() if why != LOOP}
     total = len(names) + len(skipped)
@@ -63,6 +68,8 @@ def predict(checkpoint: Path, images: Path, output: Path, skip_unreadable: bool 
     network = trained.network.to(device)
     rows: list[list[str]] = []
     sheets: list[Path] = []
+    mark = PngInfo()
+    mark.add_text(*MARK)
 
     readable = _readable(pictures, skipped if skip_unreadable else None)
     # Pictures are kept at their small size only: a page of large photographs would fill the memory.
@@ -77,8 +84,13 @@ def predict(checkpoint: Path, images: Path, output: Path, skip_unreadable: bool 
             rows.append([name, trained.classes[best], *(f"{p:.6f}" for p in probabilities.tolist())])
             captions.append((f"{trained.classes[best]}: {probabilities[best]:.0%}", name))
         sheets.append(output / f"contact-{len(sheets) + 1}.png")
+        if sheets[-1].exists() and sheets[-1].resolve() not in own:
+            raise FileExistsError(
+                f"output: {os.path.abspath(sheets[-1])} is a file of another origin, which a contact sheet would "
+                "replace: choose another folder, or move it"
+            )
         with write_atomically(sheets[-1], "wb") as file:
-            contact_sheet(small, captions).save(file, format="png")
+            contact_sheet(small, captions).save(file, format="png", pnginfo=mark)
 
     if not rows:
         raise OSError(
@@ -86,7 +98,7 @@ def predict(checkpoint: Path, images: Path, output: Path, skip_unreadable: bool 
         )
     with write_atomically(output / "predictions.csv") as file:
         csv.writer(file).writerows([["path", "class", *(f"p_{name}" for name in trained.classes)], *rows])
-    for old in set(output.glob("contact-*.png")) - set(sheets):
+    for old in _sheets(output) - set(sheets):
         old.unlink()
     if skipped:
         print(f"skipped, for they cannot be read: {', '.join(_told(skipped))}")
@@ -110,6 +122,16 @@ def found_pictures(images: Path) -> tuple[Path, Listing]:
     if not listing.pictures and not listing.closed:
         raise FileNotFoundError(f"images: no pictures in {str(images)!r} or below it")
     return images, listing
+
+
+def _sheets(output: Path) -> set[Path]:
+    """The contact sheets in a folder: not pictures of the user that are called alike."""
+    found = set()
+    for path in output.glob("contact-*.png"):
+        with suppress(OSError), Image.open(path) as picture:
+            if picture.info.get(MARK[0]) == MARK[1]:
+                found.add(path)
+    return found
 
 
 def _told(skipped: Mapping[str, str]) -> list[str]:
@@ -159,7 +181,8 @@ def _classified(network: torch.nn.Module, inputs: Sequence[Tensor], device: str)
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont) -> str:
-    """`text`, or as much of its end as fits into a cell."""
+    """`text` on one line, or as much of its end as fits into a cell."""
+    text = " ".join(text.splitlines())
     if font.getlength(text) <= SQUARE:
         return text
     while font.getlength(f"…{text}") > SQUARE:

@@ -89,12 +89,12 @@ class DomainPair(LightningDataModule):
         division: the parts by name and by number, and what is left out of them.
 
     Raises:
-        ValueError: the domains' classes differ; a class has too few items to be split; there is no such fold or class;
-            the source has items without labels; no training item is left; `split` is that of another data set;
-            `features` together with `train_transform`, or (when training begins) with a backbone that is not frozen;
-            (when training begins) the model would use labels that the target does not have; (when a checkpoint is
-            loaded) the run's division is another than that asked for, or does not fit the data; (when loading) nothing
-            is to be tested, or fewer items are evaluated than there are processes.
+        ValueError: a number of items or steps is below 1; the domains' classes differ; a class has too few items to be
+            split; there is no such fold or class; the source has items without labels; no training item is left;
+            `split` is that of another data set; `features` together with `train_transform`, or (when training begins)
+            with a backbone that is not frozen; (when training begins) the model would use labels that the target does
+            not have; (when a checkpoint is loaded) the run's division is another than that asked for, or does not fit
+            the data; (when loading) nothing is to be tested, or fewer items are evaluated than there are processes.
     """
 
     def __init__(
@@ -138,6 +138,10 @@ class DomainPair(LightningDataModule):
         self.classes = self.division.classes
         self.num_classes = len(self.classes)
         self.names = self.division.names
+        counts = {"source_batch": source_batch, "target_batch": target_batch, "steps_per_epoch": steps_per_epoch}
+        for name, count in (counts | ({} if eval_batch is None else {"eval_batch": eval_batch})).items():
+            if count < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {count}")
         self.batch_sizes = {"source": source_batch, "target": target_batch}
         self.eval_batch_sizes = {name: eval_batch or 4 * size for name, size in self.batch_sizes.items()}
         self.steps_per_epoch = steps_per_epoch

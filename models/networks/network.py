@@ -101,8 +101,9 @@ def over_crops(network: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
 
     Returns:
         layers: name -> [n, width].
-        probabilities: [n, classes].
+        probabilities: [n, classes], in fp32 at least.
     """
     outputs = [network(crop) for crop in (images.unbind(dim=1) if images.ndim == 5 else (images,))]
     layers = {name: torch.stack([layers[name] for layers, _ in outputs]).mean(dim=0) for name in outputs[0][0]}
-    return layers, torch.stack([softmax(logits, dim=1) for _, logits in outputs]).mean(dim=0)
+    precision = torch.promote_types(outputs[0][1].dtype, torch.float32)
+    return layers, torch.stack([softmax(logits, dim=1, dtype=precision) for _, logits in outputs]).mean(dim=0)

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
+from fastmmd.models.files import is_of_system
+
 SHOWN = 5  # names in an error
 
 
@@ -27,7 +29,7 @@ def load_weights(module: nn.Module, path: str, without: str) -> None:
 
     Args:
         module: receives the weights; every one of its parameters and buffers must be in the file.
-        path: a `.safetensors` file, or one written by `torch.save` (read with `weights_only=True`).
+        path: a file of safetensors, or one written by `torch.save` (read with `weights_only=True`), whatever its name.
         without: names that start so, after a prefix, are left out of the file: the classifier that `module` does not
             have.
 
@@ -83,6 +85,8 @@ class Candidate:
 
     def load(self, module: nn.Module) -> bool:
         """Loads it into `module`, and tells whether it fits; if not, the module is left with what does."""
+        if self.integers(module):  # torch would copy their values
+            return False
         try:
             # The module decides, for some accept the names of their older versions.
             module.load_state_dict(self.state)
@@ -92,7 +96,16 @@ class Candidate:
 
     def fits(self, module: nn.Module) -> int:
         """How many of the module's names are here, with its shapes."""
-        return sum(name in self.state and self.state[name].shape == value.shape for name, value in _named(module))
+        integers = self.integers(module)
+        return sum(
+            name in self.state and self.state[name].shape == value.shape and name not in integers
+            for name, value in _named(module)
+        )
+
+    def integers(self, module: nn.Module) -> dict[str, torch.dtype]:
+        """Types of what is not floating-point here, as in a quantised network, and is in the module."""
+        expected = {name for name, value in _named(module) if value.is_floating_point()}
+        return {k: v.dtype for k, v in self.state.items() if k in expected and not v.is_floating_point()}
 
     def mismatch(self, module: nn.Module) -> str:
         """What keeps it from fitting: counts, and the first names and shapes that differ."""
@@ -105,8 +118,10 @@ class Candidate:
             for name, value in expected.items()
             if name in self.state and self.state[name].shape != value.shape
         ]
+        integers = [f"{name} is {dtype}" for name, dtype in self.integers(module).items()]
         parts = [f"of its {len(expected)} tensors {self.fits(module)} are in {self} by name and shape"]
-        for text, names in (("shapes", shapes), ("absent", absent), ("not the network's", other)):
+        found = {"shapes": shapes, "absent": absent, "not the network's": other, "not floating-point": integers}
+        for text, names in found.items():
             if names:
                 parts.append(f"{text}: {', '.join(names[:SHOWN])}" + f", ... ({len(names)})" * (len(names) > SHOWN))
         return "; ".join(parts)
@@ -186,17 +201,27 @@ def load_lite0(module: nn.Module) -> None:
 def _read(path: str) -> Any:
     """What is in a file of weights."""
     try:
-        if path.endswith(".safetensors"):
+        with open(path, "rb") as file:
+            begin = file.read(9)
+        if begin[8:] == b"{":  # safetensors: the length of a header, and the header
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # of other files torch makes nearly every type
+        if is_of_system(error):
+            raise
         raise ValueError(f"weights: cannot read {path!r} as a state dict: {_reason(path, error)}") from error
 
 
 def _reason(path: str, error: Exception) -> str:
     """Why torch could not read a file, and what to do where it holds more than tensors."""
+    with open(path, "rb") as file:
+        begin = file.read(100).lstrip().lower()
+    if begin.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the weights: fetch them with git lfs pull"
+    if begin.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, such as a server's error, not the weights: download them again"
     words = str(error)
     foreign = re.search(r"GLOBAL (\S+)", words)
     if not foreign and "TorchScript" not in words:

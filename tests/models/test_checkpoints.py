@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from fastmmd.models import checkpoints
@@ -35,12 +36,12 @@ for _ in range(25):
         weights = torch.full((300_000,), float(before))
         while True:
             weights += 1
-            AtomicCheckpointIO().save_checkpoint({"weights": weights}, path)
+            AtomicCheckpointIO().save_checkpoint({"state_dict": weights, "pytorch-lightning_version": ""}, path)
     time.sleep(draw.uniform(0.0, 0.08))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     if path.exists():
-        weights = AtomicCheckpointIO().load_checkpoint(path)["weights"]
+        weights = AtomicCheckpointIO().load_checkpoint(path)["state_dict"]
         assert weights.min() == weights.max() >= before, (weights.min(), weights.max(), before)
         before = weights[0].item()
     assert len(list(path.parent.iterdir())) <= 2, list(path.parent.iterdir())
@@ -65,15 +66,16 @@ def test_a_process_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path):
 
 def test_error_of_a_full_disk(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+    whole = {"state_dict": {}, "pytorch-lightning_version": "2.5"}
+    AtomicCheckpointIO().save_checkpoint(whole, path)
 
     def full(number):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoints.os, "fsync", full)
     with pytest.raises(OSError, match=f"No space left on device; free space there, .*: '{path}'$"):
-        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
-    assert AtomicCheckpointIO().load_checkpoint(path) == {"step": 1}
+        AtomicCheckpointIO().save_checkpoint({}, path)
+    assert AtomicCheckpointIO().load_checkpoint(path) == whole
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(TypeError, match="storage_options: "):
         AtomicCheckpointIO().save_checkpoint({}, path, storage_options={"a": 1})
@@ -162,12 +164,17 @@ def test_plugins_of_the_user_stay(tmp_path):
     assert type(later.checkpoint_io) is AtomicCheckpointIO
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "random"])
+@pytest.mark.parametrize("damage", ["empty", "begun", "truncated", "random"])
 def test_damaged_checkpoint_is_named(tmp_path, damage):
     digits("fit", "source_only", tmp_path, *SHORT)
     last, best = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
     whole = last.read_bytes()
-    content = {"empty": b"", "truncated": whole[: len(whole) // 2], "random": random.Random(0).randbytes(5000)}[damage]
+    content = {
+        "empty": b"",
+        "begun": whole[:20_000],
+        "truncated": whole[: len(whole) // 2],
+        "random": random.Random(0).randbytes(5000),
+    }[damage]
     last.write_bytes(content)
     named = f"checkpoint {last} ({len(content):,} bytes) is damaged; "
     left = f"best.ckpt beside it can be read: --ckpt_path {best}; or begin anew"
@@ -183,6 +190,17 @@ def test_damaged_checkpoint_is_named(tmp_path, damage):
     best.write_bytes(b"")
     with pytest.raises(ValueError, match="no other checkpoint beside it can be read; or begin anew: remove it"):
         load_trained(last)
+
+
+def test_weights_alone_are_no_checkpoint(tmp_path):
+    digits("fit", "source_only", tmp_path, *SHORT)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    weights = torch.load(last, weights_only=True)["state_dict"]
+    for content in (weights, [weights]):
+        torch.save(content, last)
+        for command in (["test"], ["fit", *SHORT, "--ckpt_path=last"]):
+            with pytest.raises(ValueError, match=f"{last} is no checkpoint of .*weights FILE"):
+                digits(command[0], "source_only", tmp_path, *command[1:])
 
 
 def test_run_with_damaged_files_is_repeated(tmp_path):

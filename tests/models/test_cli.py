@@ -272,3 +272,21 @@ def test_long_class_names_have_room(tmp_path):
         with Image.open(tmp_path / "picture.png") as image:
             widths.append(image.width)
     assert widths[1] > widths[0] + 500
+
+
+def test_mixed_precision_is_tested_and_predicted(tmp_path):
+    digits("fit", "jan", tmp_path, *SHORT, "--trainer.precision=bf16-mixed")
+    for subcommand in ("test", "predict"):
+        digits(subcommand, "jan", tmp_path, "--trainer.precision=bf16-mixed")
+        with open(tmp_path / "predictions.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        sums = [sum(float(row[f"p_{digit}"]) for digit in range(10)) for row in rows]
+        assert sums == pytest.approx([1] * 899, abs=1e-5)
+
+
+def test_no_output_is_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    digits("fit", "source_only", "", *SHORT)
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    digits("test", "source_only", "")
+    assert (tmp_path / "predictions.csv").is_file()

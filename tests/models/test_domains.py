@@ -346,3 +346,16 @@ def test_one_set_as_both_domains(blobs):
     data.trainer = SimpleNamespace(global_rank=0, world_size=1)
     assert len(next(iter(data.test_dataloader()))[1]) == 5
     assert [len(next(iter(loader))[1]) for loader in data.samples().values()] == [5, 5]
+
+
+@pytest.mark.parametrize("name", ["source_batch", "target_batch", "steps_per_epoch", "eval_batch"])
+def test_nothing_is_trained_on_no_items_or_steps(blobs, name):
+    for wrong in (0, -3):
+        with pytest.raises(ValueError, match=f"^{name}: expected 1 or more, got {wrong}$"):
+            blobs(**{name: wrong})
+
+
+def test_split_file_of_one_fold_needs_no_fold(blobs, tmp_path):
+    first = blobs(split_seed=1)
+    first.split.write(tmp_path / "split.json")
+    assert blobs(split=str(tmp_path / "split.json")).test_items == first.test_items

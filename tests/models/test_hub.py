@@ -306,3 +306,27 @@ def test_package_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install datasets"):
         read_hub(tmp_path)
+
+
+def test_files_of_a_part_whose_numbers_mean_other_classes(tmp_path):
+    sharded(tmp_path, "train", emoset(), emoset(start=8, classes=OTHER_ORDER[::-1]))
+    with pytest.raises(ValueError, match=r"labels in column 'label' are .*-00000-of-.*, but .* in .*-00001-of-"):
+        read_hub(tmp_path)
+
+
+def test_damaged_and_mixed_folders(tmp_path):
+    emoset().save_to_disk(tmp_path / "saved")
+    emoset().to_parquet(beside := tmp_path / "saved" / "test.parquet")
+    with pytest.raises(ValueError, match=f"saved by the package datasets, and holds {beside} beside"):
+        read_hub(tmp_path / "saved")
+    beside.unlink()
+    (table,) = (tmp_path / "saved").glob("*.arrow")
+    table.write_bytes(table.read_bytes()[:500])
+    with pytest.raises(ValueError, match="saved is damaged, save the data set again"):
+        read_hub(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").write_text("{")
+    with pytest.raises(ValueError, match=r"state.json is damaged, save the data set again"):
+        read_hub(tmp_path / "saved")
+    emoset(0).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"train.parquet has no rows"):
+        read_hub(tmp_path / "train.parquet")

@@ -204,3 +204,20 @@ def test_long_captions_keep_their_end():
     assert pixels.shape == (240, 1150)
     assert (pixels[190:, 200:] == 255).all()  # the text stays in its cell
     assert pixels[190:, :200].std() > 5
+
+
+def test_pictures_called_as_contact_sheets_stay(digits, tmp_path):
+    save_digits(tmp_path / "images", 4)
+    (own := tmp_path / "images" / "00-0.png").rename(own.with_name("contact-lens.png"))
+    assert "contact-lens.png" in [row["path"] for row in run(digits, tmp_path / "images", tmp_path / "images")]
+    assert own.with_name("contact-lens.png").is_file()
+    picture = own.with_name("contact-lens.png").rename(own.with_name("contact-1.png")).read_bytes()
+    with pytest.raises(FileExistsError, match=r"output: .*contact-1\.png is a file of another origin"):
+        run(digits, tmp_path / "images", tmp_path / "images")
+    assert own.with_name("contact-1.png").read_bytes() == picture
+
+
+def test_names_of_several_lines_have_captions(digits, tmp_path):
+    save_digits(tmp_path / "images", 1)
+    (own := tmp_path / "images" / "00-0.png").rename(own.with_name("two\nlines\r.png"))
+    assert [row["path"] for row in run(digits, tmp_path / "images", tmp_path / "output")] == ["two\nlines\r.png"]

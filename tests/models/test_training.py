@@ -197,3 +197,10 @@ def test_jan_beats_source_only_and_batch_statistics_on_fonts(tmp_path):
         accuracy[method] = result["accuracy"]
     assert accuracy["jan"] >= accuracy["source_only"] + 10
     assert accuracy["jan"] >= accuracy["statistics"] + 10
+
+
+def test_training_shorter_than_an_epoch_logs_its_loss(tmp_path, blobs):
+    task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, fastmmd.TransferLoss())
+    trainer(max_epochs=-1, max_steps=3, logger=CSVLogger(tmp_path, name="", version="")).fit(task, blobs())
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file) if row.get("train/loss")] == ["2"]

@@ -157,3 +157,32 @@ def test_torchscript_says_what_to_do(tmp_path):
     torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "weights.pth")
     with pytest.raises(ValueError, match=r"a TorchScript program.* torch.jit.load\(.*weights.pth'\) torch.save"):
         Torchvision("resnet18", str(tmp_path / "weights.pth"))
+
+
+def test_kind_of_a_file_is_told_by_its_content(tmp_path, state):
+    for name in ("weights.bin", "weights.SAFETENSORS"):
+        save_file(state, tmp_path / name)
+        assert equal(Torchvision("resnet18", str(tmp_path / name)).model.state_dict(), state)
+    for suffix in ("pth", "safetensors"):
+        path = tmp_path / f"weights.{suffix}"
+        for content, told in (
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "Git LFS.*git lfs pull"),
+            (b"<!DOCTYPE html><html>Not found</html>", "a web page"),
+        ):
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match=f"cannot read '{path}' as a state dict: it is .*{told}"):
+                Torchvision("resnet18", str(path))
+
+
+def test_integers_are_no_weights(tmp_path, state):
+    quantised = {name: (127 * value).to(torch.int8) for name, value in state.items()}
+    with pytest.raises(ValueError, match=r"not floating-point: conv1\.weight is torch.int8, "):
+        loaded(tmp_path, quantised)
+
+
+def test_file_that_was_cut_is_named(tmp_path, state):
+    path = tmp_path / "weights.pth"
+    torch.save(state, path)
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(ValueError, match=f"cannot read '{path}' as a state dict: 20,000 bytes, "):
+        Torchvision("resnet18", str(path))

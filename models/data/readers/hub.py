@@ -108,16 +108,24 @@ def read_hub(
         ModuleNotFoundError: the package `datasets` is not installed.
         FileNotFoundError: no such file or folder, nothing in it that fits, or numbered files that are incomplete.
         ValueError: no such part; no column that fits, or several, which the error lists; labels that `classes` do not
-            name; some rows without a label; a file that is not parquet.
+            name; some rows without a label; files of a part whose classes differ; a part without rows; parquet files
+            beside a saved set; a file that cannot be read.
     """
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"no folder or file {root}; data sets are read from disk and never downloaded")
     if find_spec("datasets") is None:
         raise ModuleNotFoundError("data sets of the Hugging Face hub take the package datasets: pip install datasets")
-    sources = dict(sorted((_saved(root) or _parquet(root)).items(), key=lambda one: _rank(one[0])))
+    saved = _saved(root)
+    if saved and (others := sorted(root.rglob("*.parquet"))):
+        raise ValueError(
+            f"{root} has been saved by the package datasets, and holds {others[0]} beside; keep one of them"
+        )
+    sources = dict(sorted((saved or _parquet(root)).items(), key=lambda one: _rank(one[0])))
     features = {name: _features(files) for name, files in sources.items()}
     image, label = _columns(features, image_column, label_column, root)
+    for files in sources.values():
+        _same_labels(files, label)
     tables = {name: _table(files, [image, label]) for name, files in sources.items()}
     order, labels = _labels(tables, label, classes, root)
 
@@ -147,7 +155,7 @@ def read_hub(
 def _saved(root: Path) -> dict[str, list[Path]]:
     """Part -> files of a folder that the package `datasets` has saved; empty if it has not."""
     if (root / "dataset_dict.json").is_file():
-        parts = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        parts = _json(root / "dataset_dict.json")["splits"]
         folders = {name: root / name for name in parts}
     elif (root / "state.json").is_file():
         folders = {WHOLE: root}
@@ -157,11 +165,18 @@ def _saved(root: Path) -> dict[str, list[Path]]:
     for name, folder in folders.items():
         if not (folder / "state.json").is_file():
             raise not_found("state.json", folder)
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        state = _json(folder / "state.json")
         found[name] = [folder / file["filename"] for file in state["_data_files"]]
         if absent := [file.name for file in found[name] if not file.is_file()]:
             raise FileNotFoundError(f"{folder}: files are missing: {some(absent)}")
     return found
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, save the data set again: {error}") from error
 
 
 def _parquet(root: Path) -> dict[str, list[Path]]:
@@ -225,16 +240,39 @@ def _features(files: Sequence[Path]) -> datasets.Features:
     import pyarrow.parquet
 
     if files[0].suffix == ".arrow":
-        return datasets.load_from_disk(str(files[0].parent)).features
+        try:
+            return datasets.load_from_disk(str(files[0].parent)).features
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"{files[0].parent} is damaged, save the data set again: {error}") from error
     return datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(files[0]))
 
 
+def _same_labels(files: Sequence[Path], column: str) -> None:
+    """Raises ValueError unless a number means the same class in all files of a part, whose types are the first's."""
+    kinds = {file: _features([file]).get(column) for file in files if file.suffix == ".parquet"}
+    # Whole numbers of different widths mean the same.
+    told = {file: getattr(kind, "names", None) or _type(kind).rstrip("0123456789") for file, kind in kinds.items()}
+    for file, kind in told.items():
+        if kind != told[files[0]]:
+            raise ValueError(
+                f"labels in column {column!r} are {told[files[0]]} in {files[0]}, but {kind} in {file}: give one of "
+                "the files, or write them anew with the same classes"
+            )
+
+
 def _table(files: Sequence[Path], columns: list[str]) -> datasets.Dataset:
-    """These columns of a part, on disk."""
+    """These columns of a part, on disk.
+
+    Raises:
+        ValueError: it has no rows.
+    """
     import datasets
+    import pyarrow.parquet
 
     if files[0].suffix == ".arrow":
         return datasets.load_from_disk(str(files[0].parent)).select_columns(columns)
+    if not any(pyarrow.parquet.read_metadata(file).num_rows for file in files):
+        raise ValueError(f"{files[0]} has no rows; remove it, or give another `part`'s file as root")
     return datasets.Dataset.from_parquet([str(file) for file in files], columns=columns)
 
 
