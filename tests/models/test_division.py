@@ -169,6 +169,16 @@ def test_split_file_that_is_not_the_checkpoints_is_refused(trained, change):
     assert path.is_file()
 
 
+def test_checkpoint_without_a_division_is_warned_of(trained):
+    """As one is that a trainer wrote which was given loaders."""
+    path = trained / "run" / "checkpoints" / "last.ckpt"
+    stored = torch.load(path, weights_only=True)
+    del stored["DomainPair"]
+    torch.save(stored, trained / "other.ckpt")
+    with pytest.warns(UserWarning, match=r"does not say how its data were divided.*give data.split"):
+        run("test", trained, f"--ckpt_path={trained / 'other.ckpt'}")
+
+
 def test_moved_pictures_resume(trained):
     shutil.move(trained / "source", trained / "elsewhere")
     shutil.move(trained / "target", trained / "there")
