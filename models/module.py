@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softmax
 from torchmetrics.classification import MulticlassAccuracy
@@ -201,8 +202,14 @@ class TransferTask(LightningModule):
         return {name: dict(zip(self.seen, layer.split(sizes), strict=True)) for name, layer in layers.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        data = None if self._trainer is None else self.trainer.datamodule
         if self._trainer is not None and self.trainer.training:
-            refuse_other_settings(checkpoint, self, self.trainer.datamodule)
+            refuse_other_settings(checkpoint, self, data)
+        if hasattr(data, "division") and type(data).__qualname__ not in checkpoint:
+            rank_zero_warn(
+                "the checkpoint does not say how its data were divided: they are divided anew, and what is tested may "
+                "have been trained on; give data.split the split.json of its run"
+            )
         trained = list(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, self.hparams)["classes"])
         if trained != list(self.hparams["classes"]):  # outputs in another order would be tested as if in this one
             raise ValueError(

@@ -20,6 +20,7 @@ from fastmmd.models.data.readers.scans import duplicates
 from fastmmd.models.data.sampling import item_names
 
 COPY = "copy of a held-out picture of the target"
+HELD_OUT = "held out in the target, or a copy of such a picture"
 
 
 class Division:
@@ -159,8 +160,7 @@ class Division:
             by_part = (fold.train, fold.validation, fold.test)
             parts[name] = [sorted(numbers[name][k] for k in part if k in numbers[name]) for part in by_part]
             used = {item for part in by_part for item in part}
-            if rest := [item for item in self.names[name] if item not in used]:
-                self.left_out[name]["in no part"] = rest
+            self._leave_out_rest(name, [item for item in self.names[name] if item not in used])
         train, validation, test = parts["target"]
         if self.target_per_class is not None:
             kept = self._few("target", train, self.target_per_class)
@@ -192,6 +192,20 @@ class Division:
 
     def _fold(self, name: str) -> Fold:
         return self.splits[name].folds[0 if name == "source" else self.fold]
+
+    def _leave_out_rest(self, name: str, rest: Sequence[str]) -> None:
+        """Notes why items are in no part of the division."""
+        excluded = self._excluded_from_source() if name == "source" and rest else set()
+        parts = getattr(self.domains[name], "parts", None)
+        part = {} if parts is None else dict(zip(self.names[name], parts, strict=True))
+        for item in rest:
+            if item in excluded:
+                reason = HELD_OUT
+            elif name == "source" and part.get(item) == "test":
+                reason = "the test part, of use in a target only"
+            else:
+                reason = "not in the division of the run"
+            self.left_out[name].setdefault(reason, []).append(item)
 
     def _leave_out(self, name: str, reason: str, items: set[int]) -> None:
         if items:

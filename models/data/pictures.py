@@ -4,7 +4,7 @@
 |---------------------------------------|-----------------------------------------------------------------------------|
 | 8 bits of grey, palette, bilevel      | the same in three channels                                                  |
 | 16 bits of grey, 12 in TIFF           | scaled by 255 / 65535 (255 / 4095) and rounded, never clipped               |
-| 16 bits a channel of colour           | the upper 8 (Pillow's reading)                                              |
+| 16 bits a channel of colour           | the upper 8 (Pillow's reading); TIFF's uncompressed planes are an error     |
 | 32-bit integers                       | 8-bit levels if none is above 255, else 16-bit ones; above 65535 an error   |
 | floating point, 32 bits of grey       | 0 to 1 is black to white; whole numbers up to 255 are levels; else an error |
 | transparency (alpha, a palette's too) | laid on white, as browsers do: hidden colours are arbitrary                 |

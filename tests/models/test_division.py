@@ -169,6 +169,16 @@ def test_split_file_that_is_not_the_checkpoints_is_refused(trained, change):
     assert path.is_file()
 
 
+def test_checkpoint_without_a_division_is_warned_of(trained):
+    """As one is that a trainer wrote which was given loaders."""
+    path = trained / "run" / "checkpoints" / "last.ckpt"
+    stored = torch.load(path, weights_only=True)
+    del stored["DomainPair"]
+    torch.save(stored, trained / "other.ckpt")
+    with pytest.warns(UserWarning, match=r"does not say how its data were divided.*give data.split"):
+        run("test", trained, f"--ckpt_path={trained / 'other.ckpt'}")
+
+
 def test_moved_pictures_resume(trained):
     shutil.move(trained / "source", trained / "elsewhere")
     shutil.move(trained / "target", trained / "there")
@@ -240,6 +250,7 @@ def test_copies_of_held_out_pictures_are_left_out_whatever_their_format(copied, 
     assert not pixels[0] & pixels[1]
     assert not pixels[0] & pixels[2]
     assert len(data.items["source"][0]) + len(data.items["source"][1]) == 60 - len(pixels[0])
+    assert list(data.division.left_out["source"]) == ["held out in the target, or a copy of such a picture"]
     plain = DomainPair(source, target, target_test=0.3, target_validation=0.2)
     assert len(plain.items["source"][0]) + len(plain.items["source"][1]) == 60
 
@@ -326,7 +337,7 @@ def test_parts_of_a_data_set_are_taken(tmp_path):
     assert data.items["target"] == (list(range(30)), list(range(30, 36)))
     assert data.test_items == list(range(36, 48))
     assert data.items["source"] == (list(range(30)), list(range(30, 36)))
-    assert data.division.left_out["source"] == {"in no part": source.names[36:]}
+    assert data.division.left_out["source"] == {"the test part, of use in a target only": source.names[36:]}
     drawn = DomainPair(source, target, fold=0)
     assert {target.parts[item] for item in drawn.test_items} != {"test"}
 
