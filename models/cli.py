@@ -160,9 +160,10 @@ def checkpoint_path(wanted: str | None, output: str, subcommand: str) -> str | N
     named = wanted in (None, "last", "best")
     path = Path(checkpoint_folder(output)) / f"{wanted or 'last'}.ckpt" if named else Path(wanted)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{subcommand}: no checkpoint {path}; run fit with the same --output first, or give --ckpt_path PATH"
-        )
+        remedy = "run fit with the same --output first, or give --ckpt_path PATH"
+        if wanted == "best" and path.with_name("last.ckpt").is_file():
+            remedy = "without validation items of the target nothing is best; --ckpt_path last is there"
+        raise FileNotFoundError(f"{subcommand}: no checkpoint {path}; {remedy}")
     return str(path)
 
 

@@ -65,6 +65,8 @@ class Split:
             FileNotFoundError: no such file.
             ValueError: the file is no split, or was changed since.
         """
+        if not path.is_file():
+            raise FileNotFoundError(f"split: no file {path}; expected one that `fit` writes, such as RUN/split.json")
         try:
             return cls.from_content(json.loads(path.read_text()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -106,6 +106,8 @@ def test_untrained_weights_are_not_evaluated(tmp_path, subcommand, path):
 def test_without_validation_items_nothing_is_best(tmp_path):
     digits("fit", "source_only", tmp_path, *SHORT, "--data.target_validation=0", "--trainer.log_every_n_steps=0")
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+    with pytest.raises(FileNotFoundError, match=r"best.ckpt; without validation items .* nothing is best"):
+        digits("test", "source_only", tmp_path, "--ckpt_path=best", "--data.target_validation=0")
 
 
 def test_configurations_have_outputs_of_their_own():

@@ -207,3 +207,5 @@ def test_edited_split_file_is_refused(folder, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="not as it was written"):
         Split.read(path)
+    with pytest.raises(FileNotFoundError, match=r"split: no file .*nothing.json"):
+        Split.read(tmp_path / "nothing.json")
