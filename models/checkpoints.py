@@ -14,8 +14,6 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from fastmmd.models.files import is_of_system, write_atomically
 
-VERSION = "pytorch-lightning_version"  # without it Lightning's own error would be about this key
-
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, each written beside its target, brought to the disk, and renamed.
@@ -50,11 +48,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """What `save_checkpoint` has written.
 
         Raises:
-            ValueError: the file is damaged, see `damage_named`, or something else, such as weights alone.
+            ValueError: the file is damaged, see `damage_named`, or holds no dict.
         """
         with damage_named(Path(path)):
             content = super().load_checkpoint(path, map_location, weights_only)
-        if not isinstance(content, Mapping) or not {"state_dict", VERSION} <= content.keys():
+        if not isinstance(content, Mapping):
             raise no_checkpoint(Path(path))
         return content
 

@@ -139,7 +139,12 @@ class TransferCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         # Loggers write by ways of their own, whose errors name no file.
         with errors_named(Path(self._get(self.config, "output"))):
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            except KeyError as error:
+                if error.args != ("pytorch-lightning_version",):  # which every checkpoint has
+                    raise
+                raise no_checkpoint(Path(self.trainer.ckpt_path)) from error
 
 
 def checkpoint_folder(output: str) -> str:

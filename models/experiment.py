@@ -91,11 +91,14 @@ class Run:
         return None
 
     def execute(self, root: Path) -> Result:
-        """Trains, from the last checkpoint if there is a whole one, and tests. Its files appear when complete."""
+        """Trains, from the last checkpoint if it and the one to be tested are whole, and tests. Its files appear when
+        complete."""
         begin = time.monotonic()
-        last = self.folder(root) / "checkpoints" / "last.ckpt"
-        if last.is_file() and not readable(last):  # the run ends the same wherever it begins
-            last.unlink()
+        names = {"last", self.checkpoint}
+        checkpoints = [self.folder(root) / "checkpoints" / f"{name}.ckpt" for name in names]
+        if not all(map(readable, checkpoints)):  # the run ends the same wherever it begins
+            for file in checkpoints:
+                file.unlink(missing_ok=True)
         cli = self.cli(root)
         cli.before_fit()
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path="last")

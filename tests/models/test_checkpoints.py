@@ -36,12 +36,12 @@ for _ in range(25):
         weights = torch.full((300_000,), float(before))
         while True:
             weights += 1
-            AtomicCheckpointIO().save_checkpoint({"state_dict": weights, "pytorch-lightning_version": ""}, path)
+            AtomicCheckpointIO().save_checkpoint({"weights": weights}, path)
     time.sleep(draw.uniform(0.0, 0.08))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     if path.exists():
-        weights = AtomicCheckpointIO().load_checkpoint(path)["state_dict"]
+        weights = AtomicCheckpointIO().load_checkpoint(path)["weights"]
         assert weights.min() == weights.max() >= before, (weights.min(), weights.max(), before)
         before = weights[0].item()
     assert len(list(path.parent.iterdir())) <= 2, list(path.parent.iterdir())
@@ -66,16 +66,15 @@ def test_a_process_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path):
 
 def test_error_of_a_full_disk(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
-    whole = {"state_dict": {}, "pytorch-lightning_version": "2.5"}
-    AtomicCheckpointIO().save_checkpoint(whole, path)
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
 
     def full(number):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoints.os, "fsync", full)
     with pytest.raises(OSError, match=f"No space left on device; free space there, .*: '{path}'$"):
-        AtomicCheckpointIO().save_checkpoint({}, path)
-    assert AtomicCheckpointIO().load_checkpoint(path) == whole
+        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
+    assert AtomicCheckpointIO().load_checkpoint(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(TypeError, match="storage_options: "):
         AtomicCheckpointIO().save_checkpoint({}, path, storage_options={"a": 1})
@@ -214,3 +213,13 @@ def test_run_with_damaged_files_is_repeated(tmp_path):
     again = run.execute(tmp_path)
     assert again | {"seconds": 0} == first | {"seconds": 0}
     assert run.result(tmp_path) == again
+
+
+@pytest.mark.parametrize("damage", ["damaged", "absent"])
+def test_run_whose_best_checkpoint_is_lost_is_repeated(tmp_path, damage):
+    args = ("--config=digits.yaml", "--config=jan.yaml", *SHORT)
+    run = Run("mnist", "jan", 0, args, checkpoint="best")
+    first = run.execute(tmp_path)
+    best = run.folder(tmp_path) / "checkpoints" / "best.ckpt"
+    best.write_bytes(b"x") if damage == "damaged" else best.unlink()
+    assert run.execute(tmp_path) | {"seconds": 0} == first | {"seconds": 0}
