@@ -18,7 +18,7 @@ from fastmmd import TransferLoss
 from fastmmd.models.networks import ContrastiveLoss, Network
 from fastmmd.models.networks.network import Outputs, over_crops
 from fastmmd.models.schedules import inverse_decay, ramp
-from fastmmd.models.settings import refuse_other_settings
+from fastmmd.models.settings import refuse_other_settings, warn_of_other_evaluation
 
 DOMAINS = ("source", "target")
 PARTS = ("network", "transfer", "contrastive")
@@ -205,6 +205,8 @@ class TransferTask(LightningModule):
         data = None if self._trainer is None else self.trainer.datamodule
         if self._trainer is not None and self.trainer.training:
             refuse_other_settings(checkpoint, self, data)
+        elif data is not None and data.hparams:
+            warn_of_other_evaluation(checkpoint, self, data)
         if hasattr(data, "division") and type(data).__qualname__ not in checkpoint:
             rank_zero_warn(
                 "the checkpoint does not say how its data were divided: they are divided anew, and what is tested may "

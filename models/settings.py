@@ -8,9 +8,12 @@ from pydoc import locate
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 
 # Settings that change no result.
 FREE = {"data.workers", "data.features", "data.source.cache", "data.target.cache"}
+# Settings on which the accuracy of given weights depends, beside the division, which is the run's.
+EVALUATION = ("data.eval_transform", "data.exclude_from_eval")
 # Folders of files: where they are changes no result if the checkpoint has the files' hashes, which are compared.
 ROOTS = {"source": "data.source.root", "target": "data.target.root"}
 
@@ -25,6 +28,25 @@ def refuse_other_settings(checkpoint: Mapping[str, Any], model: LightningModule,
     Raises:
         ValueError: they differ; the error names every setting that does, with both values.
     """
+    different = _different(checkpoint, model, data)
+    if different:
+        raise ValueError(
+            "the checkpoint was made with other settings, so the run cannot resume from it; choose another --output, "
+            f"or these settings: {'; '.join(different.values())}"
+        )
+
+
+def warn_of_other_evaluation(checkpoint: Mapping[str, Any], model: LightningModule, data: LightningDataModule) -> None:
+    """Warns where what is evaluated, or how pictures are prepared for it, is not as the checkpoint's run had it."""
+    different = _different(checkpoint, model, data)
+    if told := [text for key, text in different.items() if key.startswith(EVALUATION)]:
+        rank_zero_warn(
+            f"this is evaluated otherwise than the checkpoint's run is, whose results it doesn't give: {'; '.join(told)}"
+        )
+
+
+def _different(checkpoint: Mapping[str, Any], model: LightningModule, data: LightningDataModule) -> dict[str, str]:
+    """The settings that differ: name -> name and both values."""
     made, asked = {}, {}
     for name, part in (("model", model), ("data", data)):
         stored = checkpoint.get(part.CHECKPOINT_HYPER_PARAMS_KEY) if part is not None else None
@@ -34,16 +56,11 @@ def refuse_other_settings(checkpoint: Mapping[str, Any], model: LightningModule,
             asked |= _flat(name, part.hparams)
     free = FREE | {ROOTS[name] for name in _hashed(checkpoint, data)}
     absent = "nothing"
-    different = [
-        f"{key} ({made.get(key, absent)!r}, now {asked.get(key, absent)!r})"
+    return {
+        key: f"{key} ({made.get(key, absent)!r}, now {asked.get(key, absent)!r})"
         for key in dict.fromkeys([*made, *asked])
         if key.replace(".init_args.", ".") not in free and made.get(key, absent) != asked.get(key, absent)
-    ]
-    if different:
-        raise ValueError(
-            "the checkpoint was made with other settings, so the run cannot resume from it; choose another --output, "
-            f"or these settings: {'; '.join(different)}"
-        )
+    }
 
 
 def _hashed(checkpoint: Mapping[str, Any], data: LightningDataModule) -> list[str]:

@@ -209,6 +209,13 @@ def test_resume_after_an_addition_equals_an_uninterrupted_run(tmp_path):
     torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 
+def test_other_evaluation_than_the_runs_is_warned_of(trained):
+    with pytest.warns(UserWarning, match=r"evaluation is not as .*: data.eval_transform.*crop.* \(8, now 7\)"):
+        run(
+            "test", trained, "--data.eval_transform.crop=7", "--data.eval_transform.resize=9", "--model.network.width=4"
+        )
+
+
 # Copies
 
 
