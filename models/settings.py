@@ -41,7 +41,7 @@ def warn_of_other_evaluation(checkpoint: Mapping[str, Any], model: LightningModu
     different = _different(checkpoint, model, data)
     if told := [text for key, text in different.items() if key.startswith(EVALUATION)]:
         rank_zero_warn(
-            f"this is evaluated otherwise than the checkpoint's run is, whose results it doesn't give: {'; '.join(told)}"
+            f"this is evaluated otherwise than the checkpoint's run is, and gives other results: {'; '.join(told)}"
         )
 
 
