@@ -179,7 +179,10 @@ def test_help_of_everything(capsys):
         (["fit", "--data.sorce.root=x"], "near to --data.sorce.root: --data.source.root"),
         (["fit", "--data.source.fols=x"], "near to fols: folds"),
         (["fit", "--data.source.init_args.fols=x"], "near to fols: folds"),
-        (["fit", "--model.network.backbone=ResNet50", "--model.network.backbone.weigts=x"], "near to weigts: weights"),
+        (
+            ["fit", "--model.network.backbone=fastmmd.models.networks.ResNet50", "--model.network.backbone.weigts=x"],
+            "near to weigts: weights",
+        ),
         (["fit", "--model.network.xyz=1"], "accepted: backbone, num_classes, width, "),
         (["fit", "--qqqq=1"], "nothing is near to --qqqq; --help=all lists all options"),
         (["fit", "--data.source=fastmmd.models.data.Mnist5"], "near to fastmmd.models.data.Mnist5: Mnist5k"),
