@@ -151,10 +151,8 @@ class Division:
         self.left_out: dict[str, dict[str, list[str]]] = {"source": {}, "target": {}}
         numbers = {name: {item: k for k, item in enumerate(names)} for name, names in self.names.items()}
         parts = {}
-        for name, fold in (
-            ("source", self.splits["source"].folds[0]),
-            ("target", self.splits["target"].folds[self.fold]),
-        ):
+        for name in self.domains:
+            fold = self._fold(name)
             # In the order of the data set, which is the same whether the split is new or read. Names that are not here
             # any more have been found not to be needed.
             by_part = (fold.train, fold.validation, fold.test)
@@ -196,12 +194,11 @@ class Division:
     def _leave_out_rest(self, name: str, rest: Sequence[str]) -> None:
         """Notes why items are in no part of the division."""
         excluded = self._excluded_from_source() if name == "source" and rest else set()
-        parts = getattr(self.domains[name], "parts", None)
-        part = {} if parts is None else dict(zip(self.names[name], parts, strict=True))
+        tested = self._test_part_of_source() if name == "source" else set()
         for item in rest:
             if item in excluded:
                 reason = HELD_OUT
-            elif name == "source" and part.get(item) == "test":
+            elif item in tested:
                 reason = "the test part, of use in a target only"
             else:
                 reason = "not in the division of the run"
@@ -279,7 +276,7 @@ class Division:
         changes = split.compare(self._labels(name), self._hashes(name))
         new = changes.pop("new")
         if name == "source":
-            new = sorted(set(new) - self._excluded_from_source())
+            new = sorted(set(new) - self._excluded_from_source() - self._test_part_of_source())
         wrong = {what: [k for k in names if k in needed] for what, names in changes.items()}
         if any(wrong.values()):
             told = "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in wrong.items() if names)
@@ -306,6 +303,11 @@ class Division:
         # Files of two folders may be called alike; what else is called alike is the same.
         alike = set() if len(set(files)) == 2 else {name for _, name in held_out}
         return alike | copies
+
+    def _test_part_of_source(self) -> set[str]:
+        """Names of the items of the source's own test part, which is in no part of the division."""
+        parts = getattr(self.domains["source"], "parts", None) or []
+        return {name for name, part in zip(self.names["source"], parts, strict=False) if part == "test"}
 
     def _labels(self, name: str) -> dict[str, str]:
         return {item_name: self.label(name, item) for item, item_name in enumerate(self.names[name])}

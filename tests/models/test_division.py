@@ -347,6 +347,16 @@ def test_parts_of_a_data_set_are_taken(tmp_path):
     assert {target.parts[item] for item in drawn.test_items} != {"test"}
 
 
+def test_test_part_of_a_source_is_not_new_in_a_resumed_run(tmp_path):
+    for seed, name in enumerate(("source", "target")):
+        divided(tmp_path / name, ["train"] * 30 + ["test"] * 12, seed)
+    run("fit", tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*since the run began")
+        run("test", tmp_path)
+        run("fit", tmp_path, "--ckpt_path=last", "--trainer.max_epochs=2")
+
+
 @pytest.mark.parametrize(("given", "drawn"), [("val", "test"), ("test", "validation")])
 def test_part_that_a_data_set_lacks_is_drawn_from_its_training_part(tmp_path, given, drawn):
     target = divided(tmp_path, ["train"] * 30 + [given] * 9)
