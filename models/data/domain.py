@@ -112,8 +112,8 @@ class ImageDomain(Dataset):
             raise OSError(f"cannot read image {self.location(item)}: {type(error).__name__}: {error}") from error
 
     def location(self, item: int) -> str:
-        """Where an item is stored, for messages."""
-        return str(self.root / self.names[item])
+        """Where an item is stored, its whole path, for messages."""
+        return str(self.root.absolute() / self.names[item])
 
     def content(self, item: int) -> bytes:
         """An item's image file."""

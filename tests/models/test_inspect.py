@@ -161,6 +161,14 @@ def test_corrupt_picture_stops_before_training(folders, domain):
     ]
 
 
+def test_paths_of_broken_pictures_are_whole(folders, monkeypatch):
+    path = folders / "target" / "joy" / "05.png"
+    path.write_bytes(b"no picture")
+    monkeypatch.chdir(folders)
+    with pytest.raises(OSError, match=rf"\n  {path}: "):
+        read_domain("image_folder", "target")
+
+
 def test_listed_picture_of_a_format_that_is_not_read_gets_its_remedy(folders):
     (folders / "target" / "photo.cr2").write_bytes(b"raw")
     listed = ImageDomain(folders / "target", ["photo.cr2", "joy/03.png"], [0, 0], ["joy"])
