@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from fastmmd.models.data import DomainPair
 from fastmmd.models.data.inspect import describe
 from fastmmd.models.files import errors_named, require_writable
 from fastmmd.models.module import PARTS, TransferTask
-from fastmmd.models.usage import CONFIGS, SUBCOMMANDS, Parser, short_help
+from fastmmd.models.usage import CONFIGS, SUBCOMMANDS, Parser, fault_of_file, short_help
 
 PROG = "python -m fastmmd.models"
 
@@ -87,6 +88,9 @@ class TransferCLI(LightningCLI):
             subcommand = next((word for word in words if word in SUBCOMMANDS), None)
             print(short_help(PROG, parsers.get(subcommand, parsers["fit"]), subcommand))
             raise SystemExit
+        for path in files_of_settings(words):
+            if fault := fault_of_file(path):
+                parser.error(fault)
         self.config = parser.parse_args(["--help" if word == "--help=all" else word for word in words])
         subcommand = self.config.get("subcommand")
         if subcommand is not None:
@@ -170,6 +174,13 @@ def checkpoint_path(wanted: str | None, output: str, subcommand: str) -> str | N
             remedy = "without validation items of the target nothing is best; --ckpt_path last is there"
         raise FileNotFoundError(f"{subcommand}: no checkpoint {path}; {remedy}")
     return str(path)
+
+
+def files_of_settings(args: Sequence[str]) -> list[Path]:
+    """The files among `args` that `--config` names."""
+    named = [value for option, value in pairwise(args) if option in ("-c", "--config")]
+    named += [arg.partition("=")[2] for arg in args if arg.startswith(("-c=", "--config="))]
+    return [Path(name) for name in named if Path(name).is_file()]
 
 
 def packaged(args: Sequence[str]) -> list[str]:

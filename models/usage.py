@@ -86,7 +86,8 @@ def advice(message: str, parser: ArgumentParser) -> Iterator[str]:
         if near := _near(name, [name for name in dir(locate(module)) if not name.startswith("_")]):
             yield f"near to {module}.{name}: {near}"
     for name, choices in re.findall(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
-        if near := _near(name, re.findall(r"[\w-]+", choices)):
+        known = re.findall(r"[\w-]+", choices)
+        if near := _near(name, SUBCOMMANDS if "fit" in known else known):
             yield f"near to {name}: {near}"
     for name in re.findall(r"File does not exist: '([^']*)'", message):
         packaged = sorted(file.name for file in CONFIGS.glob("*.yaml"))
@@ -96,6 +97,19 @@ def advice(message: str, parser: ArgumentParser) -> Iterator[str]:
         yield "options and configurations stand behind the subcommand, as in: fit --config digits.yaml"
     if "arguments are required" in message:
         yield "a recipe sets them, as in: --config digits.yaml --config jan.yaml (--help lists all that are packaged)"
+
+
+def fault_of_file(path: Path) -> str | None:
+    """What is wrong with a file of settings as a whole, and where; None if it can be read and names settings."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        return f"configuration {path}: expected UTF-8, got byte {error.start} otherwise; save it as UTF-8"
+    except yaml.YAMLError as error:
+        return f"configuration {path}: no YAML: {error}"
+    if not isinstance(content, dict):
+        return f"configuration {path}: expected settings, such as data: {{seed: 1}}, got {content!r}"
+    return None
 
 
 def _near_option(name: str, parser: ArgumentParser) -> Iterator[str]:

@@ -189,6 +189,7 @@ def test_help_of_everything(capsys):
         (["fit", "--config=jam.yaml"], "near to it among the packaged configurations: jan.yaml"),
         (["fit", "jan.yaml"], "a configuration takes its option: --config jan.yaml"),
         (["fitt"], "near to fitt: fit"),
+        (["inspct"], "near to inspct: inspect"),
         (["fit", "--config={data: {steps_per_epok: 3}}"], "near to --data.steps_per_epok: --data.steps_per_epoch"),
         (["fit", "--config={modell: {ramp: true}}"], "near to --modell.ramp: --model.ramp"),
         (["fit", "--config={data: {source: {init_args: {fols: 3}}}}"], "near to fols: folds"),
@@ -210,6 +211,25 @@ def test_wrong_words_name_near_ones(tmp_path, capsys, args, near):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) < 25
     assert any(line.strip().startswith(near) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"data:\n\tseed: 1\n", "no YAML: .*line 2"),
+        (b"", "expected settings, .* got None"),
+        (b"jan.yaml", "expected settings, .* got 'jan.yaml'"),
+        ("data: {split: 'é.json'}".encode("latin-1"), "expected UTF-8, got byte 15 otherwise"),
+    ],
+)
+@pytest.mark.parametrize("apart", [True, False])
+def test_file_that_is_no_configuration_is_named(tmp_path, capsys, content, told, apart):
+    (tmp_path / "own.yaml").write_bytes(content)
+    option = ["--config", str(tmp_path / "own.yaml")] if apart else [f"--config={tmp_path / 'own.yaml'}"]
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config=digits.yaml", *option])
+    assert end.value.code == 2
+    assert re.search(rf"configuration {tmp_path / 'own.yaml'}: {told}", capsys.readouterr().err, re.DOTALL)
 
 
 class Folded(Mnist5k):
