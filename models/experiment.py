@@ -283,5 +283,11 @@ def _begin_worker() -> None:
     torch.set_num_threads(1)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    _hush_warnings()
+
+
+def _hush_warnings() -> None:
+    """Of all warnings, leaves those about the data of a run."""
     warnings.filterwarnings("ignore")
-    warnings.filterwarnings("default", message=".*unreadable images|.*rated images are not there")
+    told = ("unreadable images", "rated images are not there", "since the run began", "data were divided", "not UTF-8")
+    warnings.filterwarnings("default", message="|".join(f".*{words}" for words in told))

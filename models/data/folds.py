@@ -28,11 +28,6 @@ class Fold:
     validation: tuple[str, ...]
     test: tuple[str, ...]
 
-    def places(self, names: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
-        """The indices in `names` of training, validation and test items; KeyError if a name is absent."""
-        place = {name: k for k, name in enumerate(names)}
-        return tuple([place[name] for name in part] for part in (self.train, self.validation, self.test))
-
 
 @dataclass(frozen=True)
 class Split:

@@ -14,6 +14,7 @@ from fastmmd.models.data import DomainPair
 from fastmmd.models.data.domain import UNLABELLED, ImageDomain
 from fastmmd.models.data.folds import Split
 from fastmmd.models.data.readers import read_domain
+from fastmmd.models.experiment import _hush_warnings
 
 from .conftest import Blobs
 from .folders import CLASSES, picture, run, write
@@ -47,6 +48,14 @@ def test_added_pictures_are_named_and_not_used(trained, subcommand):
         run(subcommand, trained)
     assert items_of(trained) == sorted(before.folds[0].test)
     assert split_of(trained) == before
+
+
+def test_added_pictures_are_named_by_runs_of_a_comparison(trained):
+    picture(5).save(trained / "target" / "awe" / "new.png")
+    with warnings.catch_warnings(record=True) as told:
+        _hush_warnings()
+        run("test", trained)
+    assert ["awe/new.png" in str(warning.message) for warning in told] == [True]
 
 
 def test_removed_training_pictures_change_no_test(trained):

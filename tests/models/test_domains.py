@@ -219,9 +219,10 @@ def test_every_split_is_kept(blobs):
     for settings in ({}, {"fold": 3}):
         data = blobs(**settings)
         assert isinstance(data.split, Split)
-        train, validation, test = data.split.folds[settings.get("fold", 0)].places(item_names(Blobs(48)))
-        assert (sorted(train), sorted(validation)) == data.items["target"]
-        assert sorted(test) == data.test_items
+        fold, names = data.split.folds[settings.get("fold", 0)], item_names(Blobs(48))
+        train, validation, test = (sorted(map(names.index, part)) for part in (fold.train, fold.validation, fold.test))
+        assert (train, validation) == data.items["target"]
+        assert test == data.test_items
 
 
 def test_held_out_items_are_kept_out_of_the_source():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmmd.models.data.folds import Fold, Split, floor_split, stratified_split
+from fastmmd.models.data.folds import Split, floor_split, stratified_split
 from fastmmd.models.data.readers.scans import sha256
 
 MIKELS = ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")
@@ -136,13 +136,6 @@ def test_class_too_small_for_folds_is_named():
     names, labels = items((8, 8), MIKELS[:2])
     with pytest.raises(ValueError, match="class 'anger' has 2 groups, too few for 4 folds"):
         stratified_split(names, labels, MIKELS[:2], folds=4, groups=[*range(8), *"aaaabbbb"])
-
-
-def test_places():
-    fold = Fold(train=("b", "d"), validation=(), test=("a",))
-    assert fold.places(["d", "a", "c", "b"]) == ([3, 0], [], [1])
-    with pytest.raises(KeyError, match="d"):
-        fold.places(["a", "b"])
 
 
 @pytest.fixture
