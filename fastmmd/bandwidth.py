@@ -25,20 +25,24 @@ def mean_distance(source: Tensor, target: Tensor, over_all_pairs: bool = False) 
 
 def given_bandwidths(kernels: Sequence[Gaussian], sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
     """``[L]`` in the `accumulation_dtype`: per layer the bandwidth tensor, the median or the differentiable mean; 1
-    where the backend finds the bandwidth itself."""
+    where the backend finds the bandwidth itself.
+
+    Raises:
+        ValueError: a bandwidth tensor is not positive, or lies on another device.
+    """
     values = []
     for kernel, source, target in zip(kernels, sources, targets, strict=True):
-        rule = kernel.bandwidth
-        if isinstance(rule, Tensor):
-            if readable(rule) and not 0 < rule.item() < math.inf:
-                raise ValueError(f"bandwidth: expected a positive, finite value, got {rule.item()}")
-            if rule.device != source.device:  # moving it would wait for the device in every call
-                raise ValueError(f"bandwidth: expected a tensor on {source.device}, got one on {rule.device}")
-            value = rule
-        elif rule == "median":
+        static = kernel.static
+        if isinstance(kernel.bandwidth, Tensor):
+            value = kernel.bandwidth
+            if readable(value) and not 0 < value.item() < math.inf:
+                raise ValueError(f"bandwidth: expected a positive, finite value, got {value.item()}")
+            if value.device != source.device:  # moving it would wait for the device in every call
+                raise ValueError(f"bandwidth: expected a tensor on {source.device}, got one on {value.device}")
+        elif static.rule == "median":
             value = median_distance(source, target)
-        elif isinstance(rule, str) and not kernel.detach_bandwidth:
-            value = mean_distance(source, target, over_all_pairs=rule == "mean_all")
+        elif static.needs_bandwidth:
+            value = mean_distance(source, target, over_all_pairs=static.rule == "mean_all")
         else:
             value = torch.ones((), device=source.device)
         values.append(value.to(accumulation_dtype(source.device)))

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from fastmmd.gaussian import Gaussian
+from fastmmd.linear_time import ESTIMATORS as LINEAR_TIME
 from fastmmd.problem import MAX_LAYERS
 
-ESTIMATORS = ("biased", "unbiased", "linear", "circular")
+ESTIMATORS = ("biased", "unbiased", *LINEAR_TIME)
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -102,16 +103,16 @@ def check_options(estimator: object, precision: object) -> None:
 
 
 def check_weights(joint: float, marginal: float | Sequence[float], num_layers: int) -> tuple[float, tuple[float, ...]]:
-    given: Sequence[Any]
+    weights: Sequence[Any]
     if isinstance(marginal, (float, Real)):
-        given = [marginal] * num_layers
+        weights = [marginal] * num_layers
     elif isinstance(marginal, Sequence) and not isinstance(marginal, str):
-        given = marginal
+        weights = marginal
     else:
         raise TypeError(f"marginal: expected a number or a sequence of numbers, got {type(marginal).__name__}")
-    if len(given) != num_layers:
-        raise ValueError(f"marginal: expected a number or {num_layers} numbers, one per layer, got {len(given)}")
-    marginals = tuple([_check_weight("marginal", weight) for weight in given])
+    if len(weights) != num_layers:
+        raise ValueError(f"marginal: expected a number or {num_layers} numbers, one per layer, got {len(weights)}")
+    marginals = tuple([_check_weight("marginal", weight) for weight in weights])
     return _check_weight("joint", joint), marginals
 
 
@@ -140,7 +141,7 @@ def check_sizes(estimator: str, n_source: int, n_target: int) -> None:
         for name, n in (("sources", n_source), ("targets", n_target)):
             if n < 2:
                 raise ValueError(f"{name}: estimator 'unbiased' needs at least 2 rows, got {n}")
-    elif estimator in ("linear", "circular"):
+    elif estimator in LINEAR_TIME:
         if n_source != n_target:
             raise ValueError(
                 f"targets: estimator {estimator!r} needs as many rows as sources ({n_source}), got {n_target}"

@@ -1,65 +1,65 @@
-"""Which backend computes a problem, and why the others can't."""
+"""Which backend computes a call, and why the others can't."""
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 
-from fastmmd.backends import cpu, cuda, panels, reference, triton
-from fastmmd.problem import Problem
+from fastmmd.backends import Backend, cpu, cuda, reference, torch_tiles, triton
+from fastmmd.backends.cuda.launch_rules import SMALL_ROWS
+from fastmmd.backends.launch_rules import UNMEASURED
+from fastmmd.call import Call
 
-_MODULES: dict[str, ModuleType] = {
+BACKENDS: dict[str, Backend] = {
     "cpu": cpu,
     "cuda": cuda,
     "triton": triton,
-    "torch": panels,
+    "torch": torch_tiles,
     "reference": reference,
 }
-BACKENDS = ("auto", *_MODULES)
+NAMES = ("auto", *BACKENDS)
 
 
-class Line(NamedTuple):
-    """
-    rows: most pooled rows.
-    gaussians: at most, in the mixtures of all layers together.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """device: type of device. max_rows: pooled rows (None: any)."""
 
-    device: str
-    rows: int
-    gaussians: int
     backend: str
+    device: str
     reason: str
+    max_rows: int | None = None
 
 
-ANY = 1 << 62
-UNMEASURED = "not yet measured on a GPU"
-
-# What "auto" takes: the first line that fits and whose backend can run; "torch" where none does.
+# What "auto" takes: the first that is for the device and supports the call; "torch" where none does.
 AUTOMATIC = (
-    Line("cpu", ANY, ANY, "cpu", "fastest at every size of the benchmark (bench/results/cpu.md)"),
-    Line(
-        *("cuda", cuda.SMALL_ROWS, cuda.MAX_GAUSSIANS, "cuda"),
-        f"two launches from C++, where Triton's launcher in Python takes most of the time; {UNMEASURED}",
+    Preference(
+        backend="cpu",
+        device="cpu",
+        reason="fastest at every size of the benchmark (bench/results/cpu.md)",
     ),
-    Line(
-        *("cuda", ANY, ANY, "triton"),
-        f"wgmma on sm_90, where the CUDA tiles use mma.sync, half its rate there; {UNMEASURED}",
+    Preference(
+        backend="cuda",
+        device="cuda",
+        max_rows=SMALL_ROWS,
+        reason=f"two launches from C++, where Triton's launcher in Python takes most of the time; {UNMEASURED}",
     ),
-    Line(
-        "cuda",
-        ANY,
-        cuda.MAX_GAUSSIANS,
-        "cuda",
-        f"where Triton, the C compiler or the compute capability (8.0) that it needs is missing; {UNMEASURED}",
+    Preference(
+        backend="triton",
+        device="cuda",
+        reason=f"wgmma on sm_90, where the CUDA tiles use mma.sync, half its rate there; {UNMEASURED}",
+    ),
+    Preference(
+        backend="cuda",
+        device="cuda",
+        reason="where Triton, the C compiler or the compute capability (8.0) that it needs is missing; " + UNMEASURED,
     ),
 )
 
 
 def unavailable(name: str, device: torch.device) -> str | None:
     """Why backend `name` can't compute on `device`; None if it can."""
-    return _MODULES[name].unavailable(device)
+    return BACKENDS[name].unavailable(device)
 
 
 def check_name(name: object) -> None:
@@ -67,8 +67,8 @@ def check_name(name: object) -> None:
     Raises:
         ValueError: no such backend.
     """
-    if name not in BACKENDS:
-        raise ValueError(f"backend: expected one of {BACKENDS}, got {name!r}")
+    if name not in NAMES:
+        raise ValueError(f"backend: expected one of {NAMES}, got {name!r}")
 
 
 def check(name: str, device: torch.device) -> None:
@@ -82,21 +82,32 @@ def check(name: str, device: torch.device) -> None:
         return
     reason = unavailable(name, device)
     if reason is not None:
-        able = [other for other in _MODULES if unavailable(other, device) is None]
+        able = [other for other in BACKENDS if unavailable(other, device) is None]
         raise RuntimeError(f"backend {name!r} can't run here: {reason}. Backends that can: {able}")
 
 
-def choose(name: str, device: torch.device, problem: Problem) -> str:
-    """The name of the backend: the one that is named, else what `AUTOMATIC` says."""
-    if name != "auto":
-        return name
-    gaussians = sum(len(layer.scales) for layer in problem.layers)
-    for line in AUTOMATIC:
-        fits = line.device == device.type and problem.n <= line.rows and gaussians <= line.gaussians
-        if fits and unavailable(line.backend, device) is None:
-            return line.backend
-    return "torch"
+def choose(name: str, call: Call) -> str:
+    """The name of the backend that computes a call: the one that is named, else what `AUTOMATIC` says.
+
+    Raises:
+        ValueError: the named backend does not support the call; the message says why, and what does.
+    """
+    device = call.device
+    if name == "auto":
+        for preference in AUTOMATIC:
+            if (
+                preference.device == device.type
+                and (preference.max_rows is None or call.problem.n <= preference.max_rows)
+                and _refusal(preference.backend, call) is None
+            ):
+                return preference.backend
+        return "torch"
+    reason = BACKENDS[name].supports(call)
+    if reason is not None:
+        able = [other for other in BACKENDS if _refusal(other, call) is None]
+        raise ValueError(f"backend {name!r} can't compute this: {reason}. Backends that can: {able}")
+    return name
 
 
-def module(name: str) -> ModuleType:
-    return _MODULES[name]
+def _refusal(name: str, call: Call) -> str | None:
+    return BACKENDS[name].unavailable(call.device) or BACKENDS[name].supports(call)

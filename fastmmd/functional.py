@@ -8,25 +8,31 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastmmd import checks, dispatch, learned_weights, paired, tracing, transforms
+from fastmmd import autograd, checks, custom_op, dispatch, learned_weights, linear_time, transforms
 from fastmmd.backends import reference
 from fastmmd.bandwidth import given_bandwidths
-from fastmmd.dtypes import compute_dtype
-from fastmmd.evaluate import evaluate
+from fastmmd.call import Call, Evaluation
 from fastmmd.gaussian import Gaussian
-from fastmmd.problem import cached_problem, make_problem, needs_bandwidth
+from fastmmd.problem import Objective
 
 # JAN's layers: a feature layer and the softmax output (Long et al. 2017 and its released code).
 JAN_KERNELS = (Gaussian(), Gaussian(1.68, (1,)))
 
 
 class Discrepancy(NamedTuple):
-    """What one pass over the Gram matrix finds.
+    """The loss and its terms, from one pass over the Gram matrices; what `discrepancy` returns.
 
-    loss: 0-d, ``joint_weight * joint + sum_l marginal_weight[l] * marginals[l]``; carries the gradient.
-    joint: 0-d, the JMMD of all layers; detached, as are the rest.
-    marginals: [L], the MMD of each layer.
-    bandwidths: [L], the B of each layer.
+    Args:
+        loss: 0-d, ``joint_weight * joint + sum_l marginal_weight[l] * marginals[l]``; carries the gradient.
+        joint: 0-d, the squared JMMD of all layers; detached, as are the rest.
+        marginals: ``[L]``, the squared MMD of each layer.
+        bandwidths: ``[L]``, the B of each layer.
+
+    Example:
+        >>> import torch, fastmmd
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> fastmmd.discrepancy([x], [x + 1], [fastmmd.Gaussian(1.0, (1,))])._fields
+        ('loss', 'joint', 'marginals', 'bandwidths')
     """
 
     loss: Tensor
@@ -51,11 +57,11 @@ def discrepancy(
     He & Ding 2020, eqs. 7, 10-13: with ``joint`` = lambda and ``marginal`` = eta this is their whole transfer term.
 
     Args:
-        sources: one ``[n_s, d_l]`` tensor a layer (1 to 8 layers), fp16, bf16, fp32 or fp64. Never written.
-        targets: one ``[n_t, d_l]`` tensor a layer; n_t may differ from n_s.
-        kernels: one `Gaussian` a layer.
+        sources: one ``[n_s, d_l]`` tensor per layer (1 to 8 layers), fp16, bf16, fp32 or fp64. Never written.
+        targets: one ``[n_t, d_l]`` tensor per layer; n_t may differ from n_s.
+        kernels: one `Gaussian` per layer. The default is JAN's for (features, softmax outputs).
         joint: weight of the joint term, >= 0.
-        marginal: weights of the marginal terms, >= 0: one number, or one a layer.
+        marginal: weights of the marginal terms, >= 0: one number, or one per layer.
         estimator: ``"biased"`` (V-statistic, the papers'; never negative), ``"unbiased"`` (U-statistic),
             ``"linear"`` (disjoint pairs) or ``"circular"`` (overlapping pairs); the last two cost O(n d), need
             n_s = n_t and are plain torch, whatever the backend.
@@ -68,21 +74,21 @@ def discrepancy(
         `Discrepancy`, in fp32 (fp64 if any input is fp64). Gradients have their input's dtype.
 
     Raises:
-        ValueError, TypeError: a bad argument, named in the message.
+        ValueError, TypeError: a bad argument, named in the message; a problem that the named backend does not support.
         RuntimeError: the named backend can't run here; a derivative that it can't give is asked for.
 
     Example:
         >>> import torch, fastmmd
         >>> features, softmax = torch.zeros(4, 2), torch.full((4, 3), 1 / 3)
-        >>> found = fastmmd.discrepancy((features, softmax), (features + 1, softmax), joint=0.2, marginal=(0.3, 0.0))
-        >>> found.bandwidths
+        >>> terms = fastmmd.discrepancy((features, softmax), (features + 1, softmax), joint=0.2, marginal=(0.3, 0.0))
+        >>> terms.bandwidths
         tensor([1.1429, 1.6800])
-        >>> bool(torch.isclose(found.loss, 0.2 * found.joint + 0.3 * found.marginals[0]))
+        >>> bool(torch.isclose(terms.loss, 0.2 * terms.joint + 0.3 * terms.marginals[0]))
         True
     """
-    loss, report = _evaluate(sources, targets, kernels, joint, marginal, estimator, backend, precision)
+    loss, statistics = _evaluate(sources, targets, kernels, joint, marginal, estimator, backend, precision)
     layers = len(sources)
-    return Discrepancy(loss, report[0], report[1 : 1 + layers], report[1 + layers :])
+    return Discrepancy(loss, statistics[0], statistics[1 : 1 + layers], statistics[1 + layers :])
 
 
 def _evaluate(
@@ -94,8 +100,8 @@ def _evaluate(
     estimator: str,
     backend: str,
     precision: str | None,
-) -> tuple[Tensor, Tensor]:
-    """The loss (0-d, differentiable) and the detached report ``[1 + 2 L]`` (joint, marginals, bandwidths)."""
+) -> Evaluation:
+    """Checks the arguments of `discrepancy`, and computes the bandwidths that backends can't."""
     checks.check_not_traced()
     checks.check_layers(sources, targets)
     kernels = checks.check_kernels(kernels, len(sources))
@@ -104,57 +110,64 @@ def _evaluate(
     checks.check_sizes(estimator, sources[0].shape[0], targets[0].shape[0])
     dispatch.check(backend, sources[0].device)
 
-    bandwidths = given_bandwidths(kernels, sources, targets) if needs_bandwidth(kernels) else None
-    if any(isinstance(kernel.weights, Tensor) for kernel in kernels):
-        checks.check_devices_of_weights(kernels, sources[0].device)
-
-        def run(layers: slice, kernels: Sequence[Gaussian]) -> tuple[Tensor, Tensor]:
-            given = None if bandwidths is None else bandwidths[layers]
-            static = tuple([kernel.static for kernel in kernels])
-            marginals = (0.0,) * len(kernels)
-            return _route(
-                static, 1.0, marginals, estimator, sources[layers], targets[layers], given, backend, precision
-            )
-
-        return learned_weights.discrepancy(run, kernels, joint, marginals)
     static = tuple([kernel.static for kernel in kernels])
-    return _route(static, joint, marginals, estimator, sources, targets, bandwidths, backend, precision)
+    objective = Objective(static, joint, marginals, estimator)
+    bandwidths = None
+    if any(kernel.needs_bandwidth for kernel in static):
+        bandwidths = given_bandwidths(kernels, sources, targets)
+    if not any(isinstance(kernel.weights, Tensor) for kernel in kernels):
+        return _route(objective, sources, targets, bandwidths, backend, precision)
+
+    checks.check_devices_of_weights(kernels, sources[0].device)
+
+    def joint_mmd(layers: slice, kernels: Sequence[Gaussian]) -> Evaluation:
+        part = Objective(tuple([kernel.static for kernel in kernels]), 1.0, (0.0,) * len(kernels), estimator)
+        part_bandwidths = None if bandwidths is None else bandwidths[layers]
+        return _route(part, sources[layers], targets[layers], part_bandwidths, backend, precision)
+
+    return learned_weights.weighted_sum(joint_mmd, kernels, joint, marginals)
 
 
 def _route(
-    static: tuple[tuple, ...],
-    joint: float,
-    marginals: tuple[float, ...],
-    estimator: str,
+    objective: Objective,
     sources: Sequence[Tensor],
     targets: Sequence[Tensor],
     bandwidths: Tensor | None,
     backend: str,
     precision: str | None,
-) -> tuple[Tensor, Tensor]:
-    n_source, n_target = sources[0].shape[0], targets[0].shape[0]
-    make = make_problem if torch.compiler.is_compiling() else cached_problem  # a compiler would look inside the cache
-    if estimator in ("linear", "circular"):
-        problem = make(n_source, n_target, static, joint, marginals, "unbiased")
-        return paired.discrepancy(problem, estimator, sources, targets, bandwidths)
+) -> Evaluation:
+    """The estimator's own way, the dense reference, the custom op, or a backend's one pass."""
+    by_pairs_of_pairs = objective.estimator in linear_time.ESTIMATORS
+    if not by_pairs_of_pairs and backend != "reference" and transforms.active(*sources, *targets, bandwidths):
+        return custom_op.evaluate_traced(objective, sources, targets, bandwidths, backend, precision)
+    call = Call(
+        objective.problem(sources[0].shape[0], targets[0].shape[0]),
+        sources,
+        targets,
+        bandwidths,
+        _needs_grad(sources, targets),
+        precision,
+    )
+    if by_pairs_of_pairs:
+        return linear_time.estimate(call, objective.estimator)
     if backend == "reference":
-        dtype = compute_dtype(*sources, *targets)
-        problem = make(n_source, n_target, static, joint, marginals, estimator)
-        sources, targets = [x.to(dtype) for x in sources], [x.to(dtype) for x in targets]
-        return reference.evaluate(problem, sources, targets, bandwidths)
-    if transforms.active(*sources, *targets, *(() if bandwidths is None else (bandwidths,))):
-        return tracing.evaluate(static, joint, marginals, estimator, sources, targets, bandwidths, backend, precision)
-    problem = make(n_source, n_target, static, joint, marginals, estimator)
-    return evaluate(problem, sources, targets, bandwidths, backend, precision)
+        return reference.differentiable(call)
+    return autograd.evaluate(call, backend)
+
+
+def _needs_grad(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[bool, ...]:
+    if not torch.is_grad_enabled():
+        return (False,) * (2 * len(sources))
+    return tuple([x.requires_grad for x in (*sources, *targets)])
 
 
 def _distance(squared: Tensor, kernels: Sequence[Gaussian]) -> Tensor:
     """The square root. An estimate within round-off of 0, or below, counts as 0 and has gradient 0: the root of
     round-off would not be small, and its gradient would be anything."""
-    noise: float | Tensor = torch.finfo(squared.dtype).eps
+    tolerance: float | Tensor = torch.finfo(squared.dtype).eps
     for kernel in kernels:
-        noise = noise * kernel.size
-    zero = squared <= noise
+        tolerance = tolerance * kernel.size
+    zero = squared <= tolerance
     return torch.where(zero, 0, torch.where(zero, 1, squared).sqrt())
 
 

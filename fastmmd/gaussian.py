@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -13,9 +14,36 @@ from fastmmd.dtypes import accumulation_dtype
 from fastmmd.transforms import readable
 
 RULES = ("mean", "mean_all", "median")
+MAX_GAUSSIANS = 64  # in one mixture
 
 
-@dataclass(frozen=True, eq=False)
+class StaticGaussian(NamedTuple):
+    """What a computation depends on besides the values of tensors; hashable, so that it can key caches.
+
+    rule: of the bandwidth: "mean", "mean_all", "median", "number" or "tensor".
+    number: the bandwidth where the rule is "number", else 1.
+    multipliers: ascending.
+    weights: one per multiplier; ones where they are a tensor.
+    """
+
+    rule: str
+    number: float
+    multipliers: tuple[float, ...]
+    weights: tuple[float, ...]
+    detach_bandwidth: bool
+
+    @property
+    def follows_mean(self) -> bool:
+        """Whether the backend takes the bandwidth from the mean distance by itself."""
+        return self.detach_bandwidth and self.rule in ("mean", "mean_all")
+
+    @property
+    def needs_bandwidth(self) -> bool:
+        """Whether the bandwidth must be computed before a backend runs."""
+        return not self.follows_mean and self.rule != "number"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Gaussian:
     """``k(x, y) = sum_q weights[q] * exp(-||x - y||^2 / (multipliers[q] * B))``.
 
@@ -30,8 +58,8 @@ class Gaussian:
             that requires grad receives its gradient.
         multipliers: positive factors of B, one Gaussian each (1 to 64). In ratio 2 they share ``exp``s.
         weights: weights of the Gaussians, non-negative numbers; 1 each by default. A ``[Q]`` tensor, one weight per
-            multiplier, may change from call to call and receives its gradient. Each of its Gaussians is a pass of its
-            own, in a joint loss each combination of those of all layers.
+            multiplier, may change from call to call and receives its gradient. It costs one pass per Gaussian, in a
+            joint loss one per combination of the Gaussians of all layers.
         detach_bandwidth: with the rules "mean" and "mean_all", whether B counts as a constant for the gradient, as in
             every public implementation. False differentiates through it. The median is always a constant.
 
@@ -50,15 +78,15 @@ class Gaussian:
     multipliers: Sequence[float] = (0.25, 0.5, 1, 2, 4)
     weights: Sequence[float] | Tensor | None = None
     detach_bandwidth: bool = True
-    static: tuple = field(init=False, repr=False)
+    static: StaticGaussian = field(init=False)
 
     def __post_init__(self) -> None:
         multipliers = _numbers("multipliers", self.multipliers)
-        if not 1 <= len(multipliers) <= 64 or not all(0 < m < math.inf for m in multipliers):
-            raise ValueError(f"multipliers: expected 1 to 64 positive numbers, got {self.multipliers!r}")
+        if not 1 <= len(multipliers) <= MAX_GAUSSIANS or not all(0 < m < math.inf for m in multipliers):
+            raise ValueError(f"multipliers: expected 1 to {MAX_GAUSSIANS} positive numbers, got {self.multipliers!r}")
         if not isinstance(self.detach_bandwidth, bool):  # not by checks.py, which imports this file
             raise TypeError(f"detach_bandwidth: expected a bool, got {self.detach_bandwidth!r}")
-        given = _static_bandwidth(self.bandwidth)
+        rule, number = _rule_and_number(self.bandwidth)
         if not self.detach_bandwidth and self.bandwidth == "median":
             raise ValueError("detach_bandwidth: the median rule has no useful gradient; use 'mean' or 'mean_all'")
         weights: Sequence[float] | Tensor
@@ -70,15 +98,15 @@ class Gaussian:
             weights = static_weights = _static_weights(self.weights, len(multipliers))
         object.__setattr__(self, "multipliers", multipliers)
         object.__setattr__(self, "weights", weights)
-        # What a computation depends on besides tensors' values; hashable, so that it can key caches.
-        scales, ordered = zip(*sorted(zip(multipliers, static_weights, strict=True)), strict=True)
-        object.__setattr__(self, "static", (given, scales, ordered, self.detach_bandwidth))
+        ascending, ordered_weights = zip(*sorted(zip(multipliers, static_weights, strict=True)), strict=True)
+        static = StaticGaussian(rule, number, ascending, ordered_weights, self.detach_bandwidth)
+        object.__setattr__(self, "static", static)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The arguments that are tensors, by name: "bandwidth", "weights"."""
-        given = {"bandwidth": self.bandwidth, "weights": self.weights}
-        return {name: value for name, value in given.items() if isinstance(value, Tensor)}
+        arguments = {"bandwidth": self.bandwidth, "weights": self.weights}
+        return {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
 
     @property
     def size(self) -> float | Tensor:
@@ -95,11 +123,35 @@ class Gaussian:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Gaussian):
             return NotImplemented
-        own, others = self.tensors, other.tensors
-        return self.static == other.static and own.keys() == others.keys() and all(own[k] is others[k] for k in own)
+        tensors, others = self.tensors, other.tensors
+        return (
+            self.static == other.static
+            and tensors.keys() == others.keys()
+            and all(tensors[name] is others[name] for name in tensors)
+        )
 
     def __hash__(self) -> int:
         return hash(self.static)
+
+    def __repr__(self) -> str:
+        """The arguments that differ from the defaults."""
+        default = Gaussian.__dataclass_fields__
+        positional = [_shown(self.bandwidth)]
+        if self.multipliers != default["multipliers"].default:
+            positional.append(_shown(self.multipliers))
+        elif self.bandwidth == "mean":
+            positional = []
+        keywords = []
+        if isinstance(self.weights, Tensor) or set(self.weights or ()) != {1.0}:
+            keywords.append(f"weights={_shown(self.weights)}")
+        if not self.detach_bandwidth:
+            keywords.append("detach_bandwidth=False")
+        return f"Gaussian({', '.join([*positional, *keywords])})"
+
+
+def _shown(argument: object) -> str:
+    """In a repr. Tensors without their values, which may be many or on a device that a repr should not wait for."""
+    return f"<tensor {tuple(argument.shape)}>" if isinstance(argument, Tensor) else repr(argument)
 
 
 def _static_weights(given: object, count: int) -> tuple[float, ...]:
@@ -132,8 +184,8 @@ def _numbers(name: str, values: object) -> tuple[float, ...]:
     return numbers
 
 
-def _static_bandwidth(bandwidth: object) -> str | float:
-    """The rule, the number as a float, or "tensor"."""
+def _rule_and_number(bandwidth: object) -> tuple[str, float]:
+    """`StaticGaussian`'s rule and number of a bandwidth."""
     expected = f"one of {RULES}, a positive number or a floating-point 0-d tensor"
     if isinstance(bandwidth, Tensor):
         if bandwidth.dim() != 0 or not bandwidth.is_floating_point():
@@ -141,17 +193,17 @@ def _static_bandwidth(bandwidth: object) -> str | float:
         # A tensor on an accelerator is not read: that would wait for the device.
         if readable(bandwidth) and not bandwidth.requires_grad and not 0 < bandwidth.item() < math.inf:
             raise ValueError(f"bandwidth: expected a positive, finite value, got {bandwidth.item()}")
-        return "tensor"
+        return "tensor", 1.0
     if isinstance(bandwidth, str):
         if bandwidth not in RULES:
             raise ValueError(f"bandwidth: expected {expected}, got {bandwidth!r}")
-        return bandwidth
+        return bandwidth, 1.0
     if isinstance(bandwidth, bool) or not isinstance(bandwidth, Real):
         raise TypeError(f"bandwidth: expected {expected}, got {bandwidth!r}")
     try:
-        value = float(bandwidth)
+        number = float(bandwidth)
     except OverflowError:  # an integer beyond the largest float
-        value = math.inf
-    if not 0 < value < math.inf:
-        raise ValueError(f"bandwidth: expected a positive number, got {value}")
-    return value
+        number = math.inf
+    if not 0 < number < math.inf:
+        raise ValueError(f"bandwidth: expected a positive number, got {number}")
+    return "number", number

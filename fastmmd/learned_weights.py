@@ -9,38 +9,40 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from fastmmd.call import Evaluation
 from fastmmd.gaussian import Gaussian
 
-# From a slice of the layers and their kernels to the joint MMD of these layers, and its report.
-Pass = Callable[[slice, Sequence[Gaussian]], tuple[Tensor, Tensor]]
+# From a slice of the layers and their kernels to the joint MMD of these layers.
+JointMMD = Callable[[slice, Sequence[Gaussian]], Evaluation]
 
 
-def discrepancy(
-    run: Pass, kernels: Sequence[Gaussian], joint: float, marginal: Sequence[float]
-) -> tuple[Tensor, Tensor]:
-    """The loss (0-d) and the detached report ``[1 + 2 L]`` (joint, marginals, bandwidths)."""
-    terms = []
-    for chosen in product(*[_choices(kernel) for kernel in kernels]):
-        value, report = run(slice(None), [kernel for kernel, _ in chosen])
-        terms.append((_times(value, [weight for _, weight in chosen]), report))
-    of_joint = torch.stack([value for value, _ in terms]).sum()
-    of_layers = [of_joint]
+def weighted_sum(
+    joint_mmd: JointMMD, kernels: Sequence[Gaussian], joint: float, marginal: Sequence[float]
+) -> Evaluation:
+    """The loss of `fastmmd.discrepancy` with these weights of its terms."""
+    joint_terms, statistics = [], []
+    for combination in product(*[_weighted_gaussians(kernel) for kernel in kernels]):
+        evaluation = joint_mmd(slice(None), [kernel for kernel, _ in combination])
+        joint_terms.append(_times(evaluation.loss, [weight for _, weight in combination]))
+        statistics.append(evaluation.statistics)
+    joint_value = torch.stack(joint_terms).sum()
+    layer_values = [joint_value]
     if len(kernels) > 1:
-        of_layers = [_marginal(run, index, kernel) for index, kernel in enumerate(kernels)]
-    loss = joint * of_joint
-    for weight, value in zip(marginal, of_layers, strict=True):
+        layer_values = [_marginal(joint_mmd, layer, kernel) for layer, kernel in enumerate(kernels)]
+    loss = joint * joint_value
+    for weight, value in zip(marginal, layer_values, strict=True):
         loss = loss + weight * value
-    bandwidths = terms[0][1][1 + len(kernels) :]
-    return loss, torch.cat([torch.stack([of_joint, *of_layers]).detach(), bandwidths])
+    bandwidths = statistics[0][1 + len(kernels) :]
+    return Evaluation(loss, torch.cat([torch.stack([joint_value, *layer_values]).detach(), bandwidths]))
 
 
-def _marginal(run: Pass, layer: int, kernel: Gaussian) -> Tensor:
-    return torch.stack(
-        [_times(run(slice(layer, layer + 1), [single])[0], [weight]) for single, weight in _choices(kernel)]
-    ).sum()
+def _marginal(joint_mmd: JointMMD, layer: int, kernel: Gaussian) -> Tensor:
+    only = slice(layer, layer + 1)
+    terms = [_times(joint_mmd(only, [gaussian]).loss, [weight]) for gaussian, weight in _weighted_gaussians(kernel)]
+    return torch.stack(terms).sum()
 
 
-def _choices(kernel: Gaussian) -> list[tuple[Gaussian, Tensor | None]]:
+def _weighted_gaussians(kernel: Gaussian) -> list[tuple[Gaussian, Tensor | None]]:
     """The Gaussians of a kernel with their weights; a kernel whose weights are numbers is one, with no weight."""
     if not isinstance(kernel.weights, Tensor):
         return [(kernel, None)]

@@ -1,8 +1,8 @@
 """The median of the pooled squared distances: exact, in bounded memory, and without waiting for the device.
 
-On a CPU the compiled kernel finds it. Elsewhere distances are computed a block at a time. If one block is all there is,
-its median; else the order statistic is found digit by digit (radix selection): a non-negative float orders as its bit
-pattern does, so each pass over the blocks counts one digit of the candidates that share the digits found so far.
+On a CPU the compiled kernel finds it. Elsewhere distances are computed tile by tile. If one tile is all there is, its
+median; else the order statistic is found digit by digit (radix selection): a non-negative float orders as its bit
+pattern does, so each pass over the tiles counts one digit of the candidates that share the digits known so far.
 
 The median may be any pair's distance, however far the others lie, so no centre makes fp32 products safe. Those of fp64
 are, for rows up to ten million times as far apart as the median; where there is no fp64, distances are differences.
@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmmd import compiled, transforms
+from fastmmd import extension, transforms
 from fastmmd.backends import cpu
 from fastmmd.centring import bulk_centre
 from fastmmd.dtypes import accumulation_dtype, compute_dtype
 
 # Squared distances held at once (16 MiB of fp64).
-BLOCK_ELEMENTS = 1 << 21
+TILE_ELEMENTS = 1 << 21
 DIGIT_BITS = 16
 
 _library = torch.library.Library("fastmmd", "FRAGMENT")
@@ -40,13 +40,13 @@ def median_distance(source: Tensor, target: Tensor) -> Tensor:
 
 
 def _median_distance(source: Tensor, target: Tensor) -> Tensor:
-    if compiled.module is None or source.device.type != "cpu":
+    if extension.module is None or source.device.type != "cpu":
         return streaming_median(source, target).to(accumulation_dtype(source.device))
-    found = cpu.median_distance(source, target)
-    number = torch.finfo(found.dtype)
-    if not number.tiny <= found.item() <= number.max and not found.isnan():  # squares may have left fp32's range
+    median = cpu.median_distance(source, target)
+    limits = torch.finfo(median.dtype)
+    if not limits.tiny <= median.item() <= limits.max and not median.isnan():  # squares may have left fp32's range
         return cpu.median_distance(source.double(), target.double())
-    return found.double()
+    return median.double()
 
 
 def streaming_median(source: Tensor, target: Tensor) -> Tensor:
@@ -103,33 +103,33 @@ class _Pairs:
         self.count = self.n * (self.n - 1) // 2
         self.centre = bulk_centre(x)
         self.products = accumulation_dtype(x.device) == torch.float64
-        elements = BLOCK_ELEMENTS if self.products else BLOCK_ELEMENTS // x.shape[1]
+        elements = TILE_ELEMENTS if self.products else TILE_ELEMENTS // x.shape[1]
         self.side = max(1, int(elements**0.5))
 
     def distances(self) -> Iterator[Tensor]:
-        """A block of rows against another, each pair i < j once. Infinity stands elsewhere, which ranks behind every
+        """Tiles of distances, each pair i < j once. Infinity stands elsewhere, which ranks behind every
         pair (selecting by a mask would wait for the device)."""
         side = self.side
         for i0 in range(0, self.n, side):
             rows = self._rows(i0)
             for j0 in range(i0, self.n, side):
-                found = self._block(rows, rows if i0 == j0 else self._rows(j0)).to(self.x.dtype)
+                distances = self._tile(rows, rows if i0 == j0 else self._rows(j0)).to(self.x.dtype)
                 if i0 == j0:
-                    index = torch.arange(len(found), device=found.device)
-                    found = found.masked_fill_(index[:, None] >= index, torch.inf)
-                yield found
+                    index = torch.arange(len(distances), device=distances.device)
+                    distances = distances.masked_fill_(index[:, None] >= index, torch.inf)
+                yield distances
 
     def _rows(self, start: int) -> Tensor:
         rows = self.x[start : start + self.side]
         return rows.double() - self.centre.double() if self.products else rows
 
-    def _block(self, a: Tensor, b: Tensor) -> Tensor:
+    def _tile(self, a: Tensor, b: Tensor) -> Tensor:
         if not self.products:
             return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
         norms = a.square().sum(1)[:, None] + b.square().sum(1)
-        found = torch.addmm(norms, a, b.T, alpha=-2)
+        distances = torch.addmm(norms, a, b.T, alpha=-2)
         # Equal rows come out within round-off of 0, and a median among them must be 0.
-        return found.masked_fill_(found <= norms.mul_(8 * torch.finfo(norms.dtype).eps), 0)
+        return distances.masked_fill_(distances <= norms.mul_(8 * torch.finfo(norms.dtype).eps), 0)
 
 
 @torch.library.impl(_library, "median_distance", "CompositeExplicitAutograd")

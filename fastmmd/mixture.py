@@ -15,29 +15,29 @@ MAX_SQUARINGS = 4  # each doubles the relative error
 
 
 def mixture(layer: LayerKernel, bandwidth: Tensor, distances: Tensor) -> Tensor:
-    """``sum_q weights[q] exp(-distances / (scales[q] * bandwidth))``, differentiable."""
+    """``sum_q weights[q] exp(-distances / (multipliers[q] * bandwidth))``, differentiable."""
     zero, safe = _split(bandwidth, distances.dtype)
     value = torch.zeros_like(distances)
-    for scale, weight in zip(layer.scales, layer.weights, strict=True):
-        value = value + weight * torch.exp(-distances / (scale * safe))
+    for multiplier, weight in zip(layer.multipliers, layer.weights, strict=True):
+        value = value + weight * torch.exp(-distances / (multiplier * safe))
     return torch.where(zero, _limit(layer, distances), value)
 
 
 def mixture_and_slope(layer: LayerKernel, bandwidth: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
     """The mixture and minus its derivative by the squared distance; neither is differentiable.
 
-    One exp serves up to five scales in ratio 2: the next sharper Gaussian is the square of the last.
+    One exp serves up to five multipliers in ratio 2: the next sharper Gaussian is the square of the last.
     """
     zero, safe = _split(bandwidth, distances.dtype)
     rate = 1 / safe
     kernel, slope = torch.zeros_like(distances), torch.zeros_like(distances)
     value, previous, chain = distances, 0.0, 0
-    for scale, weight in zip(reversed(layer.scales), reversed(layer.weights), strict=True):  # broadest first
-        chain = chain + 1 if previous == 2 * scale and chain < MAX_SQUARINGS else 0
-        value = value.square() if chain else torch.exp(distances * (-rate / scale))
+    for multiplier, weight in zip(reversed(layer.multipliers), reversed(layer.weights), strict=True):  # broadest first
+        chain = chain + 1 if previous == 2 * multiplier and chain < MAX_SQUARINGS else 0
+        value = value.square() if chain else torch.exp(distances * (-rate / multiplier))
         kernel.add_(value, alpha=weight)
-        slope.add_(value * (rate * (weight / scale)))
-        previous = scale
+        slope.add_(value * (rate * (weight / multiplier)))
+        previous = multiplier
     return torch.where(zero, _limit(layer, distances), kernel), slope.masked_fill(zero, 0)
 
 

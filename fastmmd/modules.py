@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypedDict
 
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ class _Loss(nn.Module):
     call, so that loading, moving, ``functional_call`` and ``parametrize`` act: ``bandwidth{l}`` and ``weights{l}`` of
     layer l, parameters where they are `nn.Parameter`, else buffers."""
 
-    def __init__(self, kernels: tuple[Gaussian, ...], estimator: str, backend: str, precision: str | None) -> None:
+    def __init__(self, *, kernels: tuple[Gaussian, ...], estimator: str, backend: str, precision: str | None) -> None:
         super().__init__()
         checks.check_options(estimator, precision)
         dispatch.check_name(backend)
@@ -54,19 +55,32 @@ class _Loss(nn.Module):
         unchanged = all(present[name] is tensors[name] for name in tensors)
         return kernel if unchanged else replace(kernel, **present)
 
-    def _options(self) -> dict[str, str | None]:
+    @property
+    def _options(self) -> _Options:
         return {"estimator": self.estimator, "backend": self.backend, "precision": self.precision}
 
     def extra_repr(self) -> str:
-        return f"kernels={self.kernels}, estimator={self.estimator!r}"
+        kernels = ", ".join([repr(kernel) for kernel in self.kernels])
+        options = [f"{name}={value!r}" for name, value in self._options.items() if value not in ("auto", None)]
+        return ", ".join([kernels, *options])
+
+
+class _Options(TypedDict):
+    estimator: str
+    backend: str
+    precision: str | None
 
 
 class TransferLoss(_Loss):
-    """He & Ding 2020, eqs. 11-13: ``joint * JMMD(all layers) + sum_l marginal[l] * MMD(layer l)``, in one pass.
+    """The whole transfer term of He & Ding 2020, eqs. 11-13, in one pass:
+    ``joint * JMMD(all layers) + sum_l marginal[l] * MMD(layer l)``.
 
     The defaults are the paper's: layers (features, softmax outputs), lambda = 0.2 on the joint term, eta = 0.3 on the
-    marginal term of the features. Arguments, dtypes and errors as in `fastmmd.discrepancy`; whatever can be checked
-    without data is checked when the module is built.
+    marginal term of the features. Whatever can be checked without data is checked when the module is built.
+
+    Args:
+        joint, marginal, kernels, estimator, backend, precision: as those of `fastmmd.discrepancy`, whose shapes, dtypes
+            and errors hold too.
 
     Example:
         >>> import torch, fastmmd
@@ -74,6 +88,10 @@ class TransferLoss(_Loss):
         >>> probs_s, probs_t = torch.rand(8, 3).softmax(1), torch.rand(6, 3).softmax(1)
         >>> loss = fastmmd.TransferLoss()((features_s, probs_s), (features_t, probs_t))
         >>> loss.backward()
+        >>> features_s.grad.shape
+        torch.Size([8, 16])
+        >>> fastmmd.TransferLoss()
+        TransferLoss(joint=0.2, marginal=(0.3, 0.0), Gaussian(), Gaussian(1.68, (1.0,)), estimator='biased')
     """
 
     def __init__(
@@ -87,23 +105,16 @@ class TransferLoss(_Loss):
     ) -> None:
         kernels = checks.check_kernels(kernels)
         checks.check_weights(joint, marginal, len(kernels))
-        super().__init__(kernels, estimator, backend, precision)
+        super().__init__(kernels=kernels, estimator=estimator, backend=backend, precision=precision)
         self.joint = joint
         self.marginal = marginal
 
     def discrepancy(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Discrepancy:
-        """The loss with its parts and bandwidths, for logging."""
-        return discrepancy(
-            sources,
-            targets,
-            self.kernels,
-            joint=self.joint,
-            marginal=self.marginal,
-            **self._options(),  # type: ignore[arg-type]
-        )
+        """The loss with its parts and bandwidths, for logging. Arguments as those of ``forward``."""
+        return discrepancy(sources, targets, self.kernels, joint=self.joint, marginal=self.marginal, **self._options)
 
     def forward(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """``sources[l] [n_s, d_l]``, ``targets[l] [n_t, d_l]`` -> 0-d."""
+        """The loss, 0-d, of ``sources[l] [n_s, d_l]`` and ``targets[l] [n_t, d_l]``."""
         return self.discrepancy(sources, targets).loss
 
     def extra_repr(self) -> str:
@@ -111,10 +122,23 @@ class TransferLoss(_Loss):
 
 
 class JMMDLoss(_Loss):
-    """JAN's loss, the joint MMD (Long et al. 2017): ``JMMDLoss()((features_s, probs_s), (features_t, probs_t))``.
+    """JAN's loss, the squared joint MMD of several layers (Long et al. 2017; He & Ding 2020, eq. 10).
 
-    The kernels are JAN's; the estimator is the biased one, never negative. JAN's released code takes
-    ``estimator="unbiased"``. ``squared=False`` as in `fastmmd.jmmd`.
+    The default kernels are JAN's for (features, softmax outputs). The default estimator is the biased one, never
+    negative; JAN's released code takes ``estimator="unbiased"``.
+
+    Args:
+        kernels, estimator, backend, precision, squared: as those of `fastmmd.jmmd`, whose shapes, dtypes and errors
+            hold too.
+
+    Example:
+        >>> import torch, fastmmd
+        >>> features_s, features_t = torch.zeros(8, 16), torch.ones(6, 16)
+        >>> probs_s, probs_t = torch.full((8, 3), 1 / 3), torch.full((6, 3), 1 / 3)
+        >>> fastmmd.JMMDLoss()((features_s, probs_s), (features_t, probs_t))
+        tensor(4.6240)
+        >>> fastmmd.JMMDLoss(squared=False)((features_s, probs_s), (features_s, probs_s))
+        tensor(0.)
     """
 
     def __init__(
@@ -125,23 +149,35 @@ class JMMDLoss(_Loss):
         precision: str | None = None,
         squared: bool = True,
     ) -> None:
-        super().__init__(checks.check_kernels(kernels), estimator, backend, precision)
+        kernels = checks.check_kernels(kernels)
+        super().__init__(kernels=kernels, estimator=estimator, backend=backend, precision=precision)
         checks.check_flag("squared", squared)
         self.squared = squared
 
     def discrepancy(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Discrepancy:
-        """The squared loss with its parts and bandwidths, for logging."""
-        return discrepancy(sources, targets, self.kernels, **self._options())  # type: ignore[arg-type]
+        """The squared loss with its parts and bandwidths, for logging. Arguments as those of ``forward``."""
+        return discrepancy(sources, targets, self.kernels, **self._options)
 
     def forward(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """``sources[l] [n_s, d_l]``, ``targets[l] [n_t, d_l]`` -> 0-d."""
-        return jmmd(sources, targets, self.kernels, squared=self.squared, **self._options())  # type: ignore[arg-type]
+        """The loss, 0-d, of ``sources[l] [n_s, d_l]`` and ``targets[l] [n_t, d_l]``."""
+        return jmmd(sources, targets, self.kernels, squared=self.squared, **self._options)
 
 
 class MMDLoss(_Loss):
-    """DAN's loss for one layer (Long et al. 2015): the MMD. ``MMDLoss()(features_s, features_t)``.
+    """DAN's loss for one layer, the squared MMD (Long et al. 2015; He & Ding 2020, eq. 7).
 
-    ``squared=False`` as in `fastmmd.mmd`.
+    Args:
+        kernel, estimator, backend, precision, squared: as those of `fastmmd.mmd`, whose shapes, dtypes and errors hold
+            too.
+
+    Example:
+        >>> import torch, fastmmd
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> loss = fastmmd.MMDLoss(fastmmd.Gaussian(1.0, (1,)))
+        >>> loss(x, x + 1)
+        tensor(0.4908)
+        >>> loss
+        MMDLoss(Gaussian(1.0, (1.0,)), estimator='biased')
     """
 
     def __init__(
@@ -152,14 +188,15 @@ class MMDLoss(_Loss):
         precision: str | None = None,
         squared: bool = True,
     ) -> None:
-        super().__init__(checks.check_kernel(kernel), estimator, backend, precision)
+        kernels = checks.check_kernel(kernel)
+        super().__init__(kernels=kernels, estimator=estimator, backend=backend, precision=precision)
         checks.check_flag("squared", squared)
         self.squared = squared
 
     def discrepancy(self, source: Tensor, target: Tensor) -> Discrepancy:
-        """The squared loss with its parts and bandwidth; ``source [n_s, d]``, ``target [n_t, d]``."""
-        return discrepancy((source,), (target,), self.kernels, **self._options())  # type: ignore[arg-type]
+        """The squared loss with its parts and bandwidth, for logging. Arguments as those of ``forward``."""
+        return discrepancy((source,), (target,), self.kernels, **self._options)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """``source [n_s, d]``, ``target [n_t, d]`` -> 0-d."""
-        return mmd(source, target, self.kernels[0], squared=self.squared, **self._options())  # type: ignore[arg-type]
+        """The loss, 0-d, of ``source [n_s, d]`` and ``target [n_t, d]``."""
+        return mmd(source, target, self.kernels[0], squared=self.squared, **self._options)

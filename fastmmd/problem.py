@@ -1,7 +1,7 @@
 """The one problem that every backend solves, as static data.
 
 A backend gets layers ``Z_l [N, d_l]``, whose first ``n_source`` rows are the source, and computes with
-``k_l = sum_q weights[q] exp(-||z_i - z_j||^2 / (scales[q] * B_l))`` the values
+``k_l(i, j) = sum_q weights[q] exp(-||z_i - z_j||^2 / (multipliers[q] * B_l))`` the values
 
     value_t = alpha * S_ss + beta * S_tt + gamma * S_st + diagonal * kappa,      t = product of all layers, each layer
 
@@ -12,22 +12,29 @@ A backend gets layers ``Z_l [N, d_l]``, whose first ``n_source`` rows are the so
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
-from fastmmd.gaussian import Gaussian
+import torch
+from torch import Tensor
+
+from fastmmd.gaussian import StaticGaussian
 
 MAX_LAYERS = 8
 
 
-@dataclass(frozen=True)
-class LayerKernel:
-    """One layer's mixture. ``B_l = unit * base``: the base is the pooled mean of D_ij over i != j (``follows_mean``),
-    or what the caller hands over as the layer's bandwidth, or 1."""
+class LayerKernel(NamedTuple):
+    """One layer's mixture.
 
-    scales: tuple[float, ...]  # ascending
+    multipliers: of the bandwidth, ascending.
+    weights: one per multiplier.
+    bandwidth_scale: ``B_l = bandwidth_scale * base``, where the base is the mean of D_ij over i != j of the pooled rows
+        (``follows_mean``), or what the caller hands over as the layer's bandwidth, or 1.
+    """
+
+    multipliers: tuple[float, ...]
     weights: tuple[float, ...]
-    unit: float
+    bandwidth_scale: float
     follows_mean: bool
 
     @property
@@ -35,15 +42,25 @@ class LayerKernel:
         return sum(self.weights)
 
 
-@dataclass(frozen=True)
-class Problem:
+class PairWeights(NamedTuple):
+    """Weights of S_ss, S_tt and S_st, and of the value at distance 0."""
+
+    alpha: float
+    beta: float
+    gamma: float
+    diagonal: float
+
+
+class Problem(NamedTuple):
+    """clamp: a V-statistic is never negative: round-off below 0 is clamped in the value, not in the gradient."""
+
     n_source: int
     n_target: int
     layers: tuple[LayerKernel, ...]
     joint: float
     marginal: tuple[float, ...]
-    pair_weights: tuple[float, float, float, float]  # alpha, beta, gamma, diagonal
-    clamp: bool  # a V-statistic is never negative: round-off below 0 is cut from the value, not from the gradient
+    pair_weights: PairWeights
+    clamp: bool
 
     @property
     def n(self) -> int:
@@ -56,43 +73,59 @@ class Problem:
             kappa *= layer.at_zero
         return kappa
 
+    @property
+    def gaussians(self) -> int:
+        """In the mixtures of all layers together."""
+        return sum([len(layer.multipliers) for layer in self.layers])
 
-def pair_weights(estimator: str, n: int, m: int) -> tuple[float, float, float, float]:
+    def combine(self, values: Sequence[Tensor] | Tensor) -> Tensor:
+        """The loss from the value of the product and of each layer."""
+        loss = self.joint * values[0]
+        for weight, value in zip(self.marginal, values[1:], strict=True):
+            loss = loss + weight * value
+        return loss
+
+
+class Objective(NamedTuple):
+    """What is computed, whatever the sizes of the batches: a hashable key of caches.
+
+    kernels: the static part of each layer's Gaussian.
+    estimator: "biased" or "unbiased".
+    """
+
+    kernels: tuple[StaticGaussian, ...]
+    joint: float
+    marginal: tuple[float, ...]
+    estimator: str
+
+    def problem(self, n_source: int, n_target: int) -> Problem:
+        # A compiler would look inside the cache.
+        make = _make_problem if torch.compiler.is_compiling() else _cached_problem
+        return make(self, n_source, n_target)
+
+
+def _make_problem(objective: Objective, n_source: int, n_target: int) -> Problem:
+    return Problem(
+        n_source=n_source,
+        n_target=n_target,
+        layers=tuple([_layer_kernel(kernel, n_source + n_target) for kernel in objective.kernels]),
+        joint=objective.joint,
+        marginal=objective.marginal,
+        pair_weights=pair_weights(objective.estimator, n_source, n_target),
+        clamp=objective.estimator == "biased",
+    )
+
+
+_cached_problem = lru_cache(maxsize=256)(_make_problem)
+
+
+def pair_weights(estimator: str, n: int, m: int) -> PairWeights:
     """The V-statistic (Gretton et al. 2012, eq. 5) keeps the diagonal, the U-statistic (eq. 3) drops it."""
     if estimator == "biased":
-        return 1 / n**2, 1 / m**2, -2 / (n * m), 1 / n + 1 / m
-    return 1 / (n * (n - 1)), 1 / (m * (m - 1)), -2 / (n * m), 0.0
+        return PairWeights(alpha=1 / n**2, beta=1 / m**2, gamma=-2 / (n * m), diagonal=1 / n + 1 / m)
+    return PairWeights(alpha=1 / (n * (n - 1)), beta=1 / (m * (m - 1)), gamma=-2 / (n * m), diagonal=0.0)
 
 
-def make_problem(
-    n_source: int,
-    n_target: int,
-    kernels: tuple[tuple, ...],
-    joint: float,
-    marginal: tuple[float, ...],
-    estimator: str,
-) -> Problem:
-    """``kernels``: the ``static`` part of each layer's Gaussian."""
-    layers = tuple(_layer_kernel(static, n_source + n_target) for static in kernels)
-    weights = pair_weights(estimator, n_source, n_target)
-    return Problem(n_source, n_target, layers, joint, marginal, weights, clamp=estimator == "biased")
-
-
-cached_problem = lru_cache(maxsize=256)(make_problem)
-
-
-def _layer_kernel(static: tuple, n: int) -> LayerKernel:
-    bandwidth, scales, weights, detach = static
-    if bandwidth in ("mean", "mean_all") and detach:
-        return LayerKernel(scales, weights, 1.0 if bandwidth == "mean" else (n - 1) / n, follows_mean=True)
-    unit = 1.0 if isinstance(bandwidth, str) else bandwidth
-    return LayerKernel(scales, weights, unit, follows_mean=False)
-
-
-def needs_bandwidth(kernels: Sequence[Gaussian]) -> bool:
-    """Whether some layer's bandwidth must be computed before the backend runs."""
-    for kernel in kernels:
-        bandwidth, _, _, detach = kernel.static
-        if bandwidth in ("median", "tensor") or (bandwidth in ("mean", "mean_all") and not detach):
-            return True
-    return False
+def _layer_kernel(kernel: StaticGaussian, n: int) -> LayerKernel:
+    scale = (n - 1) / n if kernel.follows_mean and kernel.rule == "mean_all" else kernel.number
+    return LayerKernel(kernel.multipliers, kernel.weights, scale, kernel.follows_mean)

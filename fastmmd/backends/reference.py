@@ -1,4 +1,5 @@
-"""The dense, differentiable form: the oracle of every other backend, and the way to second derivatives.
+"""Backend "reference": the dense, differentiable form, the oracle of every other backend and the way to second
+derivatives.
 
 Distances come from differences, so nothing cancels; memory is O(N^2 max_l d_l). Plain torch: autograd, functorch and
 torch.compile see through it, so it has no hand-written gradient.
@@ -6,11 +7,10 @@ torch.compile see through it, so it has no hand-written gradient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from fastmmd.call import Call, Evaluation, Result
 from fastmmd.dtypes import accumulation_dtype
 from fastmmd.mixture import mixture
 from fastmmd.problem import Problem
@@ -20,42 +20,56 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
-def evaluate(
-    problem: Problem, sources: Sequence[Tensor], targets: Sequence[Tensor], bandwidths: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The differentiable loss (0-d) and the detached report; arguments as in fastmmd.backends."""
-    wide = accumulation_dtype(sources[0].device)
-    product = torch.ones((), dtype=sources[0].dtype, device=sources[0].device)
-    values, used = [], []
-    for index, (layer, source, target) in enumerate(zip(problem.layers, sources, targets, strict=True)):
-        z = torch.cat([source, target])
+def supports(call: Call) -> str | None:
+    return None
+
+
+def run(call: Call, config: None = None) -> Result:
+    """Gradients by autograd."""
+    with torch.enable_grad():
+        inputs = [x.detach().requires_grad_(needed) for x, needed in zip(call.inputs, call.needs_grad, strict=True)]
+        layers = len(call.sources)
+        loss, statistics = differentiable(call._replace(sources=inputs[:layers], targets=inputs[layers:]))
+    variables = [x for x in inputs if x.requires_grad]
+    gradients = iter(torch.autograd.grad(loss, variables) if variables else ())
+    in_order = [next(gradients).to(loss.dtype) if x.requires_grad else None for x in inputs]
+    return Result(loss.detach(), statistics, in_order)
+
+
+def differentiable(call: Call) -> Evaluation:
+    """The loss as autograd can differentiate it, as often as wanted."""
+    problem, dtype, accumulation = call.problem, call.dtype, accumulation_dtype(call.device)
+    product = torch.ones((), dtype=dtype, device=call.device)
+    values, bandwidths = [], []
+    for index, (layer, source, target) in enumerate(zip(problem.layers, call.sources, call.targets, strict=True)):
+        z = torch.cat([source.to(dtype), target.to(dtype)])
         distances = (z[:, None, :] - z[None, :, :]).square().sum(-1)
         if layer.follows_mean:
-            base = distances.detach().sum(dtype=wide) / (problem.n * (problem.n - 1))
+            base = distances.detach().sum(dtype=accumulation) / (problem.n * (problem.n - 1))
+        elif call.bandwidths is None:
+            base = torch.ones((), dtype=accumulation, device=z.device)
         else:
-            base = torch.ones((), dtype=wide, device=z.device) if bandwidths is None else bandwidths[index]
-        bandwidth = layer.unit * base
+            base = call.bandwidths[index]
+        bandwidth = layer.bandwidth_scale * base
         kernel = mixture(layer, bandwidth, distances)
         product = product * kernel
         values.append(_statistic(problem, kernel, layer.at_zero))
-        used.append(bandwidth)
-    joint = _statistic(problem, product, problem.product_at_zero)
-    loss = problem.joint * joint
-    for weight, value in zip(problem.marginal, values, strict=True):
-        loss = loss + weight * value
-    dtype = sources[0].dtype
-    report = torch.stack([_cut(problem, joint), *(_cut(problem, v) for v in values), *used]).to(dtype).detach()
-    return _cut(problem, loss).to(dtype), report
+        bandwidths.append(bandwidth)
+    values = [_statistic(problem, product, problem.product_at_zero), *values]
+    loss = problem.combine(values)
+    statistics = torch.stack([*(_clamped(problem, value) for value in values), *bandwidths])
+    return Evaluation(_clamped(problem, loss).to(dtype), statistics.to(dtype).detach())
 
 
 def _statistic(problem: Problem, kernel: Tensor, at_zero: float) -> Tensor:
     n = problem.n_source
     alpha, beta, gamma, diagonal = problem.pair_weights
-    wide = accumulation_dtype(kernel.device)
-    off = kernel.to(wide) * (1 - torch.eye(problem.n, dtype=wide, device=kernel.device))
-    return alpha * off[:n, :n].sum() + beta * off[n:, n:].sum() + gamma * off[:n, n:].sum() + diagonal * at_zero
+    accumulation = accumulation_dtype(kernel.device)
+    off_diagonal = kernel.to(accumulation) * (1 - torch.eye(problem.n, dtype=accumulation, device=kernel.device))
+    within_source, within_target = off_diagonal[:n, :n].sum(), off_diagonal[n:, n:].sum()
+    return alpha * within_source + beta * within_target + gamma * off_diagonal[:n, n:].sum() + diagonal * at_zero
 
 
-def _cut(problem: Problem, value: Tensor) -> Tensor:
-    """Clamp the value of a V-statistic at 0 and leave its gradient alone."""
+def _clamped(problem: Problem, value: Tensor) -> Tensor:
+    """A V-statistic's value clamped at 0, with the gradient of the value."""
     return value - value.detach().clamp(max=0) if problem.clamp else value

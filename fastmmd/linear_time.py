@@ -7,44 +7,38 @@ Both are unbiased and may be negative. Plain differentiable torch on any device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from fastmmd.bandwidth import mean_distance
-from fastmmd.dtypes import accumulation_dtype, compute_dtype
+from fastmmd.call import Call, Evaluation
+from fastmmd.dtypes import accumulation_dtype
 from fastmmd.mixture import mixture
-from fastmmd.problem import LayerKernel, Problem
+from fastmmd.problem import LayerKernel
+
+ESTIMATORS = ("linear", "circular")
 
 
-def discrepancy(
-    problem: Problem,
-    estimator: str,
-    sources: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    bandwidths: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """The loss (0-d) and the report ``[1 + 2 L]`` (joint, marginals, bandwidths; detached)."""
-    dtype, wide = compute_dtype(*sources, *targets), accumulation_dtype(sources[0].device)
-    product = torch.ones((), dtype=dtype, device=sources[0].device)
-    marginals, used = [], []
-    for index, (layer, source, target) in enumerate(zip(problem.layers, sources, targets, strict=True)):
+def estimate(call: Call, estimator: str) -> Evaluation:
+    """The differentiable loss of a call by one of `ESTIMATORS`; the problem's own pair weights don't count."""
+    dtype, accumulation = call.dtype, accumulation_dtype(call.device)
+    product = torch.ones((), dtype=dtype, device=call.device)
+    marginals, bandwidths = [], []
+    for index, (layer, source, target) in enumerate(zip(call.problem.layers, call.sources, call.targets, strict=True)):
         if layer.follows_mean:
-            base = mean_distance(source.detach(), target.detach()).to(wide)
+            base = mean_distance(source.detach(), target.detach()).to(accumulation)
+        elif call.bandwidths is None:
+            base = torch.ones((), dtype=accumulation, device=source.device)
         else:
-            base = torch.ones((), dtype=wide, device=source.device) if bandwidths is None else bandwidths[index]
-        bandwidth = layer.unit * base
+            base = call.bandwidths[index]
+        bandwidth = layer.bandwidth_scale * base
         kernels = _paired_kernels(layer, source.to(dtype), target.to(dtype), bandwidth, estimator)
         product = product * kernels
         marginals.append(_statistic(kernels))
-        used.append(bandwidth)
-    joint = _statistic(product)
-    loss = problem.joint * joint
-    for weight, marginal in zip(problem.marginal, marginals, strict=True):
-        loss = loss + weight * marginal
-    report = torch.stack([joint, *marginals, *(b.to(dtype) for b in used)]).detach()
-    return loss, report
+        bandwidths.append(bandwidth)
+    values = [_statistic(product), *marginals]
+    statistics = torch.stack([*values, *(bandwidth.to(dtype) for bandwidth in bandwidths)])
+    return Evaluation(call.problem.combine(values), statistics.detach())
 
 
 def _paired_kernels(layer: LayerKernel, source: Tensor, target: Tensor, bandwidth: Tensor, estimator: str) -> Tensor:

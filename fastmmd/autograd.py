@@ -1,0 +1,201 @@
+"""From a call to a loss with its gradient, eagerly: one autograd Function around a backend's one pass.
+
+The loss is a scalar, so its gradient is computed in the forward pass, saved, and scaled out of place in backward: right
+for every ``grad_output``, for ``retain_graph`` and under CUDA graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastmmd import conditioning, dispatch
+from fastmmd.backends import reference
+from fastmmd.call import Call, Evaluation, Result
+from fastmmd.centring import pooled
+from fastmmd.problem import Problem
+from fastmmd.transforms import any_tangent, is_batched, saved_tensor_handles
+
+WORST_DOT = 2e-5  # relative round-off that the gradient of a bandwidth may have on a CPU
+FORWARD_MODE = "fastmmd: forward-mode differentiation needs backend='reference'"
+
+
+def evaluate(call: Call, backend: str, config: Any = None) -> Evaluation:
+    """The differentiable loss of a call. config: the backend's own (`fastmmd.backends.Backend.run`).
+
+    Raises:
+        RuntimeError: an input carries a forward-mode tangent.
+        ValueError: the named backend does not support the call.
+    """
+    refuse_tangents((call.bandwidths, *call.inputs))
+    if any(call.needs_grad) or (
+        call.bandwidths is not None and call.bandwidths.requires_grad and torch.is_grad_enabled()
+    ):
+        return Evaluation(*_Fused.apply(call, backend, config, call.bandwidths, *call.inputs))
+    loss, statistics, _ = run_backend(call, backend, config)
+    return Evaluation(loss, statistics)
+
+
+def run_backend(call: Call, backend: str, config: Any = None) -> Result:
+    """`Backend.run` of the named backend, or of the one that "auto" takes."""
+    name = dispatch.choose(backend, call)
+    conditioning.watch(call, name)
+    return dispatch.BACKENDS[name].run(call, config)
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, call: Call, backend: str, config: Any, bandwidths: Tensor | None, *inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        bandwidths_need_grad = ctx.needs_input_grad[3]
+        run = call._replace(needs_grad=(True,) * len(inputs)) if bandwidths_need_grad else call
+        loss, statistics, gradients = run_backend(run, backend, config)
+        grad_bandwidths = None
+        if bandwidths_need_grad:
+            grad_bandwidths = bandwidth_gradient(run, gradients, backend)
+            gradients = [g if needed else None for g, needed in zip(gradients, call.needs_grad, strict=True)]
+        ctx.problem = call.problem
+        ctx.dtypes = [None if x is None else x.dtype for x in (bandwidths, *inputs)]
+        # Inference tensors can't be saved, copies of them can.
+        saved = [x.clone() if x.is_inference() else x for x in inputs]
+        ctx.save_for_backward(grad_bandwidths, *gradients, bandwidths, *saved)
+        ctx.mark_non_differentiable(statistics)
+        ctx.set_materialize_grads(False)  # no zeros for the statistics
+        return loss, statistics
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if grad_loss is None:
+            return (None,) * (3 + len(ctx.dtypes))
+        twice = torch.is_grad_enabled()  # create_graph=True: the result may be differentiated again
+        gradients, variables = _saved(ctx, len(ctx.dtypes), twice)
+        if twice:
+            return (None, None, None, *_Gradients.apply(ctx.problem, grad_loss, *gradients, *variables))
+        return (None, None, None, *scale(grad_loss, gradients, ctx.dtypes))
+
+
+def _saved(ctx: Any, count: int, with_variables: bool) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+    """The first `count` saved tensors, which are gradients, and if asked for the inputs behind them.
+
+    Each is looked at once, as checkpointing demands, and inputs only for a second derivative: a layer behind the loss
+    may have changed them in place (``nn.ReLU(inplace=True)``), which is an error then and only then. torch versions
+    that open all saved tensors or none refuse the first derivative of such an input too.
+    """
+    handles = saved_tensor_handles(ctx)
+    if handles is None:
+        tensors = ctx.saved_tensors
+        return tensors[:count], tensors[count:]
+    gradients = [handle.unpack() for handle in handles[:count]]
+    return gradients, [handle.unpack() for handle in handles[count:]] if with_variables else ()
+
+
+def scale(
+    grad_loss: Tensor, gradients: Sequence[Tensor | None], dtypes: Sequence[torch.dtype | None]
+) -> list[Tensor | None]:
+    """grad_loss * gradient in the variable's dtype, on a GPU by one launch in all. The product comes before the cast: a
+    loss scale must reach fp16 gradients before they are rounded."""
+    present = [g for g in gradients if g is not None]
+    # is_grads_batched=True hands over many grad_loss at once, for which the one launch has no rule.
+    multiply = _one_by_one if is_batched(grad_loss) else _foreach_mul
+    scaled = iter(multiply(present, grad_loss))
+    return [None if g is None else _cast(next(scaled), dtype) for g, dtype in zip(gradients, dtypes, strict=True)]
+
+
+def _one_by_one(tensors: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
+    return [factor * x for x in tensors]
+
+
+# Private: all products in one launch.
+_foreach_mul = getattr(torch, "_foreach_mul", _one_by_one)
+
+
+def _cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+class _Gradients(torch.autograd.Function):
+    """The saved gradients, scaled; their own derivatives come from the dense reference, and only if they are asked for.
+
+    Arguments: problem, grad_loss, then gradients and variables (bandwidths first, then the 2 L layers).
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, problem: Problem, grad_loss: Tensor, *tensors: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        half = len(tensors) // 2
+        gradients, variables = tensors[:half], tensors[half:]
+        ctx.problem, ctx.present = problem, [g is not None for g in gradients]
+        ctx.save_for_backward(grad_loss, *variables)
+        ctx.set_materialize_grads(False)
+        return tuple(scale(grad_loss, gradients, [None if x is None else x.dtype for x in variables]))
+
+    @staticmethod
+    def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_loss, *variables = ctx.saved_tensors
+        with torch.enable_grad():
+            # A view per argument: an input may depend on another one, and only the direct dependence belongs here.
+            grad_loss = grad_loss.view_as(grad_loss)
+            bandwidths = None if variables[0] is None else variables[0].view_as(variables[0])
+            inputs = [x.view_as(x) for x in variables[1:]]
+            layers, slots = len(inputs) // 2, (bandwidths, *inputs)
+            call = Call(ctx.problem, inputs[:layers], inputs[layers:], bandwidths, needs_grad=(True,) * len(inputs))
+            loss, _ = reference.differentiable(call)
+            variables = [x for x, present in zip(slots, ctx.present, strict=True) if present and x is not None]
+            first = torch.autograd.grad(loss, variables, grad_loss, create_graph=True)
+            factors = [v for v, present in zip(vectors, ctx.present, strict=True) if present]
+            pairs = [(f, v) for f, v in zip(first, factors, strict=True) if v is not None and f.requires_grad]
+        arguments = (grad_loss, *slots)
+        second = torch.autograd.grad(
+            [f for f, _ in pairs],
+            [x for x in arguments if x is not None and x.requires_grad],
+            [v for _, v in pairs],
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+        derivatives = iter(second)
+        grad_grad_loss, *grad_slots = (
+            next(derivatives) if x is not None and x.requires_grad else None for x in arguments
+        )
+        return None, grad_grad_loss, *(None for _ in slots), *grad_slots
+
+
+def bandwidth_gradient(call: Call, gradients: Sequence[Tensor | None], backend: str) -> Tensor:
+    """``dL/dB_l = -<Z_l, dL/dZ_l> / (2 B_l)``, [L]: distances scale with the square of Z, kernels see only D / B.
+
+    `gradients` are those of the whole call, which has bandwidths. The sum is taken of centred rows; the gradient's rows
+    add up to 0, so the shift changes nothing but round-off. Where that round-off counts, which a CPU can see at once,
+    everything is computed again in fp64.
+    """
+    bandwidths = call.bandwidths
+    assert bandwidths is not None
+    dots, round_off = _inner_products(call, gradients, bandwidths.dtype)
+    widens = bandwidths.dtype == torch.float64 and call.dtype == torch.float32
+    if widens and bandwidths.device.type == "cpu" and bool((round_off > WORST_DOT * dots.abs()).any()):
+        wide = call._replace(sources=[x.double() for x in call.sources], targets=[x.double() for x in call.targets])
+        dots, _ = _inner_products(wide, run_backend(wide, backend).gradients, bandwidths.dtype)
+    # At bandwidth 0 the kernel is its limit, and nothing moves.
+    return torch.where(bandwidths == 0, 0.0, dots / (-2 * bandwidths))
+
+
+def _inner_products(call: Call, gradients: Sequence[Tensor | None], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``<Z_l, dL/dZ_l>`` of each layer, [L], and the round-off that its terms can bring."""
+    layers = len(call.sources)
+    dots, round_off = [], []
+    for source, target, *sides in zip(call.sources, call.targets, gradients[:layers], gradients[layers:], strict=True):
+        gradient = torch.cat(sides)  # type: ignore[arg-type]
+        z = pooled(source, target, gradient.dtype)
+        dots.append((z * gradient).sum(dtype=dtype))
+        norms = z.norm(dim=1) * gradient.norm(dim=1)
+        round_off.append(torch.finfo(gradient.dtype).eps * norms.sum(dtype=dtype))
+    return torch.stack(dots), torch.stack(round_off)
+
+
+def refuse_tangents(inputs: Sequence[Tensor | None]) -> None:
+    """Forward-mode differentiation would be lost without a word in a backend."""
+    if any_tangent(inputs):
+        raise RuntimeError(FORWARD_MODE)

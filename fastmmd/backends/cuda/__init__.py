@@ -1,0 +1,64 @@
+"""Backend "cuda": the compiled kernels of csrc/cuda on NVIDIA GPUs. launch_rules.py says which route a problem takes:
+
+small: everything in two launches (csrc/cuda/small.cu).
+fused: one launch on packed rows, Gram tiles stay on the chip (csrc/cuda/fused.cu).
+gemm: torch's matrix products, and one fused pass between them (csrc/cuda/gemm_pass.cu).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fastmmd import extension
+from fastmmd.backends.cuda import architecture, fused, gemm, launch_rules, small
+from fastmmd.backends.layout import current_device
+from fastmmd.call import Call, Result
+from fastmmd.precision import torch_precision
+
+
+def unavailable(device: torch.device) -> str | None:
+    module = extension.module
+    if module is None:
+        return extension.reason
+    if not module.CUDA:
+        return f"fastmmd was installed without CUDA kernels: {module.CUDA_ABSENT}"
+    if device.type != ("cpu" if module.CUDA_ON_HOST else "cuda"):
+        return f"it computes on CUDA devices, the tensors are on {device.type}"
+    return None if device.type == "cpu" else architecture.not_compiled_for(device.index or 0)
+
+
+def supports(call: Call) -> str | None:
+    assert extension.module is not None
+    most = extension.module.CUDA_MAX_GAUSSIANS
+    if call.problem.gaussians > most:
+        return f"kernels: it takes at most {most} Gaussians in all layers together, got {call.problem.gaussians}"
+    if call.problem.n > extension.module.CUDA_MAX_ROWS:
+        return f"sources, targets: it takes at most {extension.module.CUDA_MAX_ROWS} rows, got {call.problem.n}"
+    return None
+
+
+def run(call: Call, config: launch_rules.Config | None = None) -> Result:
+    device = call.device
+    format = launch_rules.product_format(_precision(call), call)
+    if config is None:
+        memory = architecture.shared_memory(device)
+        config = launch_rules.choose(call.problem.n, call.dims, format, memory).config
+    with current_device(device):
+        if isinstance(config, small.Config):
+            return small.run(call, config)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            if isinstance(config, fused.Config):
+                return fused.run(call, format, config)
+            return gemm.run(call, format, config)
+
+
+def by_differences(call: Call) -> bool:
+    """Whether the route that takes a call adds up squared differences, so that no common centre matters."""
+    memory = architecture.shared_memory(call.device)
+    return isinstance(launch_rules.choose(call.problem.n, call.dims, "ieee", memory).config, small.Config)
+
+
+def _precision(call: Call) -> str:
+    if architecture.capability(call.device) < architecture.TENSOR_CORES:
+        return "ieee"  # less would lose digits and save no time
+    return torch_precision(call.device) if call.precision is None else call.precision

@@ -1,0 +1,63 @@
+"""Route "small": everything in two launches, for training sizes (csrc/cuda/small.cu). Always fp32, or fp64: at these
+sizes fp32 arithmetic costs less than the launches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from fastmmd import extension
+from fastmmd.backends.cuda.stream import current
+from fastmmd.backends.layout import empty_gradients, matched
+from fastmmd.call import Call, Result
+from fastmmd.problem import Problem
+
+_DTYPES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32", torch.float64: "f64"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """part_features: features of a thread block of the first launch. chunk: features of one of the second, 32 or 64."""
+
+    part_features: int
+    chunk: int
+
+
+def run(call: Call, config: Config) -> Result:
+    call = matched(call)
+    dtype, device = call.dtype, call.device
+    f64 = dtype == torch.float64
+    gradients = empty_gradients(call.inputs, call.needs_grad, dtype)
+    loss = torch.empty((), dtype=dtype, device=device)
+    statistics = torch.empty(1 + 2 * len(call.sources), dtype=dtype, device=device)
+    problem, launch, workspace_bytes = _prepared(call.problem, call.dims, f64, config)
+    workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=device)
+    module: Any = extension.module
+    module.cuda_small(
+        problem,
+        extension.buffers(
+            inputs=call.inputs,
+            gradients=gradients,
+            bandwidths=call.bandwidths,
+            loss=loss,
+            statistics=statistics,
+            workspace=workspace,
+        ),
+        [_DTYPES[x.dtype] for x in call.sources],
+        f64,
+        launch,
+        current(device),
+    )
+    return Result(loss, statistics, gradients)
+
+
+@lru_cache(maxsize=256)
+def _prepared(problem: Problem, dims: tuple[int, ...], f64: bool, config: Config) -> tuple[Any, Any, int]:
+    """The extension's forms of the problem and of the launch, and the bytes of workspace that they need."""
+    module: Any = extension.module
+    prepared = extension.problem(problem, dims)
+    launch = module.CudaSmallLaunch(part_features=config.part_features, chunk=config.chunk)
+    return prepared, launch, module.cuda_small_workspace_bytes(prepared, f64, launch)

@@ -1,0 +1,56 @@
+"""Launch rules: which route and which sizes a problem takes on a GPU. Frozen; nothing is searched for while training.
+
+`python -m bench.tune` measures the rules of the GPU at hand and prints them anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from fastmmd.problem import MAX_LAYERS
+
+UNMEASURED = "not yet measured on a GPU"
+
+Config = TypeVar("Config", covariant=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(Generic[Config]):
+    """One launch configuration and the problems that take it. None stands for no limit.
+
+    config: route and sizes.
+    reason: why.
+    formats: of the operands of products.
+    vendor: of the GPU, "nvidia" or "amd".
+    min_rows, max_rows: pooled rows N.
+    max_layers: layers.
+    max_dim: features of a layer.
+    max_width: features of all layers together, each padded as the route pads them.
+    """
+
+    config: Config
+    reason: str
+    formats: tuple[str, ...]
+    vendor: str = "nvidia"
+    min_rows: int = 2
+    max_rows: int | None = None
+    max_layers: int = MAX_LAYERS
+    max_dim: int | None = None
+    max_width: int | None = None
+
+    def fits(self, *, vendor: str = "nvidia", rows: int, dims: Sequence[int], width: int, format: str) -> bool:
+        return (
+            vendor == self.vendor
+            and format in self.formats
+            and self.min_rows <= rows
+            and _within(rows, self.max_rows)
+            and len(dims) <= self.max_layers
+            and _within(max(dims), self.max_dim)
+            and _within(width, self.max_width)
+        )
+
+
+def _within(number: int, most: int | None) -> bool:
+    return most is None or number <= most

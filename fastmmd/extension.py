@@ -1,0 +1,94 @@
+"""The compiled extension, ``fastmmd._C``: loaded once, and the reason kept when it can't be.
+
+Structures are csrc/'s own (problem.h): they hold sizes and addresses, and whoever fills them keeps the tensors alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from fastmmd.problem import Problem
+
+# The binding's version that this Python code was written for (csrc/problem.h).
+ABI = 4
+SOURCE_CHECKOUT = (Path(__file__).parents[1] / "pyproject.toml").is_file()
+REINSTALL = "run `pip install -e .` in the checkout" if SOURCE_CHECKOUT else "install fastmmd again"
+
+module: ModuleType | None = None
+reason: str | None = None
+
+try:
+    _C = import_module("fastmmd._C")
+except ImportError as error:
+    reason = f"fastmmd._C can't be imported ({error}); not built (FASTMMD_CPU=off), or not for this Python: {REINSTALL}"
+else:
+    if getattr(_C, "ABI", None) == ABI:
+        module = _C
+    else:
+        reason = f"fastmmd._C has ABI {getattr(_C, 'ABI', None)}, this code needs {ABI}: {REINSTALL}"
+
+
+@lru_cache(maxsize=256)
+def problem(problem: Problem, dims: tuple[int, ...]) -> Any:
+    """The extension's form of a problem with layers of `dims` features."""
+    assert module is not None
+    layers = [
+        module.Layer(
+            dim=dim,
+            multipliers=layer.multipliers,
+            weights=layer.weights,
+            bandwidth_scale=layer.bandwidth_scale,
+            follows_mean=layer.follows_mean,
+        )
+        for layer, dim in zip(problem.layers, dims, strict=True)
+    ]
+    return module.Problem(
+        n_source=problem.n_source,
+        n_target=problem.n_target,
+        layers=layers,
+        joint=problem.joint,
+        marginal=problem.marginal,
+        pair_weights=problem.pair_weights,
+        clamp=problem.clamp,
+    )
+
+
+def buffers(
+    *,
+    inputs: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    bandwidths: Tensor | None,
+    loss: Tensor,
+    statistics: Tensor,
+    workspace: Tensor,
+) -> Any:
+    """What one call reads and writes. inputs: row-major, sources first, as their gradients are."""
+    assert module is not None
+    layers = len(inputs) // 2
+    address = [x.data_ptr() for x in inputs]
+    stride = [x.stride(0) for x in inputs]
+    gradient = [data_ptr(x) for x in gradients]
+    return module.Buffers(
+        source=address[:layers],
+        source_stride=stride[:layers],
+        target=address[layers:],
+        target_stride=stride[layers:],
+        grad_source=gradient[:layers],
+        grad_target=gradient[layers:],
+        bandwidth=data_ptr(bandwidths),
+        loss=loss.data_ptr(),
+        statistics=statistics.data_ptr(),
+        workspace=workspace.data_ptr(),
+    )
+
+
+def data_ptr(x: Tensor | None) -> int:
+    """An address; 0 stands for nothing."""
+    return 0 if x is None else x.data_ptr()
