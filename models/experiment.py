@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import fastmmd
 import fastmmd.kernels
-from fastmmd import compiled
+from fastmmd import extension
 from fastmmd.models.callbacks import chosen_by
 from fastmmd.models.checkpoints import readable
 from fastmmd.models.cli import ArgumentsOnly, TransferCLI, packaged
@@ -160,8 +160,8 @@ def code_digest() -> str:
     packages = (fastmmd, fastmmd.kernels, fastmmd.models)
     roots = {Path(package.__file__).resolve().parent for package in packages}
     files = {file for root in roots for pattern in ("*.py", "*.so", "*.pyd") for file in root.rglob(pattern)}
-    if compiled.module is not None:  # beside an installed copy, when this one is a checkout
-        files.add(Path(compiled.module.__file__))
+    if extension.module is not None:  # beside an installed copy, when this one is a checkout
+        files.add(Path(extension.module.__file__))
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.name.encode() + file.read_bytes())

@@ -14,7 +14,7 @@ if path := os.environ.get("FASTMMD_TEST_EXTENSION"):
     sys.modules["fastmmd._C"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["fastmmd._C"])
 
-from fastmmd import compiled
+from fastmmd import extension
 from fastmmd.backends import triton
 from tests.skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 hooks
 
@@ -29,7 +29,7 @@ if importlib.util.find_spec("hypothesis"):  # the tests that need a GPU do witho
     )
     settings.load_profile("fastmmd")
 
-on_host = compiled.module is not None and compiled.module.CUDA_ON_HOST
+on_host = extension.module is not None and extension.module.CUDA_ON_HOST
 collect_ignore = [
     *([] if triton.interpreted() else ["kernels/interpreted"]),
     *([] if on_host else ["cuda/on_host"]),

@@ -12,6 +12,8 @@ from torch import Tensor
 import fastmmd
 from fastmmd import Gaussian
 from fastmmd.backends import triton
+from fastmmd.call import Call
+from fastmmd.problem import Objective
 
 # The fast backends of CPU tensors; one that this installation lacks is skipped with its reason. Where Triton interprets
 # its kernels, or those of CUDA are built for the CPU, they are what is tested.
@@ -38,6 +40,31 @@ def layers(
         x = x.softmax(1) if index % 2 else x
         out.append(x.to(dtype).requires_grad_())
     return out
+
+
+def call_of(
+    sources: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    kernels: Sequence[Gaussian],
+    *,
+    joint: float = 1.0,
+    marginal: Sequence[float] | None = None,
+    estimator: str = "biased",
+    bandwidths: Tensor | None = None,
+    needs_grad: Sequence[bool] | None = None,
+    precision: str | None = "ieee",
+) -> Call:
+    """What a backend is asked to compute: all gradients and no marginal term unless said otherwise."""
+    marginal = (0.0,) * len(kernels) if marginal is None else tuple(marginal)
+    objective = Objective(tuple(kernel.static for kernel in kernels), joint, marginal, estimator)
+    return Call(
+        problem=objective.problem(len(sources[0]), len(targets[0])),
+        sources=sources,
+        targets=targets,
+        bandwidths=bandwidths,
+        needs_grad=(True,) * (2 * len(sources)) if needs_grad is None else needs_grad,
+        precision=precision,
+    )
 
 
 class Result(NamedTuple):

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmmd import Gaussian, mmd
-from tests.helpers import FAST, JAN, evaluate, layers, plain, relative
+from fastmmd.backends import cpu, torch_tiles
+from tests.helpers import FAST, JAN, Result, call_of, evaluate, layers, plain, relative
 
 SIZES = [(1, 1), (1, 2), (2, 2), (31, 33), (33, 31), (32, 32), (36, 12), (5, 257), (257, 64)]
 KERNEL_SETS = [
@@ -129,14 +130,14 @@ def test_several_panels(backend):
     assert_same(evaluate(sources, targets, backend=backend, **weights), exact, 1e-11)
 
 
-def test_torch_tiles_that_do_not_fit_at_once(monkeypatch):
+def test_torch_tiles_that_do_not_fit_at_once():
     """The same with a workspace that forces ragged tiles, diagonal and not."""
-    from fastmmd.backends import panels
-
-    monkeypatch.setattr(panels, "WORKSPACE_BYTES", 600_000)
     sources, targets = layers(150, (20, 3), 1), layers(101, (20, 3), 2, 0.3)
     exact = evaluate(sources, targets, backend="reference")
-    assert_same(evaluate(sources, targets, backend="torch"), exact, 1e-11)
+    config = torch_tiles.Config(workspace_bytes=600_000)
+    loss, statistics, gradients = torch_tiles.run(call_of(sources, targets, JAN), config)
+    tiled = Result(loss, statistics[0], statistics[1:3], statistics[3:], gradients)
+    assert_same(tiled, exact, 1e-11)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -187,24 +188,14 @@ def test_cpu_features_of_extreme_size(size):
 def test_cpu_variants_agree():
     """Every instruction set that this machine has, fp32 and fp64."""
     compiled = pytest.importorskip("fastmmd._C")
-    from fastmmd.backends import cpu
-    from fastmmd.problem import make_problem
-
     sources, targets = layers(70, (33, 5, 260), 1), layers(45, (33, 5, 260), 2, 0.3)
     kernels = (Gaussian(), Gaussian(1.68, (1,)), Gaussian(500.0, (0.1, 0.3, 0.6, 1.2)))
-    problem = make_problem(70, 45, tuple(k.static for k in kernels), 0.6, (0.1, 0.0, 0.2), "biased")
     exact = evaluate(sources, targets, kernels, joint=0.6, marginal=(0.1, 0.0, 0.2), backend="reference")
     for variant in range(len(compiled.cpu_variants())):
         for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 3e-6)):
-            loss, _, gradients = cpu.run(
-                problem,
-                [x.detach().to(dtype) for x in sources],
-                [x.detach().to(dtype) for x in targets],
-                None,
-                (True,) * 6,
-                "ieee",
-                variant,
-            )
+            sides = ([x.detach().to(dtype) for x in side] for side in (sources, targets))
+            call = call_of(*sides, kernels, joint=0.6, marginal=(0.1, 0.0, 0.2))
+            loss, _, gradients = cpu.run(call, cpu.Config(variant))
             assert loss.item() == pytest.approx(exact.loss.item(), abs=tolerance)
             for mine, truth in zip(gradients, exact.gradients, strict=True):
                 assert relative(mine, truth) < 10 * tolerance

@@ -44,7 +44,7 @@ def test_rules_follow_their_definitions(backend, n, m, dim, seed):
 @pytest.mark.parametrize("n", [3, 64, 129])
 def test_streamed_median_is_exact(monkeypatch, dtype, tile, n):
     """Radix selection over ragged tiles finds the same number as sorting all distances."""
-    monkeypatch.setattr(median, "BLOCK_ELEMENTS", tile)
+    monkeypatch.setattr(median, "TILE_ELEMENTS", tile)
     x = torch.randn(n, 5, dtype=dtype)
     found = median.streaming_median(x[: n // 2], x[n // 2 :])
     assert found.dtype == dtype
@@ -55,7 +55,7 @@ def test_streamed_median_is_exact(monkeypatch, dtype, tile, n):
 @pytest.mark.parametrize("tile", [1 << 20, 300])
 def test_median_with_ties(monkeypatch, tile):
     """Integer features: few distinct distances, exact in floating point, so the answer must be one of them."""
-    monkeypatch.setattr(median, "BLOCK_ELEMENTS", tile)
+    monkeypatch.setattr(median, "TILE_ELEMENTS", tile)
     x = torch.randint(0, 3, (60, 2), generator=torch.Generator().manual_seed(0)).double()
     expected = pooled_distances(x[:25], x[25:])
     found = median.streaming_median(x[:25], x[25:])

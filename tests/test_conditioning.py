@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmmd import Gaussian, conditioning, dtypes, median
-from fastmmd.backends import panels
-from fastmmd.problem import make_problem
-from tests.helpers import evaluate, relative
+from fastmmd.backends import torch_tiles
+from fastmmd.bandwidth import given_bandwidths
+from tests.helpers import call_of, evaluate, relative
 
 EXACT = ["cpu", "torch", "reference"]
 
@@ -46,7 +46,7 @@ def test_a_far_row_leaves_the_median_and_the_loss(backend, size):
 @pytest.mark.parametrize("rows", [(0, 1), (0, 5, 31), (3, 4, 5, 6)])
 @pytest.mark.parametrize("block", [1 << 21, 300], ids=["one block", "streaming"])
 def test_several_far_rows_leave_the_median(monkeypatch, rows, block):
-    monkeypatch.setattr(median, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(median, "TILE_ELEMENTS", block)
     source, target = with_far_rows(1e6, rows)
     exact = torch.pdist(torch.cat([source, target]).double()).square().sort().values
     assert median.streaming_median(source, target).item() == pytest.approx(
@@ -54,24 +54,23 @@ def test_several_far_rows_leave_the_median(monkeypatch, rows, block):
     )
 
 
-@pytest.fixture
-def unread(monkeypatch):
-    """As on a GPU: products, whatever the condition."""
-    monkeypatch.setattr(panels, "PRODUCT_CONDITION", float("inf"))
+# As on a GPU, where no condition is read.
+PRODUCTS = torch_tiles.Config(product_condition=float("inf"))
 
 
-@pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("rule", ["median", 8.0])
 @pytest.mark.parametrize("row", [0, 17])
 @pytest.mark.parametrize("size", [1e3, 1e5, 1e10])
 def test_a_far_row_leaves_the_products_of_the_others(rule, row, size):
     source, target = with_far_rows(size, (row,))
     exact = evaluate([source], [target], (Gaussian(rule, (1,)),), torch.float64, backend="reference")
-    found = evaluate([source], [target], (Gaussian(rule, (1,)),), backend="torch")
-    assert found.bandwidths.item() == pytest.approx(exact.bandwidths.item(), rel=1e-6)
-    assert found.loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
+    kernels = (Gaussian(rule, (1,)),)
+    call = call_of([source], [target], kernels, bandwidths=given_bandwidths(kernels, [source], [target]))
+    loss, statistics, gradients = torch_tiles.run(call, PRODUCTS)
+    assert statistics[2].item() == pytest.approx(exact.bandwidths.item(), rel=1e-6)
+    assert loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
     near = [i for i in range(32) if i != row]
-    assert relative(found.gradients[0][near], exact.gradients[0][near]) < 1e-5
+    assert relative(gradients[0][near], exact.gradients[0][near]) < 1e-5
 
 
 def two_points(n, dim):
@@ -80,21 +79,20 @@ def two_points(n, dim):
     return points[(torch.arange(n) % 8 > 4).long()]
 
 
-@pytest.mark.usefixtures("unread")
 @pytest.mark.parametrize("dim", [7, 300])
 def test_round_off_of_a_product_is_no_distance(dim):
     source, target = two_points(41, dim), two_points(57, dim)
     exact = evaluate([source], [target], (Gaussian("median"),), torch.float64, backend="reference")
-    found = evaluate([source], [target], (Gaussian("median"),), backend="torch")
-    assert found.bandwidths.item() == 0
-    assert found.loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
+    call = call_of([source], [target], (Gaussian("median"),), bandwidths=torch.zeros(1).double())
+    assert exact.bandwidths.item() == 0
+    assert torch_tiles.run(call, PRODUCTS).loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("block", [1 << 21, 300], ids=["one block", "streaming"])
 @pytest.mark.parametrize("dim", [7, 300])
 def test_streaming_median_of_equal_rows(monkeypatch, dtype, block, dim):
-    monkeypatch.setattr(median, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(median, "TILE_ELEMENTS", block)
     assert median.streaming_median(two_points(41, dim).to(dtype), two_points(57, dim).to(dtype)).item() == 0
 
 
@@ -174,7 +172,7 @@ def test_streaming_median_by_products_and_by_differences(n, m, dim, equal, size,
     x[:equal] = x[0].clone()
     distances = (x.double()[:, None] - x.double()).square().sum(-1)[torch.triu_indices(n + m, n + m, 1).unbind()]
     expected = distances.sort().values[(len(distances) - 1) // 2].item()
-    with patch.object(median, "BLOCK_ELEMENTS", block), patch.object(dtypes, "_has_float64", lambda _: products):
+    with patch.object(median, "TILE_ELEMENTS", block), patch.object(dtypes, "_has_float64", lambda _: products):
         found = median.streaming_median(x[:n], x[n:])
     lost = 1e-14 * dim * (1 + size**2) if products else 0.0
     assert found.item() == pytest.approx(expected, rel=20 * torch.finfo(found.dtype).eps, abs=lost)
@@ -201,20 +199,17 @@ def device(monkeypatch):
     monkeypatch.setattr(conditioning, "HostCopy", Copy)
     monkeypatch.setattr(conditioning, "_watched", lambda _: True)
     monkeypatch.setattr(conditioning, "_by_problem", {})
-    monkeypatch.setattr(conditioning, "_said", set())
+    monkeypatch.setattr(conditioning, "_warned", set())
     conditioning._watch_of.cache_clear()
     yield
     conditioning._watch_of.cache_clear()
 
 
-def problem_of(*kernels, n=64, joint=1.0):
-    return make_problem(n, n, tuple(kernel.static for kernel in kernels), joint, (0.0,) * len(kernels), "biased")
-
-
-def said(*arguments):
+def warned(call, backend):
+    """Messages of the warnings that a call brings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        conditioning.watch(*arguments)
+        conditioning.watch(call, backend)
     return [str(warning.message) for warning in caught]
 
 
@@ -223,20 +218,20 @@ def said(*arguments):
 def test_a_warning_comes_once_the_number_is_here(backend):
     source, target = two_sizes(3e3)
     good = torch.randn(64, 3)
-    problem = problem_of(Gaussian(), Gaussian(1e7), Gaussian(1.0, (0.5, 1)))
-    call = (problem, [good, source, source], [good, target, target], None, backend)
-    assert said(*call) == []
-    assert said(*call) == []
+    kernels = (Gaussian(), Gaussian(1e7), Gaussian(1.0, (0.5, 1)))
+    call = call_of([good, source, source], [good, target, target], kernels)
+    assert warned(call, backend) == []
+    assert warned(call, backend) == []
     assert len(Copy.made) == 1
     Copy.made[0].here = True
-    (message,) = said(*call)
+    (message,) = warned(call, backend)
     assert "layer 2" in message
     assert "bandwidth 1:" in message
     assert ".double()" in message
     for _ in range(3 * conditioning.EVERY):  # said once; the other layer is measured on
         for copy in Copy.made:
             copy.here = True
-        assert said(*call) == []
+        assert warned(call, backend) == []
     assert 3 <= len(Copy.made) <= 5
 
 
@@ -244,67 +239,68 @@ def test_a_warning_comes_once_the_number_is_here(backend):
 def test_a_given_bandwidth_is_measured_with_its_value():
     source, target = two_sizes(3e3)
     for value, expected in ((1.0, 1), (1e7, 0)):
-        problem = problem_of(Gaussian("median", (value,)))  # another kernel each time
-        call = (problem, [source], [target], torch.ones(1, dtype=torch.float64), "cuda-less")
-        said(*call)
+        kernels = [Gaussian("median", (value,))]  # another kernel each time
+        call = call_of([source], [target], kernels, bandwidths=torch.ones(1, dtype=torch.float64))
+        warned(call, "torch")
         Copy.made[-1].here = True
-        assert len(said(*call)) == expected
+        assert len(warned(call, "torch")) == expected
 
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("bad", [0.0, float("nan"), -1.0])
 def test_no_warning_of_what_shows_itself(bad):
     source, target = two_sizes(3e3)
-    call = (problem_of(Gaussian("median")), [source], [target], torch.full((1,), bad).double(), "torch")
-    said(*call)
+    call = call_of([source], [target], [Gaussian("median")], bandwidths=torch.full((1,), bad).double())
+    warned(call, "torch")
     Copy.made[-1].here = True
-    assert said(*call) == []
+    assert warned(call, "torch") == []
 
 
 @pytest.mark.usefixtures("device")
 def test_what_is_safe_is_not_measured():
     source, target = two_sizes(3e3)
-    said(problem_of(Gaussian(), Gaussian("mean_all")), [source] * 2, [target] * 2, None, "torch")
-    said(problem_of(Gaussian(2.0)), [source], [target], None, "reference")
+    warned(call_of([source] * 2, [target] * 2, [Gaussian(), Gaussian("mean_all")]), "torch")
+    warned(call_of([source], [target], [Gaussian(2.0)]), "reference")
     assert not Copy.made
-    said(problem_of(Gaussian(1.0)), [source.double()], [target.double()], None, "torch")
+    call = call_of([source.double()], [target.double()], [Gaussian(1.0)])
+    warned(call, "torch")
     Copy.made[-1].here = True
-    assert said(problem_of(Gaussian(1.0)), [source.double()], [target.double()], None, "torch") == []
+    assert warned(call, "torch") == []
 
 
 @pytest.mark.usefixtures("device")
 def test_one_far_row_alone_is_no_reason():
     source, target = with_far_rows(1e10)
-    call = (problem_of(Gaussian(8.0, (1,)), n=32), [source], [target], None, "torch")
-    said(*call)
+    call = call_of([source], [target], [Gaussian(8.0, (1,))])
+    warned(call, "torch")
     Copy.made[-1].here = True
-    assert said(*call) == []
+    assert warned(call, "torch") == []
 
 
 @pytest.mark.usefixtures("device")
 def test_nothing_is_measured_or_looked_at_in_a_graph(monkeypatch):
     source, target = two_sizes(3e3)
-    call = (problem_of(Gaussian(1.0)), [source], [target], None, "torch")
+    call = call_of([source], [target], [Gaussian(1.0)])
     with monkeypatch.context() as context:
         context.setattr(conditioning, "_capturing", lambda _: True)
         for _ in range(3):
-            assert said(*call) == []
+            assert warned(call, "torch") == []
         assert not Copy.made
     for _ in range(conditioning.EVERY):
-        said(*call)
+        warned(call, "torch")
     (copy,) = Copy.made
     copy.here = True
     with monkeypatch.context() as context:
         context.setattr(conditioning, "_capturing", lambda _: True)
-        assert said(*call) == []
-    assert len(said(*call)) == 1
+        assert warned(call, "torch") == []
+    assert len(warned(call, "torch")) == 1
 
 
 @pytest.mark.usefixtures("device")
 def test_a_weight_that_grows_measures_no_more_often():
     source, target = two_sizes(1.0)
     for step in range(conditioning.EVERY):
-        said(problem_of(Gaussian(1.0), joint=step / 10), [source], [target], None, "torch")
+        warned(call_of([source], [target], [Gaussian(1.0)], joint=step / 10), "torch")
     assert len(Copy.made) == 1
 
 
@@ -312,14 +308,14 @@ def test_a_weight_that_grows_measures_no_more_often():
 def test_problems_are_not_kept_without_bound():
     source, target = two_sizes(1.0)
     for step in range(2 * conditioning.MAX_PROBLEMS):
-        conditioning.watch(problem_of(Gaussian(1.0), joint=step / 10), [source], [target], None, "torch")
+        conditioning.watch(call_of([source], [target], [Gaussian(1.0)], joint=step / 10), "torch")
         assert len(conditioning._by_problem) <= conditioning.MAX_PROBLEMS
 
 
 def test_a_cpu_is_not_watched(monkeypatch):
     monkeypatch.setattr(conditioning, "HostCopy", Copy)
     source, target = two_sizes(3e3)
-    conditioning.watch(problem_of(Gaussian(1.0)), [source], [target], None, "cpu")
+    conditioning.watch(call_of([source], [target], [Gaussian(1.0)]), "cpu")
     assert not Copy.made
 
 

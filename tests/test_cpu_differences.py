@@ -8,8 +8,7 @@ from torch import Tensor
 
 from fastmmd import Gaussian
 from fastmmd.backends import cpu
-from fastmmd.problem import make_problem
-from tests.helpers import relative
+from tests.helpers import call_of, relative
 
 compiled = pytest.importorskip("fastmmd._C")
 VARIANTS = compiled.cpu_variants()
@@ -19,10 +18,8 @@ SHARP = Gaussian(1.0, (1,))
 
 def run(sources, targets, kernels=(SHARP,), variant=0, estimator="biased", needs_grad=None):
     """Loss and gradients of one instruction-set variant."""
-    static = tuple(kernel.static for kernel in kernels)
-    problem = make_problem(len(sources[0]), len(targets[0]), static, 1.0, (0.0,) * len(kernels), estimator)
-    needs_grad = needs_grad or (True,) * (2 * len(sources))
-    loss, _, gradients = cpu.run(problem, sources, targets, None, needs_grad, "ieee", variant)
+    call = call_of(sources, targets, kernels, estimator=estimator, needs_grad=needs_grad)
+    loss, _, gradients = cpu.run(call, cpu.Config(variant))
     return loss, gradients
 
 

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 import fastmmd
-from fastmmd import Gaussian, compiled, conditioning, dispatch, evaluate, median, paired
-from fastmmd.backends import pooling, reference
+from fastmmd import Gaussian, autograd, conditioning, dispatch, extension, linear_time, median
+from fastmmd.backends import gram, reference
 from fastmmd.bandwidth import given_bandwidths
-from fastmmd.problem import make_problem, needs_bandwidth
 from tests.device_modes import Waits, no_float64, nothing_waits
-from tests.helpers import layers
+from tests.helpers import call_of, layers
 
 RULES = {
     "mean": Gaussian(),
@@ -53,7 +52,7 @@ def test_what_waits_is_seen(waiting):
 @pytest.mark.parametrize("block", [1 << 21, 3000], ids=["one block", "streaming"])
 @pytest.mark.parametrize("products", [True, False])
 def test_the_median_does_not_wait(monkeypatch, dtype, block, products):
-    monkeypatch.setattr(median, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(median, "TILE_ELEMENTS", block)
     monkeypatch.setattr(median, "accumulation_dtype", lambda _: torch.float64 if products else torch.float32)
     with nothing_waits():
         found = median.streaming_median(on_cuda(70, 9, dtype).detach(), on_cuda(61, 9, dtype).detach())
@@ -70,28 +69,34 @@ def test_no_loss_waits(estimator, rule, n):
     with nothing_waits():
         sources, targets = ([on_cuda(n, 9, torch.float16), on_cuda(n, 4)] for _ in range(2))
         kernels = (RULES[rule] if rule in RULES else learned("cuda"), Gaussian(1.68, (1,)))
-        bandwidths = given_bandwidths(kernels, sources, targets) if needs_bandwidth(kernels) else None
-        kind = estimator if estimator in ("biased", "unbiased") else "unbiased"
-        problem = make_problem(n, n, tuple(k.static for k in kernels), 0.5, (0.1, 0.0), kind)
+        call = call_of(
+            sources,
+            targets,
+            kernels,
+            joint=0.5,
+            marginal=(0.1, 0.0),
+            estimator="biased" if estimator == "biased" else "unbiased",
+            bandwidths=given_bandwidths(kernels, sources, targets),
+        )
         if estimator in ("linear", "circular"):
-            loss, report = paired.discrepancy(problem, estimator, sources, targets, bandwidths)
+            loss, statistics = linear_time.estimate(call, estimator)
         elif estimator == "dense":
-            wide = [[x.float() for x in side] for side in (sources, targets)]
-            loss, report = reference.evaluate(problem, *wide, bandwidths)
+            loss, statistics = reference.differentiable(call)
         else:
-            loss, report = evaluate.evaluate(problem, sources, targets, bandwidths, "torch", "ieee")
-            evaluate.scale(torch.ones_like(loss), sources, sources)
+            loss, statistics = autograd.evaluate(call, "torch")
+            autograd.scale(torch.ones_like(loss), sources, [x.dtype for x in sources])
     assert loss.requires_grad
-    assert loss.device.type == report.device.type == "cuda"
+    assert loss.device.type == statistics.device.type == "cuda"
 
 
 @pytest.mark.parametrize("format", ["ieee", "tf32", "bf16", "f16"])
 def test_what_the_gpu_backends_share_does_not_wait(format):
     with nothing_waits():
         sources, targets = ([on_cuda(40, 9).detach(), on_cuda(40, 4).detach()] for _ in range(2))
-        problem = make_problem(40, 40, (Gaussian().static, Gaussian(2.0).static), 0.5, (0.1, 0.0), "biased")
-        rows = pooling.pool(problem, sources, targets, None, format)
-        pooling.finish(problem, torch.zeros(3, 3, dtype=torch.float64, device="cuda"), rows.bandwidths, torch.float32)
+        call = call_of(sources, targets, (Gaussian(), Gaussian(2.0)), joint=0.5, marginal=(0.1, 0.0))
+        rows, sums = gram.centred_rows(call, format), torch.zeros(3, 3, dtype=torch.float64, device="cuda")
+        gram.loss_and_statistics(call.problem, sums, rows.bandwidths, torch.float32)
+        gram.tolerances(call.problem, rows)
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
@@ -100,9 +105,9 @@ def test_measuring_a_condition_does_not_wait(monkeypatch, backend, given):
     copies = []
     with nothing_waits():
         monkeypatch.setattr(conditioning, "HostCopy", copies.append)
-        problem = make_problem(40, 40, (Gaussian(2.0).static,), 1.0, (0.0,), "biased")
         bandwidths = torch.ones(1, dtype=torch.float64, device="cuda") if given else None
-        conditioning.Watch(problem.layers).call(problem, [on_cuda(40, 9)], [on_cuda(40, 9)], bandwidths, backend)
+        call = call_of([on_cuda(40, 9)], [on_cuda(40, 9)], [Gaussian(2.0)], bandwidths=bandwidths)
+        conditioning.Watch(call.problem.layers).look(call, backend)
     assert copies[0].device.type == "cuda"
 
 
@@ -113,7 +118,7 @@ def test_measuring_a_condition_does_not_wait(monkeypatch, backend, given):
 def mps(monkeypatch):
     """As on a device with no backend of its own and no fp64."""
     monkeypatch.setattr(dispatch, "AUTOMATIC", ())
-    monkeypatch.setattr(compiled, "module", None)
+    monkeypatch.setattr(extension, "module", None)
     with no_float64():
         yield
 
@@ -139,7 +144,7 @@ def test_nothing_needs_float64(backend, estimator, rule, dtype):
 
 @pytest.mark.usefixtures("mps")
 def test_streaming_without_float64(monkeypatch):
-    monkeypatch.setattr(median, "BLOCK_ELEMENTS", 900)
+    monkeypatch.setattr(median, "TILE_ELEMENTS", 900)
     fastmmd.mmd(torch.randn(70, 9), torch.randn(61, 9), Gaussian("median"))
 
 
@@ -150,7 +155,7 @@ def test_values_without_float64(monkeypatch, estimator, rule):
     arguments = (sources, targets, (RULES[rule], Gaussian(1.68, (1,))))
     exact = fastmmd.discrepancy(*arguments, estimator=estimator, backend="torch")
     with monkeypatch.context() as context, no_float64():
-        context.setattr(compiled, "module", None)
+        context.setattr(extension, "module", None)
         found = fastmmd.discrepancy(*arguments, estimator=estimator, backend="torch")
     for mine, theirs in zip(found, exact, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=2e-6)

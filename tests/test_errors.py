@@ -177,11 +177,11 @@ def test_a_named_backend_works_or_says_why(backend):
 
 def test_without_the_extension(monkeypatch):
     """An installation without compiled kernels: "auto" falls back, "cpu" says how to mend it."""
-    from fastmmd import compiled
+    from fastmmd import extension
 
     expected = fastmmd.mmd(X, X + 1)
-    monkeypatch.setattr(compiled, "module", None)
-    monkeypatch.setattr(compiled, "reason", "not built")
+    monkeypatch.setattr(extension, "module", None)
+    monkeypatch.setattr(extension, "reason", "not built")
     assert fastmmd.build_info()["compiled"] is None
     assert fastmmd.mmd(X, X + 1).item() == pytest.approx(expected.item(), rel=1e-5)
     with pytest.raises(RuntimeError, match=r"backend 'cpu' can't run here: not built.*\['torch', 'reference'\]"):

@@ -5,7 +5,7 @@ import torch
 
 import fastmmd
 from fastmmd import Gaussian, median
-from tests.helpers import FAST, layers
+from tests.helpers import FAST, call_of, layers
 
 RULES = {
     "mean": Gaussian(),
@@ -85,7 +85,7 @@ def test_a_layer_that_is_not_broken_keeps_its_value(backend):
 @pytest.mark.parametrize("value", [NAN, -NAN, INFINITY, -INFINITY])
 @pytest.mark.parametrize("row", range(0, 40, 13))
 def test_streaming_median_of_a_broken_row(monkeypatch, dtype, block, value, row):
-    monkeypatch.setattr(median, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(median, "TILE_ELEMENTS", block)
     source, target = broken(value, row // 20, row % 20)
     assert median.streaming_median(source.to(dtype), target.to(dtype)).isnan()
 
@@ -96,9 +96,5 @@ def test_bandwidth_zero_hides_no_nan(backend):
     source, target = broken(NAN, 0, 3)
     zero = torch.zeros((), requires_grad=True)
     bandwidths = torch.zeros(1, dtype=torch.float64)
-    problem = fastmmd.problem.make_problem(20, 20, (Gaussian(zero).static,), 1.0, (0.0,), "biased")
-    if backend == "reference":
-        loss, _ = fastmmd.backends.reference.evaluate(problem, [source], [target], bandwidths)
-    else:
-        loss, *_ = fastmmd.dispatch.module(backend).run(problem, [source], [target], bandwidths, [False, False], "ieee")
-    assert loss.isnan()
+    call = call_of([source], [target], [Gaussian(zero)], bandwidths=bandwidths, needs_grad=(False, False))
+    assert fastmmd.dispatch.BACKENDS[backend].run(call).loss.isnan()

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from fastmmd.matmul import matmul_precision, torch_precision
+from fastmmd.precision import matmul_precision, torch_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 by_backend = pytest.mark.skipif(
@@ -85,7 +85,7 @@ def test_the_old_setting_is_as_it_was(before, wanted):
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("before", ["highest", "high", "medium"])
 def test_torch_with_the_old_setting_alone(monkeypatch, before):
-    monkeypatch.setattr("fastmmd.matmul._setting", lambda device: None)
+    monkeypatch.setattr("fastmmd.precision._setting", lambda device: None)
     torch.set_float32_matmul_precision(before)
     for wanted, within in (("ieee", "highest"), ("tf32", "high")):
         with matmul_precision(CUDA, wanted):

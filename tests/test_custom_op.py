@@ -68,7 +68,7 @@ def test_compile_modules(estimator):
 @pytest.fixture(params=["one block", "streaming"])
 def many_rows(request, monkeypatch):
     """Both ways of the median, with the rows of the second: the plain torch one, as on a GPU, and the CPU's."""
-    monkeypatch.setattr(median, "BLOCK_ELEMENTS", 1 << 21 if request.param == "one block" else 900)
+    monkeypatch.setattr(median, "TILE_ELEMENTS", 1 << 21 if request.param == "one block" else 900)
     return request.param
 
 
@@ -76,7 +76,7 @@ def many_rows(request, monkeypatch):
 @pytest.mark.parametrize("estimator", ["biased", "linear"])
 def test_median_under_every_transform(monkeypatch, many_rows, compiled, estimator):
     if not compiled:
-        monkeypatch.setattr(median.compiled, "module", None)
+        monkeypatch.setattr(median.extension, "module", None)
     torch.compiler.reset()
     source, target = pair(40, 40)
 
