@@ -34,8 +34,8 @@ class Errors:
         return self.loss <= allowed.loss and self.gradient <= allowed.gradient  # a NaN is not
 
 
-# These errors are always allowed. "ieee": what dense fp32 with a centred Gram matrix reaches on any case. The others: one
-# unit round-off of the format for the loss, since kernel values are of size 1, and a few for the gradient.
+# Errors that are always allowed. "ieee": what dense fp32 with a centred Gram matrix reaches on any case. The others:
+# one unit round-off of the format for the loss, since kernel values are of size 1, and a few for the gradient.
 FLOORS = {
     "ieee": Errors(loss=1e-6, gradient=2e-6),
     "tf32x3": Errors(loss=2e-6, gradient=6e-6),

@@ -6,16 +6,16 @@ Triton is imported only where it is installed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from fastmmd.backends import cuda, triton
 
 if TYPE_CHECKING:
     from fastmmd.backends.launch_rules import Rule
-    from fastmmd.kernels import launch_rules as triton_rules
+    from fastmmd.kernels.launch_rules import Config as TritonConfig
 
-    Config = cuda.launch_rules.Config | triton_rules.Config
-    AnyRule = Rule[Any]  # of either backend
+    Config: TypeAlias = cuda.launch_rules.Config | TritonConfig
+    AnyRule: TypeAlias = Rule[Config]  # of either backend
 
 BACKENDS = ("cuda", "triton")
 ROUTES = ("small", "fused", "gemm")
