@@ -82,7 +82,7 @@ def measure_part(
 
 @contextmanager
 def _unless_it_dies(report: Report, case: Case, out: Path) -> Iterator[None]:
-    """Within it the file says that the case has failed, which remains if the process crashes or hangs. A process that is
+    """Within it the file says that the case has failed: what remains if the process crashes or hangs. A process that is
     asked to end takes it back."""
     results = report.results
     report.results = [*results, Result(case.name, FASTMMD, f"{FAILED} its process crashed or hung")]
