@@ -67,11 +67,11 @@ def _holds(rule: AnyRule, case: Case) -> bool:
     """Whether the layers of a case are as few and narrow as a rule has them."""
     if len(case.dims) > rule.max_layers:
         return False
-    if backend_of(rule.config) == "triton":
+    if backend_of(rule.config) == "triton" or extension.module is None:
         return True
     if rule.max_width is not None and sum(fused.padded_widths(case.dims)) > rule.max_width:
         return False
-    if not isinstance(rule.config, fused.Config) or extension.module is None or not extension.module.CUDA:
+    if not isinstance(rule.config, fused.Config) or not extension.module.CUDA:
         return True
     on_host = extension.module.CUDA_ON_HOST or not torch.cuda.is_available()
     device = torch.device("cpu") if on_host else torch.device("cuda", 0)

@@ -31,7 +31,7 @@ from bench.competitors import FASTMMD, Competitor, automatic, line_up
 from bench.gate import Gate
 from bench.record import FAILED, NO_TIME, Report, Result
 from bench.report import markdown
-from fastmmd.dispatch import BACKENDS
+from fastmmd.dispatch import NAMES
 from fastmmd.models.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -230,7 +230,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--cases", default="", metavar="TEXT", help="only cases whose name contains this")
-    parser.add_argument("--backends", nargs="+", default=["auto"], choices=BACKENDS, help="fastmmd's (default: auto)")
+    parser.add_argument("--backends", nargs="+", default=["auto"], choices=NAMES, help="fastmmd's (default: auto)")
     parser.add_argument("--rounds", type=int, default=15, help="at most (default: 15)")
     parser.add_argument("--seconds", type=float, default=4.0, help="at most, per competitor and case (default: 4)")
     parser.add_argument("--minutes", type=float, help="after these no further case starts (default: all are measured)")
