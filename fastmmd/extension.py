@@ -71,17 +71,10 @@ def buffers(
 ) -> Any:
     """What one call reads and writes. inputs: row-major, sources first, as their gradients are."""
     assert module is not None
-    layers = len(inputs) // 2
-    address = [x.data_ptr() for x in inputs]
-    stride = [x.stride(0) for x in inputs]
-    gradient = [data_ptr(x) for x in gradients]
     return module.Buffers(
-        source=address[:layers],
-        source_stride=stride[:layers],
-        target=address[layers:],
-        target_stride=stride[layers:],
-        grad_source=gradient[:layers],
-        grad_target=gradient[layers:],
+        inputs=[x.data_ptr() for x in inputs],
+        strides=[x.stride(0) for x in inputs],
+        gradients=[0 if x is None else x.data_ptr() for x in gradients],
         bandwidth=data_ptr(bandwidths),
         loss=loss.data_ptr(),
         statistics=statistics.data_ptr(),
