@@ -46,24 +46,18 @@ Problem make_problem(int64_t n_source, int64_t n_target, const std::vector<Layer
   return problem;
 }
 
-LayerBuffers make_buffers(const Addresses& source, const Sizes& source_stride, const Addresses& target,
-                          const Sizes& target_stride, const Addresses& grad_source, const Addresses& grad_target,
-                          uintptr_t bandwidth, uintptr_t loss, uintptr_t statistics, uintptr_t workspace) {
+LayerBuffers make_buffers(const py::sequence& source, const py::sequence& source_stride, const py::sequence& target,
+                          const py::sequence& target_stride, const py::sequence& grad_source,
+                          const py::sequence& grad_target, uintptr_t bandwidth, uintptr_t loss, uintptr_t statistics,
+                          uintptr_t workspace) {
   LayerBuffers buffers(source.size());
-  buffers.expect_entries("source_stride", source_stride.size());
-  buffers.expect_entries("target", target.size());
-  buffers.expect_entries("target_stride", target_stride.size());
-  buffers.expect_entries("grad_source", grad_source.size());
-  buffers.expect_entries("grad_target", grad_target.size());
   Buffers& io = buffers.structure;
-  for (size_t l = 0; l < buffers.layers(); ++l) {
-    io.source[l] = pointer(source[l]);
-    io.source_stride[l] = source_stride[l];
-    io.target[l] = pointer(target[l]);
-    io.target_stride[l] = target_stride[l];
-    io.grad_source[l] = pointer(grad_source[l]);
-    io.grad_target[l] = pointer(grad_target[l]);
-  }
+  buffers.read("source", source, io.source);
+  buffers.read("source_stride", source_stride, io.source_stride);
+  buffers.read("target", target, io.target);
+  buffers.read("target_stride", target_stride, io.target_stride);
+  buffers.read("grad_source", grad_source, io.grad_source);
+  buffers.read("grad_target", grad_target, io.grad_target);
   io.bandwidth = pointer<const double>(bandwidth);
   io.loss = pointer(loss);
   io.statistics = pointer(statistics);
