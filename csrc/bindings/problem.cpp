@@ -1,6 +1,4 @@
 // What every backend computes: Layer, Problem, and the Buffers and Samples that it reads and writes.
-#include <utility>
-
 #include "bindings.h"
 
 namespace fastmmd::bindings {
@@ -48,23 +46,14 @@ Problem make_problem(int64_t n_source, int64_t n_target, const std::vector<Layer
   return problem;
 }
 
-// Lists have two entries per layer, sources first. Three lists, not six: a call at training sizes notices.
-LayerBuffers make_buffers(const Addresses& inputs, const Sizes& strides, const Addresses& gradients,
+// Lists have the sources' entries first.
+LayerBuffers make_buffers(const py::sequence& inputs, const py::sequence& strides, const py::sequence& gradients,
                           uintptr_t bandwidth, uintptr_t loss, uintptr_t statistics, uintptr_t workspace) {
-  const size_t layers = inputs.size() / 2;
-  LayerBuffers buffers(layers);
-  for (const auto& [argument, size] : {std::pair{"inputs", inputs.size()}, std::pair{"strides", strides.size()},
-                                       std::pair{"gradients", gradients.size()}})
-    expect_size(argument, size, 2 * layers, "two per layer");
+  LayerBuffers buffers(inputs.size() / 2);
   Buffers& io = buffers.structure;
-  for (size_t l = 0; l < layers; ++l) {
-    io.source[l] = pointer(inputs[l]);
-    io.source_stride[l] = strides[l];
-    io.grad_source[l] = pointer(gradients[l]);
-    io.target[l] = pointer(inputs[layers + l]);
-    io.target_stride[l] = strides[layers + l];
-    io.grad_target[l] = pointer(gradients[layers + l]);
-  }
+  buffers.read("inputs", inputs, {io.source, io.target});
+  buffers.read("strides", strides, {io.source_stride, io.target_stride});
+  buffers.read("gradients", gradients, {io.grad_source, io.grad_target});
   io.bandwidth = pointer<const double>(bandwidth);
   io.loss = pointer(loss);
   io.statistics = pointer(statistics);
