@@ -7,7 +7,7 @@
 
 namespace fastmmd {
 
-// Every squaring doubles the relative error, so a chain of them is cut: four turn one ulp into sixteen.
+// Every squaring doubles the relative error, so chains of them end: four turn one ulp into sixteen.
 constexpr int kMaxSquarings = 4;
 constexpr double kLargestRate = 1e37;   // below the largest float
 
@@ -19,19 +19,19 @@ struct Rate {
 
 // Bandwidth 0 stands for its limit: 1 at distance 0, 0 beyond, slope 0. A negative one gives NaN.
 template <typename T>
-FM_INLINE Rate<T> rate_at(double scale, double weight, double bandwidth) {
-  const double rate = bandwidth < 0 ? std::nan("") : 1.0 / (scale * bandwidth);
+FM_INLINE Rate<T> rate_at(double multiplier, double weight, double bandwidth) {
+  const double rate = bandwidth < 0 ? std::nan("") : 1.0 / (multiplier * bandwidth);
   const bool limit = rate > kLargestRate;
   return {static_cast<T>(limit ? kLargestRate : rate), static_cast<T>(limit ? 0.0 : weight * rate)};
 }
 
-// Rates ascend, and exp(-2 r D) is the square of exp(-r D): squares[q] says to take that way from Gaussian q - 1.
-// `scale(q)`: broadest first.
-template <typename Scale>
-FM_HOST_INLINE void mark_squares(int count, Scale scale, bool* squares) {
+// Rates ascend, and exp(-2 r D) is the square of exp(-r D): squares[q] says that Gaussian q is the square of Gaussian
+// q - 1. `multiplier(q)`: broadest first.
+template <typename Multiplier>
+FM_HOST_INLINE void mark_squares(int count, Multiplier multiplier, bool* squares) {
   int chain = 0;
   for (int q = 0; q < count; ++q) {
-    squares[q] = q > 0 && scale(q - 1) == 2 * scale(q) && chain < kMaxSquarings;
+    squares[q] = q > 0 && multiplier(q - 1) == 2 * multiplier(q) && chain < kMaxSquarings;
     chain = squares[q] ? chain + 1 : 0;
   }
 }
@@ -39,26 +39,26 @@ FM_HOST_INLINE void mark_squares(int count, Scale scale, bool* squares) {
 // A layer's mixture ready for evaluation, broadest Gaussian first.
 template <typename T>
 struct Mixture {
-  int num_scales;
-  T rate[kMaxScales];
-  T weight[kMaxScales];
-  T weighted_rate[kMaxScales];
-  bool squares[kMaxScales];
+  int num_gaussians;
+  T rate[kMaxGaussians];
+  T weight[kMaxGaussians];
+  T weighted_rate[kMaxGaussians];
+  bool squares[kMaxGaussians];
   double at_zero;   // sum of weights
 
   // Inlined always: a copy of its own, compiled for one instruction set, could be called by the code of another.
   static FM_HOST_INLINE Mixture make(const Layer& layer, double bandwidth) {
     Mixture m{};
-    m.num_scales = layer.num_scales;
-    const int last = layer.num_scales - 1;
-    for (int q = 0; q < layer.num_scales; ++q) {
-      const Rate<T> found = rate_at<T>(layer.scale[last - q], layer.weight[last - q], bandwidth);
-      m.rate[q] = found.rate;
+    m.num_gaussians = layer.num_gaussians;
+    const int last = layer.num_gaussians - 1;
+    for (int q = 0; q < layer.num_gaussians; ++q) {
+      const Rate<T> gaussian = rate_at<T>(layer.multiplier[last - q], layer.weight[last - q], bandwidth);
+      m.rate[q] = gaussian.rate;
       m.weight[q] = static_cast<T>(layer.weight[last - q]);
-      m.weighted_rate[q] = found.weighted;
+      m.weighted_rate[q] = gaussian.weighted;
       m.at_zero += layer.weight[last - q];
     }
-    mark_squares(layer.num_scales, [&](int q) { return layer.scale[last - q]; }, m.squares);
+    mark_squares(layer.num_gaussians, [&](int q) { return layer.multiplier[last - q]; }, m.squares);
     return m;
   }
 };
@@ -74,7 +74,7 @@ FM_INLINE void evaluate(const AnyMixture& mixture, Exp exp_of, const V* distance
     FM_UNROLL
     for (int v = 0; v < Count; ++v) slope[v] = V{};
   }
-  for (int q = 0; q < mixture.num_scales; ++q) {
+  for (int q = 0; q < mixture.num_gaussians; ++q) {
     const T weight = mixture.weight[q];
     if (mixture.squares[q]) {
       FM_UNROLL

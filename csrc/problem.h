@@ -1,9 +1,9 @@
 // The one problem every compiled backend solves, as plain data: raw pointers, int64 sizes, no framework.
 //
 // Layers Z_l [n, d_l], n = n_s + n_t, the first n_s rows from the source. Per layer a mixture of Gaussians
-//     k_l(i, j) = sum_q weight[q] * exp(-D_l(i, j) / (scale[q] * B_l)),     D_l(i, j) = ||z_i - z_j||^2,
-// B_l = unit * (the mean of D_l over pairs i != j, or a given number),
-// and K = joint * prod_l k_l + sum_l marginal[l] * k_l. Wanted: for the product and for every k_l
+//     k_l(i, j) = sum_q weight[q] * exp(-D_l(i, j) / (multiplier[q] * B_l)),     D_l(i, j) = ||z_i - z_j||^2,
+// B_l = bandwidth_scale * (the mean of D_l over pairs i != j, or a given number, or 1),
+// and K = joint * prod_l k_l + sum_l marginal[l] * k_l. Computed are, for the product and for every k_l,
 //     alpha * S_ss + beta * S_tt + gamma * S_st + diagonal * kappa
 // (S_ss, S_tt over ordered pairs i != j, S_st over all n_s * n_t cross pairs, kappa = value at distance 0),
 // their combination in K, and its gradient with respect to every row of every Z_l.
@@ -11,8 +11,10 @@
 
 #include <cstdint>
 
-// Always inlined: CPU code is compiled once for each instruction set, and what they share must not be a function of its
-// own. Under nvcc it is also compiled for the GPU.
+#include "limits.h"
+
+// Always inlined: CPU code is compiled once per instruction set, and what they share must not be a function of its own.
+// Under nvcc it is also compiled for the GPU.
 #if defined(__CUDACC__)
 #define FM_INLINE __host__ __device__ __forceinline__
 #define FM_UNROLL _Pragma("unroll")
@@ -24,17 +26,15 @@
 
 namespace fastmmd {
 
-constexpr int kAbi = 3;   // raised whenever the meaning of a binding changes
-constexpr int kMaxLayers = 8;
-constexpr int kMaxScales = 64;   // Gaussians in one layer's mixture
+constexpr int kAbi = 4;   // raised whenever the meaning of a binding changes
 
 struct Layer {
   int64_t dim;
-  int num_scales;
-  double scale[kMaxScales];   // ascending, in units of B_l
-  double weight[kMaxScales];
-  double unit;
-  bool follows_mean;   // take the mean of D_l; otherwise bandwidth[l]
+  int num_gaussians;
+  double multiplier[kMaxGaussians];   // of B_l, ascending
+  double weight[kMaxGaussians];
+  double bandwidth_scale;
+  bool follows_mean;   // B_l takes the mean of D_l; otherwise bandwidth[l]
 };
 
 struct Problem {
@@ -44,12 +44,12 @@ struct Problem {
   double joint;
   double marginal[kMaxLayers];
   double alpha, beta, gamma, diagonal;
-  bool clamp;   // a V-statistic is never negative: round-off below zero is cut from the value
+  bool clamp;   // a V-statistic is never negative: a value below zero is round-off and becomes zero
   FM_INLINE int64_t n() const { return n_source + n_target; }
 };
 
-// What one call reads and writes. Rows are contiguous; *_stride is the distance between rows in elements.
-// A null gradient pointer means "not wanted"; all null is the loss-only computation.
+// What one call reads and writes. Rows are contiguous; a stride is the distance between rows in elements.
+// A null gradient is one that nobody needs; with none at all only the loss is computed.
 struct Buffers {
   const void* source[kMaxLayers];   // [n_s, d_l]
   const void* target[kMaxLayers];   // [n_t, d_l]
@@ -57,10 +57,12 @@ struct Buffers {
   int64_t target_stride[kMaxLayers];
   void* grad_source[kMaxLayers];   // [n_s, d_l] contiguous, or null
   void* grad_target[kMaxLayers];   // [n_t, d_l] contiguous, or null
-  const double* bandwidth;         // [num_layers], read where !follows_mean; null stands for ones
+  const double* bandwidth;         // [num_layers], read where a layer does not follow the mean; null stands for ones
   void* loss;                      // one value
-  void* report;                    // [1 + 2 * num_layers]: joint, marginals, bandwidths
-  void* workspace;                 // workspace_bytes(problem, any gradient wanted), 64-byte aligned
+  void* statistics;                // [1 + 2 * num_layers]: joint, marginals, bandwidths
+  void* workspace;                 // workspace_bytes(problem, ...), 64-byte aligned
+
+  FM_INLINE bool needs_grad(int l) const { return grad_source[l] || grad_target[l]; }
 };
 
 // The rows of one layer: what a rule for the bandwidth sees. Strides as in Buffers.

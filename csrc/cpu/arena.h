@@ -1,4 +1,4 @@
-// Arrays cut from one piece of memory, each on a cache line of its own. Without memory it only counts the bytes.
+// Arrays taken from one piece of memory, each on a cache line of its own. Without memory it only counts the bytes.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // The lower median of all pooled squared distances, exact, in O(N d) memory.
 //
 // Radix selection: a non-negative float orders as its bit pattern does, so each pass over all distances counts, for
-// every value of one digit, the candidates that share the digits found so far. Distances are sums of squared
+// every value of one digit, the candidates that share the digits known so far. Distances are sums of squared
 // differences: a far row or two far domains cost the others no digits, and equal rows are 0 apart. Counts are integers,
 // so results do not depend on the number of threads.
 #pragma once
@@ -29,13 +29,13 @@ class Median {
               samples.n_source,
               samples.n()},
         dim_(samples.dim),
-        blocks_((samples.n() + kBlock - 1) / kBlock),
+        groups_((samples.n() + kGroupRows - 1) / kGroupRows),
         num_threads_(num_threads),
-        keep_(blocks_ <= kKeptBlocks),
+        keep_(groups_ <= kKeptGroups),
         digit_bits_(keep_ ? kFewBits : kManyBits),
         rank_((rows_.n * (rows_.n - 1) / 2 - 1) / 2) {
-    z_ = arena_.template take<T>(blocks_ * kBlock * dim_);
-    kept_ = arena_.template take<T>(keep_ ? blocks_ * (blocks_ + 1) / 2 * kBlock * kBlock : 0);
+    z_ = arena_.template take<T>(groups_ * kGroupRows * dim_);
+    kept_ = arena_.template take<T>(keep_ ? groups_ * (groups_ + 1) / 2 * kGroupRows * kGroupRows : 0);
     counts_ = arena_.template take<int64_t>(static_cast<int64_t>(num_threads) << digit_bits_);
   }
   int64_t bytes() const { return arena_.bytes(); }
@@ -44,7 +44,7 @@ class Median {
 #pragma omp parallel num_threads(num_threads_)
     {
 #pragma omp for schedule(static)
-      for (int64_t b = 0; b < blocks_; ++b) pack_block<T>(rows_, b, dim_, nullptr, 1, z_ + b * kBlock * dim_);
+      for (int64_t g = 0; g < groups_; ++g) pack_group<T>(rows_, g, dim_, nullptr, 1, z_ + g * kGroupRows * dim_);
       for (int high = kKeyBits; high > 0; high -= digit_bits_) {
         const int low = high > digit_bits_ ? high - digit_bits_ : 0;
         count(low, high);
@@ -61,44 +61,46 @@ class Median {
  private:
   using Key = typename SimdTypes<T>::Int;
   static constexpr int kKeyBits = 8 * sizeof(T) - 1;   // all but the sign
-  // Up to so many blocks the distances of the first pass are kept, and passes are cheaper than counts of wide digits.
-  static constexpr int64_t kKeptBlocks = 16;
+  // Up to so many row groups the distances of the first pass are kept: further passes are then cheaper than wide
+  // digits.
+  static constexpr int64_t kKeptGroups = 16;
   static constexpr int kFewBits = 12, kManyBits = 16;   // at least 12: NaN differs from infinity in the first digit
 
   // Counts digit [low, high) of the distances whose bits from `high` on are those of prefix_.
   void count(int low, int high) {
     int64_t* counts = counts_ + (static_cast<int64_t>(this_thread()) << digit_bits_);
     std::memset(counts, 0, sizeof(int64_t) << digit_bits_);
-    for (int64_t I = 0; I < blocks_; I += kPanelBlocks)
-      for (int64_t J = I; J < blocks_; J += kPanelBlocks) {
-        const int64_t rows = blocks_ - I < kPanelBlocks ? blocks_ - I : kPanelBlocks;
-        const int64_t columns = blocks_ - J < kPanelBlocks ? blocks_ - J : kPanelBlocks;
+    for (int64_t I = 0; I < groups_; I += kPanelGroups)
+      for (int64_t J = I; J < groups_; J += kPanelGroups) {
+        const int64_t rows = groups_ - I < kPanelGroups ? groups_ - I : kPanelGroups;
+        const int64_t columns = groups_ - J < kPanelGroups ? groups_ - J : kPanelGroups;
 #pragma omp for schedule(dynamic, 1) nowait
-        for (int64_t t = 0; t < rows * columns; ++t)   // one column block against all row blocks: it stays in cache
+        for (int64_t t = 0; t < rows * columns; ++t)   // one group of columns against all of rows: it stays in cache
           if (I + t % rows <= J + t / rows) count_tile(I + t % rows, J + t / rows, low, high, counts);
       }
 #pragma omp barrier
   }
 
-  void count_tile(int64_t row_block, int64_t column_block, int low, int high, int64_t* counts) {
-    alignas(64) T local[kBlock * kBlock];
-    T* tile = keep_ ? kept_ + (column_block * (column_block + 1) / 2 + row_block) * kBlock * kBlock : local;
+  void count_tile(int64_t row_group, int64_t column_group, int low, int high, int64_t* counts) {
+    alignas(64) T local[kGroupRows * kGroupRows];
+    T* tile = keep_ ? kept_ + (column_group * (column_group + 1) / 2 + row_group) * kGroupRows * kGroupRows : local;
     if (!keep_ || high == kKeyBits)
-      pair_tile<SquaredDifference>(dim_, z_ + row_block * kBlock * dim_, z_ + column_block * kBlock * dim_, tile);
-    const int64_t height = valid_rows(row_block), width = valid_rows(column_block);
+      pair_tile<SquaredDifference>(dim_, z_ + row_group * kGroupRows * dim_, z_ + column_group * kGroupRows * dim_,
+                                   tile);
+    const int64_t height = valid_rows(row_group), width = valid_rows(column_group);
     const Key above = prefix_ >> high, mask = (Key{1} << (high - low)) - 1;
     for (int64_t i = 0; i < height; ++i)
-      for (int64_t j = row_block == column_block ? i + 1 : 0; j < width; ++j) {
+      for (int64_t j = row_group == column_group ? i + 1 : 0; j < width; ++j) {
         Key key;
-        std::memcpy(&key, tile + i * kBlock + j, sizeof(T));
+        std::memcpy(&key, tile + i * kGroupRows + j, sizeof(T));
         key &= ~(Key{1} << kKeyBits);   // NaN may have either sign
         if (key >> high == above) ++counts[(key >> low) & mask];
       }
   }
 
-  int64_t valid_rows(int64_t block) const {
-    const int64_t left = rows_.n - block * kBlock;
-    return left < kBlock ? left : kBlock;
+  int64_t valid_rows(int64_t group) const {
+    const int64_t left = rows_.n - group * kGroupRows;
+    return left < kGroupRows ? left : kGroupRows;
   }
 
 #if defined(_OPENMP)
@@ -130,7 +132,7 @@ class Median {
 
   Arena arena_;
   const Rows<T> rows_;
-  const int64_t dim_, blocks_;
+  const int64_t dim_, groups_;
   const int num_threads_;
   const bool keep_;
   const int digit_bits_;

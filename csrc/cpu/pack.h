@@ -1,4 +1,4 @@
-// From row-major features to centred blocks [d][32] with their squared norms.
+// From row-major features to centred row groups [d][32] with their squared norms.
 #pragma once
 
 #include <cmath>
@@ -10,8 +10,8 @@ namespace fastmmd::FASTMMD_VARIANT {
 
 // Rows of a panel. 512 keeps both coefficient panels of a layer in 2 MiB and gives each gradient tile sums of 512
 // terms before it touches memory.
-constexpr int64_t kPanel = 512;
-constexpr int64_t kPanelBlocks = kPanel / kBlock;
+constexpr int64_t kPanelRows = 512;
+constexpr int64_t kPanelGroups = kPanelRows / kGroupRows;
 
 template <typename T>
 struct Rows {   // the pooled batch: source rows, then target rows
@@ -89,17 +89,17 @@ double inverse_root(double bandwidth) {
   return std::ldexp(1.0, exponent < -range ? -range : exponent > range ? range : exponent);
 }
 
-// One block: out [dim][32] = scale * (z - mean) transposed, zero beyond the batch. A null mean stands for zeros.
+// One row group: out [dim][32] = scale * (z - mean) transposed, zero beyond the batch. A null mean stands for zeros.
 template <typename T>
-void pack_block(const Rows<T>& rows, int64_t block, int64_t dim, const T* mean, T scale, T* out) {
+void pack_group(const Rows<T>& rows, int64_t group, int64_t dim, const T* mean, T scale, T* out) {
   constexpr int n_lanes = kLanes<T>;
   for (int64_t k = 0; k < dim; k += n_lanes) {
     const int64_t count = dim - k < n_lanes ? dim - k : n_lanes;
     const Vec<T> shift = !mean ? Vec<T>{} : count == n_lanes ? load(mean + k) : load_first(mean + k, count);
-    for (int r0 = 0; r0 < kBlock; r0 += n_lanes) {
+    for (int r0 = 0; r0 < kGroupRows; r0 += n_lanes) {
       Vec<T> r[n_lanes];
       for (int i = 0; i < n_lanes; ++i) {
-        const int64_t row = block * kBlock + r0 + i;
+        const int64_t row = group * kGroupRows + r0 + i;
         if (row >= rows.n)
           r[i] = Vec<T>{};
         else
@@ -108,21 +108,22 @@ void pack_block(const Rows<T>& rows, int64_t block, int64_t dim, const T* mean, 
       transpose<T>(r);
 #pragma GCC unroll 16
       for (int i = 0; i < n_lanes; ++i)
-        if (i < count) store(out + (k + i) * kBlock + r0, r[i]);
+        if (i < count) store(out + (k + i) * kGroupRows + r0, r[i]);
     }
   }
 }
 
-// Squared norms [32] of a packed block, summed in the order of pair_tile, so that equal rows are at distance 0 exactly.
+// Squared norms [32] of a packed row group, summed in the order of pair_tile, so that equal rows are at distance 0
+// exactly.
 template <typename T>
-void block_norms(int64_t dim, const T* z, T* norms) {
-  for (int c = 0; c < kBlock; c += kLanes<T>) {
+void group_norms(int64_t dim, const T* z, T* norms) {
+  for (int c = 0; c < kGroupRows; c += kLanes<T>) {
     Vec<T> total = {};
     for (int64_t p0 = 0; p0 < dim; p0 += kDepth) {
       Vec<T> piece = {};
       const int64_t p1 = p0 + kDepth < dim ? p0 + kDepth : dim;
       for (int64_t p = p0; p < p1; ++p) {
-        const Vec<T> x = load(z + p * kBlock + c);
+        const Vec<T> x = load(z + p * kGroupRows + c);
         piece += x * x;
       }
       total = p0 == 0 ? piece : total + piece;

@@ -63,7 +63,7 @@ FM_INLINE IntVec<T> lane_index() {
   return index;
 }
 
-// Transpose a kLanes x kLanes block held in registers: log2(kLanes) rounds that swap off-diagonal sub-blocks.
+// Transposes a kLanes x kLanes matrix held in registers: log2(kLanes) rounds that swap off-diagonal quarters.
 template <typename T, int Step = kLanes<T> / 2>
 FM_INLINE void transpose(Vec<T>* r) {
   if constexpr (Step >= 1) {

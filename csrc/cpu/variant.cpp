@@ -1,5 +1,5 @@
 // Compiled once per instruction set (see CMakeLists.txt); everything here lives in that variant's own namespace.
-#include "discrepancy.h"
+#include "loss.h"
 #include "median.h"
 #include "variants.h"
 
@@ -12,7 +12,7 @@ static int64_t workspace_bytes(const Problem& problem, bool with_gradient) {
 
 template <typename T>
 static void run(const Problem& problem, const Buffers& io, bool with_gradient, int num_threads) {
-  Discrepancy<T>(problem, io, with_gradient).run(num_threads);
+  Loss<T>(problem, io, with_gradient).run(num_threads);
 }
 
 template <typename T>

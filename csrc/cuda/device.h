@@ -1,4 +1,4 @@
-// What the CUDA kernels ask of the machine. The same kernel source compiles under nvcc, and under a plain C++ compiler
+// The machine as the CUDA kernels see it. The same kernel source compiles under nvcc, and under a plain C++ compiler
 // for tests, where every CUDA thread is a fiber (tests/csrc/cuda_on_host). Only this file knows which of the two it is:
 // the types and functions that it declares have the same meaning on both sides.
 #pragma once
@@ -20,7 +20,7 @@
 
 namespace fastmmd {
 
-// The block's dynamic shared memory; one array, whatever T is.
+// The thread block's dynamic shared memory; one array, whatever T is.
 template <typename T>
 __device__ __forceinline__ T* dynamic_shared() {
   extern __shared__ __align__(128) unsigned char fastmmd_dynamic_shared[];
@@ -28,20 +28,21 @@ __device__ __forceinline__ T* dynamic_shared() {
 }
 
 template <typename... P, typename... A>
-cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A&&... args) {
+cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 thread_block, size_t shared_bytes, cudaStream_t stream,
+                   A&&... args) {
   cudaError_t status = cudaSuccess;
-  if (shared_bytes > 48 * 1024)   // a block may have more only on request
+  if (shared_bytes > 48 * 1024)   // a thread block may have more only on request
     status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(shared_bytes));
   if (status == cudaSuccess) {
     cudaLaunchConfig_t config{};
     config.gridDim = grid;
-    config.blockDim = block;
+    config.blockDim = thread_block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(std::forward<A>(args))...);
   }
-  if (status != cudaSuccess) cudaGetLastError();   // forgets it, or a later call of somebody else would be told of it
+  if (status != cudaSuccess) cudaGetLastError();   // forgets it, or a later call of another library would return it
   return status;
 }
 

@@ -11,55 +11,55 @@ struct Device {
   void* stream;
 };
 
-enum class Type { bf16, f16, f32, f64 };               // of inputs
+enum class Dtype { bf16, f16, f32, f64 };              // of inputs
 enum class Format { ieee, tf32x3, tf32, bf16, f16 };   // of products' operands
 
+constexpr const char* kDtypes[] = {"bf16", "f16", "f32", "f64"};
 constexpr const char* kFormats[] = {"ieee", "tf32x3", "tf32", "bf16", "f16"};
 
-// What the launch table chooses.
+// Route "small", training sizes: everything in two launches. Statistics and gradients are fp32, or fp64 if `f64`.
 struct SmallLaunch {
-  int part_features;   // of one block of the first launch
-  int chunk;           // features of one block of the second: 32 or 64
+  int part_features;   // of one thread block of the first launch
+  int chunk;           // features of one thread block of the second: 32 or 64
 };
-struct TilesLaunch {
-  int splits;    // blocks that share a tile of rows
-  int buffers;   // 1 or 2
-};
-
-// Training sizes: everything in two launches. Statistics and gradients are fp32, or fp64 if `f64`.
 int64_t small_workspace_bytes(const Problem&, bool f64, SmallLaunch);
-int small(const Problem&, const Buffers&, const Type* types, bool f64, SmallLaunch, Device);
+int small(const Problem&, const Buffers&, const Dtype* dtypes, bool f64, SmallLaunch, Device);
 
-// A block of inner products [rows, columns] of every layer, fp32 or fp64, to coefficients in place.
-struct Pass {
+// Route "fused", many rows and few features: sums and gradients from packed rows in one launch. See fused.cuh. Not for
+// devices of a compute capability below 8.0.
+struct FusedLaunch {
+  int splits;   // thread blocks that share the tiles of one row panel
+  int stages;   // of the other rows in shared memory: 1, or 2 = double buffering
+};
+struct FusedBuffers {          // R: rows of both domains, each padded to whole panels; W: width of all layers
+  int64_t width[kMaxLayers];   // padded features
+  bool layer_needs_grad[kMaxLayers];
+  const void* rows;          // [R, W] in the format
+  const float* norm;         // [L, R], squared
+  const double* bandwidth;   // [L]
+  const double* tolerance;   // [L]
+  float* gradient;           // [splits, R, W], or null for the loss alone
+  double* sums;              // [splits * R / kCudaFusedTileRows, 3, 1 + L]
+};
+// Shared memory of one thread block, static and dynamic. `width`: of all layers.
+int64_t fused_shared_bytes(Format, int64_t width, int layers, bool with_gradient, FusedLaunch);
+int fused(const Problem&, const FusedBuffers&, Format, FusedLaunch, Device);
+
+// Route "gemm": what lies between two products of the platform's library. The inner products of a pair of row panels,
+// fp32 or fp64, become coefficients in place.
+struct GemmPass {
+  void* inner_products[kMaxLayers];                 // [rows, columns]
+  int64_t pitch;                                    // elements from one of its rows to the next, at least `columns`
+  const void* norm[kMaxLayers];                     // [N], squared
+  bool layer_needs_grad[kMaxLayers];                // whose coefficients are written
+  bool tf32;                                        // rounded to it
+  const double* bandwidth;                          // [L]
+  const double* tolerance;                          // [L]
+  double* sums;                                     // [gemm_pass_programs(rows, columns), 3, 1 + L], added to
   int64_t rows, columns, first_row, first_column;   // in the pooled batch
-  void* inner[kMaxLayers];
-  int64_t pitch;                     // elements from row to row of inner products, at least `columns`
-  const void* norm[kMaxLayers];      // [N]
-  bool wanted[kMaxLayers];           // layers whose coefficients are written
-  bool tf32;                         // rounded to it
-  const double *bandwidth, *noise;   // [L]
-  double* sums;                      // [pass_blocks(rows, columns)][3][1 + L], added to
 };
-int64_t pass_blocks(int64_t rows, int64_t columns);
-int pass(const Problem&, const Pass&, bool f64, Device);
-
-// Many rows and few features: loss, sums and gradients from packed rows in one launch. See tiles.cuh. Not for devices
-// of a compute capability below 8.0.
-struct Tiles {
-  int64_t units[kMaxLayers];   // of 16 features
-  bool wanted[kMaxLayers];     // layers whose gradients are written
-  const void* rows;
-  const float* norm;
-  const double *bandwidth, *noise;
-  float* gradient;   // [splits][rows][width], or null
-  double* sums;      // [splits * tiles][3][1 + L]
-};
-constexpr int64_t kTilesRows = 64;   // the packed rows of each domain are a multiple of it
-constexpr int kTilesMaxLayers = 2, kTilesMaxUnits = 20;
-// Of a block, static and dynamic.
-int64_t tiles_shared_bytes(Format, int64_t units, int layers, bool with_gradient, TilesLaunch);
-int tiles(const Problem&, const Tiles&, Format, TilesLaunch, Device);
+int64_t gemm_pass_programs(int64_t rows, int64_t columns);   // thread blocks
+int gemm_pass(const Problem&, const GemmPass&, bool f64, Device);
 
 // Whether the device and its driver can run the kernels.
 int probe(Device);

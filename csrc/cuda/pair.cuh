@@ -1,4 +1,4 @@
-// What a block of threads does with pairs of rows, whatever way it found their distances.
+// What a thread block does with pairs of rows, however it has computed their distances.
 #pragma once
 
 #include "device.h"
@@ -16,9 +16,9 @@ __device__ inline int region(bool row_is_source, bool column_is_source) {
 // The mixtures of all layers and the weights, in shared memory.
 template <typename T>
 struct Mixtures {
-  T rate[kMaxGaussians], weight[kMaxGaussians], weighted_rate[kMaxGaussians];
-  bool squares[kMaxGaussians];
-  T noise[kMaxLayers];   // distances up to here count as 0 where the bandwidth is 0, -1 elsewhere
+  T rate[kCudaMaxGaussians], weight[kCudaMaxGaussians], weighted_rate[kCudaMaxGaussians];
+  bool squares[kCudaMaxGaussians];
+  T tolerance[kMaxLayers];   // distances up to here count as 0 where the bandwidth is 0, -1 elsewhere
   T joint, marginal[kMaxLayers], pair_weight[3];   // of the plan; weights of ss, tt and st
 
   __device__ T weight_of_pair(bool row_is_source, bool column_is_source) const {
@@ -29,32 +29,33 @@ struct Mixtures {
 // One layer's part of it, as `evaluate` expects a mixture.
 template <typename T>
 struct MixtureView {
-  int num_scales;
+  int num_gaussians;
   const T *rate, *weight, *weighted_rate;
   const bool* squares;
 };
 
 template <typename T>
 __device__ MixtureView<T> layer_mixture(const Plan& plan, const Mixtures<T>& all, int l) {
-  const int q = plan.first[l];
-  return {plan.first[l + 1] - q, all.rate + q, all.weight + q, all.weighted_rate + q, all.squares + q};
+  const int q = plan.first_gaussian[l];
+  return {plan.first_gaussian[l + 1] - q, all.rate + q, all.weight + q, all.weighted_rate + q, all.squares + q};
 }
 
-// All threads of the block call it; a barrier must follow. `bandwidth`: [L]; `noise`: round-off of each layer's
-// distances [L], or null where equal rows are exactly 0 apart.
+// All threads of the thread block call it; a barrier must follow. `bandwidth`: [L]; `tolerance`: round-off of each
+// layer's distances [L], or null where equal rows are exactly 0 apart.
 template <typename T>
-__device__ void make_mixtures(const Plan& plan, const double* bandwidth, const double* noise, Mixtures<T>* all) {
-  for (int q = threadIdx.x; q < plan.first[plan.layers]; q += blockDim.x) {
+__device__ void make_mixtures(const Plan& plan, const double* bandwidth, const double* tolerance, Mixtures<T>* all) {
+  for (int q = threadIdx.x; q < plan.first_gaussian[plan.layers]; q += blockDim.x) {
     int l = 0;
-    while (q >= plan.first[l + 1]) ++l;
-    const Rate<T> found = rate_at<T>(plan.scale[q], plan.weight[q], bandwidth[l]);
-    all->rate[q] = found.rate;
-    all->weighted_rate[q] = found.weighted;
+    while (q >= plan.first_gaussian[l + 1]) ++l;
+    const Rate<T> gaussian = rate_at<T>(plan.multiplier[q], plan.weight[q], bandwidth[l]);
+    all->rate[q] = gaussian.rate;
+    all->weighted_rate[q] = gaussian.weighted;
     all->weight[q] = static_cast<T>(plan.weight[q]);
-    all->squares[q] = plan.square[q];
+    all->squares[q] = plan.squares[q];
   }
   for (int l = threadIdx.x; l < kMaxLayers; l += blockDim.x) {
-    all->noise[l] = l < plan.layers && bandwidth[l] == 0 && noise ? static_cast<T>(noise[l]) : static_cast<T>(-1);
+    const bool limit = l < plan.layers && bandwidth[l] == 0 && tolerance;
+    all->tolerance[l] = limit ? static_cast<T>(tolerance[l]) : static_cast<T>(-1);
     all->marginal[l] = static_cast<T>(plan.marginal[l]);
   }
   if (threadIdx.x == 0) {
@@ -82,7 +83,7 @@ __device__ void evaluate_layers(const Plan& plan, const Mixtures<T>& all, T (&di
       for (int v = 0; v < Count; ++v) {
         // A distance that is NaN stays so.
         T& d = distance[l][v];
-        d = d < 0 || d <= all.noise[l] ? static_cast<T>(0) : d;
+        d = d < 0 || d <= all.tolerance[l] ? static_cast<T>(0) : d;
       }
       evaluate<T, Count, WithSlope>(layer_mixture(plan, all, l), Exp{}, distance[l], value[l], slope[l]);
     } else {
@@ -100,15 +101,15 @@ template <typename T, int Layers>
 struct Sums {
   T part[3][1 + Layers] = {};
 
-  __device__ void add(bool row_is_source, bool column_is_source, const T (&value)[1 + Layers], T images) {
-    const int own = region(row_is_source, column_is_source);
+  __device__ void add(bool row_is_source, bool column_is_source, const T (&value)[1 + Layers], T multiplicity) {
+    const int pair_region = region(row_is_source, column_is_source);
 #pragma unroll
     for (int r = 0; r < 3; ++r)
 #pragma unroll
-      for (int t = 0; t <= Layers; ++t) part[r][t] += r == own ? images * value[t] : static_cast<T>(0);
+      for (int t = 0; t <= Layers; ++t) part[r][t] += r == pair_region ? multiplicity * value[t] : static_cast<T>(0);
   }
 
-  // Adds what another has gathered, and empties it.
+  // Adds the other's sums, and empties it.
   template <typename U>
   __device__ void take(Sums<U, Layers>* other) {
 #pragma unroll
@@ -120,7 +121,8 @@ struct Sums {
       }
   }
 
-  // The block's sums go to `out` [3, 1 + L], in fixed order. All threads call it; scratch: [warps][3 * (1 + Layers)].
+  // The thread block's sums go to `out` [3, 1 + L], in fixed order. All threads call it; scratch:
+  // [warps][3 * (1 + Layers)].
   __device__ void reduce(const Plan& plan, double* scratch, double* out, bool accumulate) const {
     constexpr int kTerms = 3 * (1 + Layers);
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;

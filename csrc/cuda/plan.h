@@ -8,14 +8,12 @@
 
 namespace fastmmd::cuda {
 
-constexpr int kMaxGaussians = 128;   // in the mixtures of all layers together
-
 struct Plan {
   int n_source, n_target, layers;
-  int first[kMaxLayers + 1];    // a layer's Gaussians in the lists below, broadest first
-  bool square[kMaxGaussians];   // see mark_squares
-  double scale[kMaxGaussians], weight[kMaxGaussians];
-  double unit[kMaxLayers], at_zero[kMaxLayers], marginal[kMaxLayers];
+  int first_gaussian[kMaxLayers + 1];   // of each layer in the lists below, which are broadest first
+  bool squares[kCudaMaxGaussians];      // see mark_squares
+  double multiplier[kCudaMaxGaussians], weight[kCudaMaxGaussians];
+  double bandwidth_scale[kMaxLayers], at_zero[kMaxLayers], marginal[kMaxLayers];
   bool follows_mean[kMaxLayers];
   double joint, alpha, beta, gamma, diagonal;
   bool clamp;
@@ -25,24 +23,26 @@ struct Plan {
 
 inline Plan make_plan(const Problem& problem) {
   Plan plan{};
-  if (problem.n() > (int64_t{1} << 30)) throw std::invalid_argument("backend 'cuda': more than 2^30 rows");
+  if (problem.n() > kCudaMaxRows)
+    throw std::invalid_argument("backend 'cuda': expected at most " + std::to_string(kCudaMaxRows) +
+                                " rows, source and target together, got " + std::to_string(problem.n()));
   plan.n_source = static_cast<int>(problem.n_source);
   plan.n_target = static_cast<int>(problem.n_target);
   plan.layers = problem.num_layers;
   for (int l = 0; l < problem.num_layers; ++l) {
     const Layer& layer = problem.layer[l];
-    const int first = plan.first[l], last = layer.num_scales - 1;
-    plan.first[l + 1] = first + layer.num_scales;
-    if (plan.first[l + 1] > kMaxGaussians)
-      throw std::invalid_argument("backend 'cuda': expected at most " + std::to_string(kMaxGaussians) +
+    const int first = plan.first_gaussian[l], last = layer.num_gaussians - 1;
+    plan.first_gaussian[l + 1] = first + layer.num_gaussians;
+    if (plan.first_gaussian[l + 1] > kCudaMaxGaussians)
+      throw std::invalid_argument("backend 'cuda': expected at most " + std::to_string(kCudaMaxGaussians) +
                                   " Gaussians in the kernels of all layers together");
-    for (int q = 0; q < layer.num_scales; ++q) {
-      plan.scale[first + q] = layer.scale[last - q];
+    for (int q = 0; q < layer.num_gaussians; ++q) {
+      plan.multiplier[first + q] = layer.multiplier[last - q];
       plan.weight[first + q] = layer.weight[last - q];
       plan.at_zero[l] += layer.weight[last - q];
     }
-    mark_squares(layer.num_scales, [&](int q) { return plan.scale[first + q]; }, plan.square + first);
-    plan.unit[l] = layer.unit;
+    mark_squares(layer.num_gaussians, [&](int q) { return plan.multiplier[first + q]; }, plan.squares + first);
+    plan.bandwidth_scale[l] = layer.bandwidth_scale;
     plan.follows_mean[l] = layer.follows_mean;
     plan.marginal[l] = problem.marginal[l];
   }

@@ -1,4 +1,5 @@
-#include "small.cuh"
+#include "small_distances.cuh"
+#include "small_loss.cuh"
 
 namespace fastmmd::cuda {
 
@@ -16,12 +17,12 @@ int64_t parts_of(const Problem& problem, SmallLaunch config) {
 }
 
 Workspace workspace(const Problem& problem, bool f64, SmallLaunch config) {
-  const int64_t tiles = (problem.n() + kTile - 1) / kTile, parts = parts_of(problem, config);
+  const int64_t panels = (problem.n() + kPanelRows - 1) / kPanelRows, parts = parts_of(problem, config);
   const auto aligned = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
   Workspace w{};
-  w.distance_sum = aligned(parts * tiles * tiles * kTile * kTile * (f64 ? 8 : 4));
-  w.sums = w.distance_sum + aligned(parts * tiles * (tiles + 1) / 2 * 8);
-  w.arrived = w.sums + aligned(tiles * 3 * (1 + problem.num_layers) * 8);
+  w.distance_sum = aligned(parts * panels * panels * kPanelRows * kPanelRows * (f64 ? 8 : 4));
+  w.sums = w.distance_sum + aligned(parts * panels * (panels + 1) / 2 * 8);
+  w.arrived = w.sums + aligned(panels * 3 * (1 + problem.num_layers) * 8);
   w.bytes = w.arrived + aligned(sizeof(unsigned));
   return w;
 }
@@ -31,10 +32,10 @@ int run(const SmallProblem& p, bool with_gradient, int chunk, Device device) {
   const auto stream = static_cast<cudaStream_t>(device.stream);
   const int layers = p.plan.layers;
   const cudaError_t queued =
-      launch(small_distances<T>, dim3(p.tile_pairs(), p.first_part[layers]), dim3(kDistanceThreads), 0, stream, p);
+      launch(small_distances<T>, dim3(p.panel_pairs(), p.first_part[layers]), dim3(kDistanceThreads), 0, stream, p);
   if (queued != cudaSuccess) return queued;
-  if (!with_gradient) return launch(small_loss<T, Layers, 32, false>, dim3(p.tiles()), dim3(128), 0, stream, p);
-  const dim3 grid(p.tiles(), p.first_chunk[layers]);
+  if (!with_gradient) return launch(small_loss<T, Layers, 32, false>, dim3(p.panels()), dim3(128), 0, stream, p);
+  const dim3 grid(p.panels(), p.first_chunk[layers]);
   if (chunk == 32) return launch(small_loss<T, Layers, 32, true>, grid, dim3(128), 0, stream, p);
   return launch(small_loss<T, Layers, 64, true>, grid, dim3(256), 0, stream, p);
 }
@@ -53,23 +54,24 @@ int probe(Device device) {
   return loadable(small_distances<float>);
 }
 
+const char* error_message(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }
+
 int64_t small_workspace_bytes(const Problem& problem, bool f64, SmallLaunch config) {
   return workspace(problem, f64, config).bytes;
 }
 
-int small(const Problem& problem, const Buffers& io, const Type* types, bool f64, SmallLaunch config, Device device) {
+int small(const Problem& problem, const Buffers& io, const Dtype* dtypes, bool f64, SmallLaunch config, Device device) {
   SmallProblem p{};
   p.plan = make_plan(problem);
   p.part_features = config.part_features;
   bool with_gradient = false;
   for (int l = 0; l < problem.num_layers; ++l) {
     const int dim = static_cast<int>(problem.layer[l].dim);
-    const bool wanted = io.grad_source[l] || io.grad_target[l];
-    with_gradient = with_gradient || wanted;
-    p.type[l] = types[l];
+    with_gradient = with_gradient || io.needs_grad(l);
+    p.dtype[l] = dtypes[l];
     p.dim[l] = dim;
     p.first_part[l + 1] = p.first_part[l] + (dim + config.part_features - 1) / config.part_features;
-    p.first_chunk[l + 1] = p.first_chunk[l] + (wanted ? (dim + config.chunk - 1) / config.chunk : 0);
+    p.first_chunk[l + 1] = p.first_chunk[l] + (io.needs_grad(l) ? (dim + config.chunk - 1) / config.chunk : 0);
     p.source[l] = io.source[l];
     p.target[l] = io.target[l];
     p.source_stride[l] = io.source_stride[l];
@@ -79,7 +81,7 @@ int small(const Problem& problem, const Buffers& io, const Type* types, bool f64
   }
   p.bandwidth = io.bandwidth;
   p.loss = io.loss;
-  p.report = io.report;
+  p.statistics = io.statistics;
   const Workspace offset = workspace(problem, f64, config);
   char* const base = static_cast<char*>(io.workspace);
   p.distance = base + offset.distance;

@@ -1,0 +1,94 @@
+// What every backend computes: Layer, Problem, and the Buffers and Samples that it reads and writes.
+#include "bindings.h"
+
+namespace fastmmd::bindings {
+
+namespace {
+
+Layer make_layer(int64_t dim, const std::vector<double>& multipliers, const std::vector<double>& weights,
+                 double bandwidth_scale, bool follows_mean) {
+  expect_positive("dim", dim);
+  expect_range("multipliers", static_cast<int64_t>(multipliers.size()), 1, kMaxGaussians);
+  expect_size("weights", weights.size(), multipliers.size(), "one per multiplier");
+  Layer layer{};
+  layer.dim = dim;
+  layer.num_gaussians = static_cast<int>(multipliers.size());
+  for (size_t q = 0; q < multipliers.size(); ++q) {
+    layer.multiplier[q] = multipliers[q];
+    layer.weight[q] = weights[q];
+  }
+  layer.bandwidth_scale = bandwidth_scale;
+  layer.follows_mean = follows_mean;
+  return layer;
+}
+
+Problem make_problem(int64_t n_source, int64_t n_target, const std::vector<Layer>& layers, double joint,
+                     const std::vector<double>& marginal, const std::vector<double>& pair_weights, bool clamp) {
+  expect_positive("n_source", n_source);
+  expect_positive("n_target", n_target);
+  expect_range("layers", static_cast<int64_t>(layers.size()), 1, kMaxLayers);
+  expect_size("marginal", marginal.size(), layers.size(), "one per layer");
+  expect_size("pair_weights", pair_weights.size(), 4, "alpha, beta, gamma and diagonal");
+  Problem problem{};
+  problem.n_source = n_source;
+  problem.n_target = n_target;
+  problem.num_layers = static_cast<int>(layers.size());
+  for (size_t l = 0; l < layers.size(); ++l) {
+    problem.layer[l] = layers[l];
+    problem.marginal[l] = marginal[l];
+  }
+  problem.joint = joint;
+  problem.alpha = pair_weights[0];
+  problem.beta = pair_weights[1];
+  problem.gamma = pair_weights[2];
+  problem.diagonal = pair_weights[3];
+  problem.clamp = clamp;
+  return problem;
+}
+
+LayerBuffers make_buffers(const py::sequence& source, const py::sequence& source_stride, const py::sequence& target,
+                          const py::sequence& target_stride, const py::sequence& grad_source,
+                          const py::sequence& grad_target, uintptr_t bandwidth, uintptr_t loss, uintptr_t statistics,
+                          uintptr_t workspace) {
+  LayerBuffers buffers(source.size());
+  Buffers& io = buffers.structure;
+  buffers.read("source", source, io.source);
+  buffers.read("source_stride", source_stride, io.source_stride);
+  buffers.read("target", target, io.target);
+  buffers.read("target_stride", target_stride, io.target_stride);
+  buffers.read("grad_source", grad_source, io.grad_source);
+  buffers.read("grad_target", grad_target, io.grad_target);
+  io.bandwidth = pointer<const double>(bandwidth);
+  io.loss = pointer(loss);
+  io.statistics = pointer(statistics);
+  io.workspace = pointer(workspace);
+  return buffers;
+}
+
+Samples make_samples(int64_t n_source, int64_t n_target, int64_t dim, uintptr_t source, uintptr_t target,
+                     int64_t source_stride, int64_t target_stride) {
+  expect_positive("n_source", n_source);
+  expect_positive("n_target", n_target);
+  expect_positive("dim", dim);
+  return {n_source, n_target, dim, pointer(source), pointer(target), source_stride, target_stride};
+}
+
+}   // namespace
+
+void bind_problem(py::module_& m) {
+  py::class_<Layer>(m, "Layer")
+      .def(py::init(&make_layer), py::kw_only(), py::arg("dim"), py::arg("multipliers"), py::arg("weights"),
+           py::arg("bandwidth_scale"), py::arg("follows_mean"));
+  py::class_<Problem>(m, "Problem")
+      .def(py::init(&make_problem), py::kw_only(), py::arg("n_source"), py::arg("n_target"), py::arg("layers"),
+           py::arg("joint"), py::arg("marginal"), py::arg("pair_weights"), py::arg("clamp"));
+  py::class_<LayerBuffers>(m, "Buffers")
+      .def(py::init(&make_buffers), py::kw_only(), py::arg("source"), py::arg("source_stride"), py::arg("target"),
+           py::arg("target_stride"), py::arg("grad_source"), py::arg("grad_target"), py::arg("bandwidth"),
+           py::arg("loss"), py::arg("statistics"), py::arg("workspace"));
+  py::class_<Samples>(m, "Samples")
+      .def(py::init(&make_samples), py::kw_only(), py::arg("n_source"), py::arg("n_target"), py::arg("dim"),
+           py::arg("source"), py::arg("target"), py::arg("source_stride"), py::arg("target_stride"));
+}
+
+}   // namespace fastmmd::bindings

@@ -1,0 +1,79 @@
+#include "fused.cuh"
+
+namespace fastmmd::cuda {
+
+namespace {
+
+template <Format F, int Groups>
+int run(const FusedProblem& p, cudaStream_t stream) {
+  const int64_t bytes = shared_bytes<F>(p.width, p.plan.layers, p.stages, Groups > 0);
+  return launch(fused_loss<F, kCudaFusedMaxLayers, Groups>, dim3(p.panels(), p.splits), dim3(kFusedThreads),
+                static_cast<size_t>(bytes), stream, p);
+}
+
+template <Format F>
+int run(const FusedProblem& p, cudaStream_t stream) {
+  if (!p.gradient) return run<F, 0>(p, stream);
+  return p.width <= 2 * kColumnWarps * kFeatureGroup ? run<F, 2>(p, stream) : run<F, 5>(p, stream);
+}
+static_assert(5 * kColumnWarps * kFeatureGroup == kCudaFusedMaxWidth);
+
+int panels_of(int64_t rows) { return static_cast<int>((rows + kTileRows - 1) / kTileRows); }
+
+}   // namespace
+
+int64_t fused_shared_bytes(Format format, int64_t width, int layers, bool with_gradient, FusedLaunch config) {
+  constexpr int64_t kStatic = sizeof(FusedShared<kCudaFusedMaxLayers>);
+  const int features = static_cast<int>(width);
+  switch (format) {
+    case Format::bf16:
+      return kStatic + shared_bytes<Format::bf16>(features, layers, config.stages, with_gradient);
+    case Format::f16:
+      return kStatic + shared_bytes<Format::f16>(features, layers, config.stages, with_gradient);
+    default:
+      return kStatic + shared_bytes<Format::ieee>(features, layers, config.stages, with_gradient);
+  }
+}
+
+int fused(const Problem& problem, const FusedBuffers& io, Format format, FusedLaunch config, Device device) {
+  FusedProblem p{};
+  p.plan = make_plan(problem);
+  p.source_panels = panels_of(problem.n_source);
+  p.target_panels = panels_of(problem.n_target);
+  p.splits = config.splits;
+  p.stages = config.stages;
+  for (int l = 0; l < problem.num_layers; ++l) {
+    const int64_t width = io.width[l];
+    if (width % kFeatureGroup != 0 || width < problem.layer[l].dim || width > kCudaFusedMaxWidth)
+      return cudaErrorInvalidValue;
+    p.first_group[l + 1] = p.first_group[l] + static_cast<int>(width / kFeatureGroup);
+    p.layer_needs_grad[l] = io.layer_needs_grad[l];
+  }
+  p.width = p.first_group[problem.num_layers] * kFeatureGroup;
+  if (problem.num_layers > kCudaFusedMaxLayers || p.width > kCudaFusedMaxWidth || config.splits < 1 ||
+      (config.stages != 1 && config.stages != 2))
+    return cudaErrorInvalidValue;
+  p.rows = io.rows;
+  p.norm = io.norm;
+  p.bandwidth = io.bandwidth;
+  p.tolerance = io.tolerance;
+  p.gradient = io.gradient;
+  p.sums = io.sums;
+  if (const cudaError_t error = cudaSetDevice(device.index); error != cudaSuccess) return error;
+  const auto stream = static_cast<cudaStream_t>(device.stream);
+  switch (format) {
+    case Format::ieee:
+      return run<Format::ieee>(p, stream);
+    case Format::tf32x3:
+      return run<Format::tf32x3>(p, stream);
+    case Format::tf32:
+      return run<Format::tf32>(p, stream);
+    case Format::bf16:
+      return run<Format::bf16>(p, stream);
+    case Format::f16:
+      return run<Format::f16>(p, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}   // namespace fastmmd::cuda

@@ -1,0 +1,213 @@
+// The second launch of route "small": bandwidths, coefficients, sums, loss and gradients.
+#pragma once
+
+#include "small_problem.cuh"
+
+namespace fastmmd::cuda {
+
+// The bandwidth of every layer, one warp per layer.
+__device__ inline void small_bandwidths(const SmallProblem& p, double* bandwidth) {
+  const int lane = threadIdx.x % kWarp, pairs = p.panel_pairs();
+  const double n = p.plan.n();
+  for (int l = threadIdx.x / kWarp; l < p.plan.layers; l += blockDim.x / kWarp) {
+    double base = p.bandwidth && !p.plan.follows_mean[l] ? p.bandwidth[l] : 1.0;
+    if (p.plan.follows_mean[l]) {
+      base = 0;
+      for (int k = p.first_part[l] * pairs + lane; k < p.first_part[l + 1] * pairs; k += kWarp)
+        base += p.distance_sum[k];
+#pragma unroll
+      for (int step = kWarp / 2; step > 0; step /= 2) base += __shfl_xor_sync(~0u, base, step);
+      base /= n * (n - 1);
+    }
+    if (lane == 0) bandwidth[l] = p.plan.bandwidth_scale[l] * base;
+  }
+}
+
+// Loss and statistics from the thread blocks' sums. One thread block calls it, behind a barrier.
+template <typename T>
+__device__ void small_finish(const SmallProblem& p, const double* bandwidth, double* total) {
+  const Plan& plan = p.plan;
+  const int terms = 1 + plan.layers, thread = threadIdx.x;
+  if (thread < 3 * terms) {
+    double sum = 0;
+    for (int i = 0; i < p.panels(); ++i) sum += __ldcg(p.sums + i * 3 * terms + thread);
+    total[thread] = sum;
+  }
+  __syncthreads();
+  if (thread != 0) return;
+  T* const statistics = static_cast<T*>(p.statistics);
+  const auto clamped = [&](double value) { return static_cast<T>(plan.clamp && value < 0 ? 0.0 : value); };
+  double product_at_zero = 1, loss = 0;
+  for (int l = 0; l < plan.layers; ++l) product_at_zero *= plan.at_zero[l];
+  for (int t = 0; t < terms; ++t) {
+    const double at_zero = t == 0 ? product_at_zero : plan.at_zero[t - 1];
+    const double value = plan.alpha * total[t] + plan.beta * total[terms + t] + plan.gamma * total[2 * terms + t] +
+                         plan.diagonal * at_zero;
+    loss += (t == 0 ? plan.joint : plan.marginal[t - 1]) * value;
+    statistics[t] = clamped(value);
+  }
+  for (int l = 0; l < plan.layers; ++l) statistics[terms + l] = static_cast<T>(bandwidth[l]);
+  *static_cast<T*>(p.loss) = clamped(loss);
+}
+
+// Grid (panel i, chunk): the gradients of a panel's rows in a chunk of a layer's features,
+//     4 sum_j C_ij (z_j - z_i),
+// by 4 * Chunk threads. The thread blocks of chunk 0 also compute the sums, and the last of them the loss.
+template <typename T, int Layers, int Chunk, bool WithGradient>
+__global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ SmallProblem p) {
+  constexpr int kThreads = 4 * Chunk, kWarps = kThreads / kWarp;
+  constexpr int kPairs = kPanelRows / kWarps;   // of a tile that a thread turns into C
+  // Pairs whose kernels of all layers are in registers.
+  constexpr int kAtOnce = Layers > 2 ? 1 : kPairs < 4 ? kPairs : 4;
+  __shared__ Mixtures<T> mixtures;
+  __shared__ double bandwidth[kMaxLayers];
+  __shared__ double scratch[kSumsScratch<Layers>];
+  __shared__ Four<T> c[WithGradient ? kPanelRows : 1][kPanelRows / 4 + 1];   // padded: rows start in different banks
+  __shared__ Four<T> y[WithGradient ? kPanelRows : 1][Chunk / 4];
+  __shared__ bool last;
+  const Plan& plan = p.plan;
+  const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
+  const int panels = p.panels(), i = blockIdx.x, chunk = blockIdx.y, n = plan.n();
+  const bool sums_here = chunk == 0;
+
+  small_bandwidths(p, bandwidth);
+  __syncthreads();
+  make_mixtures<T>(plan, bandwidth, nullptr, &mixtures);
+  __syncthreads();
+
+  const int layer = WithGradient ? layer_of(p.first_chunk, chunk) : 0;
+  const int begin = WithGradient ? (chunk - p.first_chunk[layer]) * Chunk : 0;
+  const int load_row = thread / Chunk, load_column = thread % Chunk;   // loads rows + {0, 4, ...} of each panel
+  const bool load_present = begin + load_column < p.dim[layer];
+  // Rows are taken relative to the first one: C's row sums meet them, and digits would be lost far from 0.
+  T origin = 0;
+  if (WithGradient && load_present)
+    with_dtype(p.dtype[layer], [&](auto input) {
+      origin = feature<typename decltype(input)::type, T>(p, layer, 0, begin + load_column);
+    });
+  const int out_row = thread / (Chunk / 4), out_column = thread % (Chunk / 4);   // rows + {0, 16}, 4 columns
+  T weighted[2][4] = {}, row_sum[2] = {};
+  Sums<T, Layers> sums;
+
+  for (int j = 0; j < panels; ++j) {
+    if constexpr (WithGradient) {
+      T loaded[kPanelRows / 4];
+      with_dtype(p.dtype[layer], [&](auto input) {
+        using In = typename decltype(input)::type;
+#pragma unroll
+        for (int r = 0; r < kPanelRows / 4; ++r)
+          loaded[r] = feature<In, T>(p, layer, min(j * kPanelRows + load_row + 4 * r, n - 1),
+                                     min(begin + load_column, p.dim[layer] - 1));
+      });
+      if (j > 0) __syncthreads();
+#pragma unroll
+      for (int r = 0; r < kPanelRows / 4; ++r) {
+        const int panel_row = load_row + 4 * r;
+        y[panel_row][load_column / 4].v[load_column % 4] =
+            load_present && j * kPanelRows + panel_row < n ? loaded[r] - origin : T{0};
+      }
+    }
+#pragma unroll(Layers > 2 ? 1 : kPairs)
+    for (int first = 0; first < kPairs; first += kAtOnce) {
+      T distance[Layers][kAtOnce] = {}, value[Layers][kAtOnce], slope[Layers][kAtOnce];
+      const T* const tile = static_cast<const T*>(p.distance) + (i * panels + j) * kPanelRows * kPanelRows + lane;
+#pragma unroll
+      for (int l = 0; l < Layers; ++l) {
+        if (l >= plan.layers) break;
+        for (int part = p.first_part[l]; part < p.first_part[l + 1]; ++part)
+#pragma unroll
+          for (int v = 0; v < kAtOnce; ++v)
+            distance[l][v] += tile[static_cast<int64_t>(part) * panels * panels * kPanelRows * kPanelRows +
+                                   (warp + (first + v) * kWarps) * kPanelRows];
+      }
+      evaluate_layers<T, Layers, kAtOnce, WithGradient>(plan, mixtures, distance, value, slope);
+#pragma unroll
+      for (int v = 0; v < kAtOnce; ++v) {
+        const int panel_row = warp + (first + v) * kWarps, row = i * kPanelRows + panel_row,
+                  column = j * kPanelRows + lane;
+        const bool pair = row < n && column < n && row != column;
+        const bool row_is_source = row < plan.n_source, column_is_source = column < plan.n_source;
+        T kernel[Layers];
+#pragma unroll
+        for (int l = 0; l < Layers; ++l) kernel[l] = value[l][v];
+        // Every cross pair comes up from both sides, and is counted once.
+        if (sums_here && pair && (row_is_source || !column_is_source)) {
+          T terms[1 + Layers];
+          terms[0] = 1;
+#pragma unroll
+          for (int l = 0; l < Layers; ++l) {
+            terms[0] *= kernel[l];
+            terms[1 + l] = kernel[l];
+          }
+          sums.add(row_is_source, column_is_source, terms, T{1});
+        }
+        if constexpr (WithGradient) {
+          T coefficient = 0;
+          const T weight = mixtures.weight_of_pair(row_is_source, column_is_source);
+          coefficients<T, kAtOnce>(Layers, mixtures.joint, mixtures.marginal, weight, &value[0][v], &slope[0][v],
+                                   [&](int l, T c_l) { coefficient = l == layer ? c_l : coefficient; });
+          c[panel_row][lane / 4].v[lane % 4] = pair ? coefficient : T{0};
+        }
+      }
+    }
+    if constexpr (WithGradient) {
+      __syncthreads();
+      T tile_weighted[2][4] = {}, tile_sum[2] = {};   // the domains nearly cancel, so sums of sums
+#pragma unroll
+      for (int k = 0; k < kPanelRows / 4; ++k) {
+        Four<T> a[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) a[r] = c[out_row + 16 * r][k];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const Four<T> b = y[4 * k + e][out_column];
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            tile_sum[r] += a[r].v[e];
+#pragma unroll
+            for (int f = 0; f < 4; ++f) tile_weighted[r][f] += a[r].v[e] * b.v[f];
+          }
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        row_sum[r] += tile_sum[r];
+#pragma unroll
+        for (int f = 0; f < 4; ++f) weighted[r][f] += tile_weighted[r][f];
+      }
+    }
+  }
+
+  if constexpr (WithGradient)
+    with_dtype(p.dtype[layer], [&](auto input) {
+      using In = typename decltype(input)::type;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int row = i * kPanelRows + out_row + 16 * r;
+        const bool is_source = row < plan.n_source;
+        T* const out = static_cast<T*>(is_source ? p.grad_source[layer] : p.grad_target[layer]);
+        if (row >= n || !out) continue;
+        const int64_t start = static_cast<int64_t>(is_source ? row : row - plan.n_source) * p.dim[layer];
+#pragma unroll
+        for (int f = 0; f < 4; ++f) {
+          const int column = begin + 4 * out_column + f;
+          if (column >= p.dim[layer]) break;
+          const T z = feature<In, T>(p, layer, row, column) - feature<In, T>(p, layer, 0, column);
+          out[start + column] = 4 * (weighted[r][f] - row_sum[r] * z);
+        }
+      }
+    });
+
+  if (!sums_here) return;
+  sums.reduce(plan, scratch, p.sums + i * 3 * (1 + plan.layers), false);
+  // The last thread block adds up, in an order that does not depend on which one that is.
+  __threadfence();
+  __syncthreads();
+  if (thread == 0) last = atomicAdd(p.arrived, 1u) == static_cast<unsigned>(panels) - 1;
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  small_finish<T>(p, bandwidth, scratch);
+}
+
+}   // namespace fastmmd::cuda
