@@ -54,7 +54,7 @@ def test_every_loss_is_part_of_its_step_at_every_precision(monkeypatch):
     assert len(gradients) == len(training.PRECISIONS)
     for by_step in gradients:
         between_losses = relative(by_step[FASTMMD], by_step[NAIVE])
-        assert between_losses < 0.1 * relative(by_step[FASTMMD], by_step[""])
+        assert between_losses < 0.5 * relative(by_step[FASTMMD], by_step[""])
 
 
 def test_the_share_is_what_the_loss_adds_round_by_round(monkeypatch):
