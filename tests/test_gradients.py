@@ -326,7 +326,12 @@ def test_create_graph_alone_stays_small(backend):
 def test_saved_tensors_are_seen_by_hooks_and_freed(backend):
     source, target = pair()
     packed = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: packed.append(x) or x, lambda x: x):
+
+    def pack(x):
+        packed.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         hidden = source * 1
         loss = fastmmd.mmd(hidden, target, backend=backend)
     assert any(x.data_ptr() == hidden.data_ptr() for x in packed)
