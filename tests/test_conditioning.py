@@ -37,10 +37,10 @@ def two_sizes(size):
 @pytest.mark.parametrize("backend", EXACT)
 def test_a_far_row_leaves_the_median_and_the_loss(backend, size):
     source, target = with_far_rows(size)
-    found = evaluate([source], [target], (Gaussian("median", (1,)),), backend=backend)
-    assert found.bandwidths.item() == pytest.approx(8.0591, rel=1e-5)
-    assert found.loss.item() == pytest.approx(0.076989, rel=1e-5)
-    assert found.gradients[0].norm().item() == pytest.approx(0.0278, rel=2e-3)
+    result = evaluate([source], [target], (Gaussian("median", (1,)),), backend=backend)
+    assert result.bandwidths.item() == pytest.approx(8.0591, rel=1e-5)
+    assert result.loss.item() == pytest.approx(0.076989, rel=1e-5)
+    assert result.gradients[0].norm().item() == pytest.approx(0.0278, rel=2e-3)
 
 
 @pytest.mark.parametrize("rows", [(0, 1), (0, 5, 31), (3, 4, 5, 6)])
@@ -67,11 +67,11 @@ def unread(monkeypatch):
 def test_a_far_row_leaves_the_products_of_the_others(rule, row, size):
     source, target = with_far_rows(size, (row,))
     exact = evaluate([source], [target], (Gaussian(rule, (1,)),), torch.float64, backend="reference")
-    found = evaluate([source], [target], (Gaussian(rule, (1,)),), backend="torch")
-    assert found.bandwidths.item() == pytest.approx(exact.bandwidths.item(), rel=1e-6)
-    assert found.loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
+    result = evaluate([source], [target], (Gaussian(rule, (1,)),), backend="torch")
+    assert result.bandwidths.item() == pytest.approx(exact.bandwidths.item(), rel=1e-6)
+    assert result.loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
     near = [i for i in range(32) if i != row]
-    assert relative(found.gradients[0][near], exact.gradients[0][near]) < 1e-5
+    assert relative(result.gradients[0][near], exact.gradients[0][near]) < 1e-5
 
 
 def two_points(n, dim):
@@ -85,9 +85,9 @@ def two_points(n, dim):
 def test_round_off_of_a_product_is_no_distance(dim):
     source, target = two_points(41, dim), two_points(57, dim)
     exact = evaluate([source], [target], (Gaussian("median"),), torch.float64, backend="reference")
-    found = evaluate([source], [target], (Gaussian("median"),), backend="torch")
-    assert found.bandwidths.item() == 0
-    assert found.loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
+    result = evaluate([source], [target], (Gaussian("median"),), backend="torch")
+    assert result.bandwidths.item() == 0
+    assert result.loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -103,9 +103,9 @@ def test_streaming_median_of_equal_rows(monkeypatch, dtype, block, dim):
 @pytest.mark.parametrize("backend", EXACT)
 def test_a_bandwidth_far_below_the_data(backend, size, kernel):
     source, target = two_sizes(size)
-    found = evaluate([source], [target], (kernel,), backend=backend)
-    assert found.loss.item() == pytest.approx(0.017846, abs=1e-6)
-    assert found.gradients[0].norm().item() == pytest.approx(0.0144381, rel=1e-5)
+    result = evaluate([source], [target], (kernel,), backend=backend)
+    assert result.loss.item() == pytest.approx(0.017846, abs=1e-6)
+    assert result.gradients[0].norm().item() == pytest.approx(0.0144381, rel=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -128,14 +128,14 @@ def test_no_worse_than_plain_differences(n, m, dim, size, dtype, rule, seed):
     kernels = (Gaussian(rule, (0.5, 1)),)
     exact = evaluate(*inputs, kernels, torch.float64, backend="reference")
     plain = evaluate(*inputs, kernels, backend="reference")
-    found = evaluate(*inputs, kernels, backend="torch")
-    eps = torch.finfo(found.loss.dtype).eps
-    torch.testing.assert_close(found.bandwidths.double(), exact.bandwidths, rtol=20 * eps, atol=0)
-    assert abs(found.loss.item() - exact.loss.item()) <= 2 * abs(plain.loss.item() - exact.loss.item()) + 40 * eps
+    result = evaluate(*inputs, kernels, backend="torch")
+    eps = torch.finfo(result.loss.dtype).eps
+    torch.testing.assert_close(result.bandwidths.double(), exact.bandwidths, rtol=20 * eps, atol=0)
+    assert abs(result.loss.item() - exact.loss.item()) <= 2 * abs(plain.loss.item() - exact.loss.item()) + 40 * eps
     # Gradients are multiplied in fp64 about a common centre: what that loses is far below fp32.
     lost = 100 * eps if dtype != torch.float64 else 10 * eps * size
-    for mine, theirs, truth in zip(found.gradients, plain.gradients, exact.gradients, strict=True):
-        error, allowed = (g.double() - truth for g in (mine, theirs))
+    for gradient, plain_gradient, truth in zip(result.gradients, plain.gradients, exact.gradients, strict=True):
+        error, allowed = (g.double() - truth for g in (gradient, plain_gradient))
         assert error.norm() <= 2 * allowed.norm() + lost * (truth.norm() + 1)
 
 
@@ -147,10 +147,10 @@ def test_a_median_of_zero_counts_equal_rows_alone(backend, far):
     source[:4, 0] = torch.tensor([1.0, 1.1, 1.2, 1.3])
     source[4] += far
     exact = evaluate([source], [target], (Gaussian("median"),), torch.float64, backend="reference")
-    found = evaluate([source], [target], (Gaussian("median"),), backend=backend)
-    assert found.bandwidths.item() == 0
-    assert found.loss.item() == pytest.approx(exact.loss.item(), rel=1e-6)
-    assert found.loss > 0
+    result = evaluate([source], [target], (Gaussian("median"),), backend=backend)
+    assert result.bandwidths.item() == 0
+    assert result.loss.item() == pytest.approx(exact.loss.item(), rel=1e-6)
+    assert result.loss > 0
 
 
 @settings(max_examples=40, deadline=None)
@@ -175,11 +175,11 @@ def test_streaming_median_by_products_and_by_differences(n, m, dim, equal, size,
     distances = (x.double()[:, None] - x.double()).square().sum(-1)[torch.triu_indices(n + m, n + m, 1).unbind()]
     expected = distances.sort().values[(len(distances) - 1) // 2].item()
     with patch.object(median, "BLOCK_ELEMENTS", block), patch.object(dtypes, "_has_float64", lambda _: products):
-        found = median.streaming_median(x[:n], x[n:])
+        streamed = median.streaming_median(x[:n], x[n:])
     lost = 1e-14 * dim * (1 + size**2) if products else 0.0
-    assert found.item() == pytest.approx(expected, rel=20 * torch.finfo(found.dtype).eps, abs=lost)
+    assert streamed.item() == pytest.approx(expected, rel=20 * torch.finfo(streamed.dtype).eps, abs=lost)
     if expected == 0:
-        assert found.item() == 0
+        assert streamed.item() == 0
 
 
 class Copy:
@@ -212,7 +212,7 @@ def problem_of(*kernels, n=64, joint=1.0):
     return make_problem(n, n, tuple(kernel.static for kernel in kernels), joint, (0.0,) * len(kernels), "biased")
 
 
-def said(*arguments):
+def messages(*arguments):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         conditioning.watch(*arguments)
@@ -226,18 +226,18 @@ def test_a_warning_comes_once_the_number_is_here(backend):
     good = torch.randn(64, 3)
     problem = problem_of(Gaussian(), Gaussian(1e7), Gaussian(1.0, (0.5, 1)))
     call = (problem, [good, source, source], [good, target, target], None, backend)
-    assert said(*call) == []
-    assert said(*call) == []
+    assert messages(*call) == []
+    assert messages(*call) == []
     assert len(Copy.made) == 1
     Copy.made[0].here = True
-    (message,) = said(*call)
+    (message,) = messages(*call)
     assert "layer 2" in message
     assert "bandwidth 1:" in message
     assert ".double()" in message
     for _ in range(3 * conditioning.EVERY):  # said once; the other layer is measured on
         for copy in Copy.made:
             copy.here = True
-        assert said(*call) == []
+        assert messages(*call) == []
     assert 3 <= len(Copy.made) <= 5
 
 
@@ -247,9 +247,9 @@ def test_a_given_bandwidth_is_measured_with_its_value():
     for value, expected in ((1.0, 1), (1e7, 0)):
         problem = problem_of(Gaussian("median", (value,)))  # another kernel each time
         call = (problem, [source], [target], torch.ones(1, dtype=torch.float64), "cuda-less")
-        said(*call)
+        messages(*call)
         Copy.made[-1].here = True
-        assert len(said(*call)) == expected
+        assert len(messages(*call)) == expected
 
 
 @pytest.mark.usefixtures("device")
@@ -257,29 +257,29 @@ def test_a_given_bandwidth_is_measured_with_its_value():
 def test_no_warning_of_what_shows_itself(bad):
     source, target = two_sizes(3e3)
     call = (problem_of(Gaussian("median")), [source], [target], torch.full((1,), bad).double(), "torch")
-    said(*call)
+    messages(*call)
     Copy.made[-1].here = True
-    assert said(*call) == []
+    assert messages(*call) == []
 
 
 @pytest.mark.usefixtures("device")
 def test_what_is_safe_is_not_measured():
     source, target = two_sizes(3e3)
-    said(problem_of(Gaussian(), Gaussian("mean_all")), [source] * 2, [target] * 2, None, "torch")
-    said(problem_of(Gaussian(2.0)), [source], [target], None, "reference")
+    messages(problem_of(Gaussian(), Gaussian("mean_all")), [source] * 2, [target] * 2, None, "torch")
+    messages(problem_of(Gaussian(2.0)), [source], [target], None, "reference")
     assert not Copy.made
-    said(problem_of(Gaussian(1.0)), [source.double()], [target.double()], None, "torch")
+    messages(problem_of(Gaussian(1.0)), [source.double()], [target.double()], None, "torch")
     Copy.made[-1].here = True
-    assert said(problem_of(Gaussian(1.0)), [source.double()], [target.double()], None, "torch") == []
+    assert messages(problem_of(Gaussian(1.0)), [source.double()], [target.double()], None, "torch") == []
 
 
 @pytest.mark.usefixtures("device")
 def test_one_far_row_alone_is_no_reason():
     source, target = with_far_rows(1e10)
     call = (problem_of(Gaussian(8.0, (1,)), n=32), [source], [target], None, "torch")
-    said(*call)
+    messages(*call)
     Copy.made[-1].here = True
-    assert said(*call) == []
+    assert messages(*call) == []
 
 
 @pytest.mark.usefixtures("device")
@@ -289,23 +289,23 @@ def test_nothing_is_measured_or_looked_at_in_a_graph(monkeypatch):
     with monkeypatch.context() as context:
         context.setattr(conditioning, "_capturing", lambda _: True)
         for _ in range(3):
-            assert said(*call) == []
+            assert messages(*call) == []
         assert not Copy.made
     for _ in range(conditioning.EVERY):
-        said(*call)
+        messages(*call)
     (copy,) = Copy.made
     copy.here = True
     with monkeypatch.context() as context:
         context.setattr(conditioning, "_capturing", lambda _: True)
-        assert said(*call) == []
-    assert len(said(*call)) == 1
+        assert messages(*call) == []
+    assert len(messages(*call)) == 1
 
 
 @pytest.mark.usefixtures("device")
 def test_a_weight_that_grows_measures_no_more_often():
     source, target = two_sizes(1.0)
     for step in range(conditioning.EVERY):
-        said(problem_of(Gaussian(1.0), joint=step / 10), [source], [target], None, "torch")
+        messages(problem_of(Gaussian(1.0), joint=step / 10), [source], [target], None, "torch")
     assert len(Copy.made) == 1
 
 
@@ -338,6 +338,6 @@ def test_small_multipliers_of_a_mean(backend, multipliers):
     source, target = (torch.randn(60, 5, generator=generator) for _ in range(2))
     target[:30] = source[:30] + 1e-3 * torch.randn(30, 5, generator=generator)
     exact = evaluate([source], [target], (Gaussian("mean", multipliers),), torch.float64, backend="reference")
-    found = evaluate([source], [target], (Gaussian("mean", multipliers),), backend=backend)
-    assert found.loss.item() == pytest.approx(exact.loss.item(), rel=1e-6)
-    assert relative(found.gradients[0], exact.gradients[0]) < 1e-6
+    result = evaluate([source], [target], (Gaussian("mean", multipliers),), backend=backend)
+    assert result.loss.item() == pytest.approx(exact.loss.item(), rel=1e-6)
+    assert relative(result.gradients[0], exact.gradients[0]) < 1e-6

@@ -193,5 +193,5 @@ def test_without_the_extension(monkeypatch):
 
 def test_numpy_numbers_are_numbers():
     kernel = Gaussian(np.float32(2.0), np.array([1.0, 2.0]))
-    found = fastmmd.discrepancy([X], [X + 1], [kernel], joint=np.float32(0.5), marginal=(np.float64(0.5),))
-    assert found.loss.item() == pytest.approx(fastmmd.mmd(X, X + 1, Gaussian(2.0, (1, 2))).item(), rel=1e-6)
+    result = fastmmd.discrepancy([X], [X + 1], [kernel], joint=np.float32(0.5), marginal=(np.float64(0.5),))
+    assert result.loss.item() == pytest.approx(fastmmd.mmd(X, X + 1, Gaussian(2.0, (1, 2))).item(), rel=1e-6)

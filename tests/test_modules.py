@@ -34,11 +34,11 @@ def test_mmd_loss():
 
 def test_transfer_loss_is_the_papers_term():
     sources, targets = layers(12, (8, 4), 0), layers(10, (8, 4), 1)
-    found = fastmmd.TransferLoss().discrepancy(sources, targets)
+    parts = fastmmd.TransferLoss().discrepancy(sources, targets)
     expected = 0.2 * fastmmd.jmmd(sources, targets) + 0.3 * fastmmd.mmd(sources[0], targets[0])
-    torch.testing.assert_close(found.loss, expected)
-    torch.testing.assert_close(found.loss, 0.2 * found.joint + 0.3 * found.marginals[0])
-    assert not found.joint.requires_grad
+    torch.testing.assert_close(parts.loss, expected)
+    torch.testing.assert_close(parts.loss, 0.2 * parts.joint + 0.3 * parts.marginals[0])
+    assert not parts.joint.requires_grad
 
 
 def test_modules_copy_pickle_and_have_no_state():
@@ -124,8 +124,8 @@ def test_functional_call_reaches_bandwidth_and_weights():
     slope = (loss(NINE + step) - loss(NINE - step)) / (2 * step)
     torch.testing.assert_close(torch.func.grad(loss)(NINE), slope, rtol=1e-6, atol=0)
     weighted = fastmmd.MMDLoss(Gaussian(2.0, (1, 2), nn.Parameter(torch.ones(2, dtype=torch.float64))))
-    found = torch.func.functional_call(weighted, {"weights0": torch.tensor([0.0, 3.0])}, (source, target))
-    torch.testing.assert_close(found, 3 * fastmmd.mmd(source, target, Gaussian(4.0, (1,))))
+    value = torch.func.functional_call(weighted, {"weights0": torch.tensor([0.0, 3.0])}, (source, target))
+    torch.testing.assert_close(value, 3 * fastmmd.mmd(source, target, Gaussian(4.0, (1,))))
 
 
 def test_a_constant_tensor_moves_with_the_module():
@@ -146,5 +146,5 @@ def test_modules_give_the_distance_on_request(module):
 
 def test_the_parts_of_an_mmd_loss():
     source, target = layers(12, (8,), 0)[0], layers(12, (8,), 1)[0]
-    found = fastmmd.MMDLoss().discrepancy(source, target)
-    torch.testing.assert_close(found.marginals[0], found.loss)
+    parts = fastmmd.MMDLoss().discrepancy(source, target)
+    torch.testing.assert_close(parts.marginals[0], parts.loss)

@@ -47,7 +47,7 @@ def test_every_loss_is_part_of_its_step_at_every_precision(monkeypatch):
         for name, step in steps.items():
             step(lambda: 0.0)
             gradients[-1][name] = last.pop()
-        return dict.fromkeys(steps, {"both": [1.0]})
+        return {name: {"both": [1.0]} for name in steps}
 
     monkeypatch.setattr(training.measure, "interleave", once)
     assert len(list(training.shares(CPU, 3, 0.05, network, CASE, (3, 8, 8)))) == 4
