@@ -19,6 +19,8 @@ if path := os.environ.get("FASTMMD_TEST_EXTENSION"):
 if importlib.util.find_spec("fastmmd.models") is None:
     pytest.exit("fastmmd.kernels and fastmmd.models are missing: run `pip install -e '.[test]'` in the checkout", 4)
 
+import torch
+
 from fastmmd import extension
 from fastmmd.backends import triton
 from tests.skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 hooks
@@ -33,6 +35,13 @@ if importlib.util.find_spec("hypothesis"):  # the tests that need a GPU do witho
         derandomize="FASTMMD_CI" in os.environ,
     )
     settings.load_profile("fastmmd")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Whatever ran before a test in its process: what fails once fails again."""
+    torch.manual_seed(0)
+
 
 on_host = extension.module is not None and extension.module.CUDA_ON_HOST
 collect_ignore = [

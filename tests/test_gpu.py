@@ -69,10 +69,10 @@ def pair(
 def run(sources, targets, kernels=JAN, **options) -> list[Tensor]:
     """The loss, the report's values and bandwidths, and the gradients: scaled as mixed-precision training scales them,
     so that fp16 can hold them."""
-    found = fastmmd.discrepancy(sources, targets, kernels, **options)
+    parts = fastmmd.discrepancy(sources, targets, kernels, **options)
     inputs = [*sources, *targets]
-    gradients = torch.autograd.grad(found.loss, inputs, torch.full_like(found.loss, scale_of(sources, targets)))
-    return [*(x.detach() for x in found), *gradients]
+    gradients = torch.autograd.grad(parts.loss, inputs, torch.full_like(parts.loss, scale_of(sources, targets)))
+    return [*(x.detach() for x in parts), *gradients]
 
 
 def scale_of(sources, targets) -> float:
@@ -86,13 +86,13 @@ def exact(sources, targets, kernels=JAN, **options) -> list[Tensor]:
 
 
 def check(
-    found: Sequence[Tensor], truth: Sequence[Tensor], tolerance: float, of_gradients: float | None = None
+    results: Sequence[Tensor], truth: Sequence[Tensor], tolerance: float, of_gradients: float | None = None
 ) -> None:
     """Values: absolute, kernels are of size 1 (a few for mixtures). Gradients: relative to their norm."""
-    for mine, theirs in zip(found[:4], truth[:4], strict=True):
-        torch.testing.assert_close(mine.double(), theirs, rtol=tolerance, atol=tolerance)
-    for mine, theirs in zip(found[4:], truth[4:], strict=True):
-        assert relative(mine, theirs) < (of_gradients or tolerance)
+    for result, expected in zip(results[:4], truth[:4], strict=True):
+        torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
+    for result, expected in zip(results[4:], truth[4:], strict=True):
+        assert relative(result, expected) < (of_gradients or tolerance)
 
 
 # Values --------------------------------------------------------------------------------------------------------------
@@ -104,10 +104,10 @@ def check(
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 2), (2, 31), (33, 31), (64, 64), (257, 64), (257, 1000)])
 def test_values_and_gradients(backend, dtype, n, m):
     sources, targets = pair(n, m, dtype=dtype)
-    found = run(sources, targets, marginal=(0.3, 0.1), backend=backend, precision="ieee")
-    assert [g.dtype for g in found[4:]] == [dtype] * 4
+    results = run(sources, targets, marginal=(0.3, 0.1), backend=backend, precision="ieee")
+    assert [g.dtype for g in results[4:]] == [dtype] * 4
     tolerance = min(TOLERANCES[dtype], 5e-6)  # half-precision inputs are computed in fp32
-    check(found, exact(sources, targets, marginal=(0.3, 0.1)), tolerance, TOLERANCES[dtype])
+    check(results, exact(sources, targets, marginal=(0.3, 0.1)), tolerance, TOLERANCES[dtype])
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -117,9 +117,9 @@ def test_values_and_gradients(backend, dtype, n, m):
 def test_every_route(route, n, m, format):
     sources, targets = pair(n, m)
     with taking(route):
-        found = run(sources, targets, marginal=(0.3, 0.1), backend=backend_of(route), precision=format)
+        results = run(sources, targets, marginal=(0.3, 0.1), backend=backend_of(route), precision=format)
     tolerance = 5e-6 if format == "ieee" else 5e-3
-    check(found, exact(sources, targets, marginal=(0.3, 0.1)), tolerance)
+    check(results, exact(sources, targets, marginal=(0.3, 0.1)), tolerance)
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -133,13 +133,13 @@ def test_every_route_as_the_table_takes_it(backend, route):
         line = table.line("nvidia", n + m, dims, table.product_format("nvidia", precision, torch.float32))
     assert type(line.config) is type(CONFIGS[f"{backend}-{route}"])
     sources, targets = pair(n, m, dims)
-    found = run(sources, targets, backend=backend, precision=precision)
+    results = run(sources, targets, backend=backend, precision=precision)
     # In blocks: the dense reference would need N x N x d elements.
     loss, gradients = reference(Case(route, n, m, dims, JAN), sources, targets, torch.float64)
     tolerance = 2e-2 if precision == "bf16" else 5e-6
-    assert found[0].item() == pytest.approx(loss.item(), abs=0.2 * tolerance)
-    for mine, theirs in zip(found[4:], gradients, strict=True):
-        assert relative(mine, scale_of(sources, targets) * theirs) < tolerance
+    assert results[0].item() == pytest.approx(loss.item(), abs=0.2 * tolerance)
+    for gradient, expected in zip(results[4:], gradients, strict=True):
+        assert relative(gradient, scale_of(sources, targets) * expected) < tolerance
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -149,33 +149,34 @@ def test_layer_counts(backend, count):
     dims = (20, 3, 17, 64, 33, 2, 7, 1)[:count]
     kernels = tuple(Gaussian(multipliers=(0.5 * q, q)) for q in range(1, 1 + count))
     sources, targets = pair(40, 33, dims)
-    found = run(sources, targets, kernels, marginal=0.1, backend=backend, precision="ieee")
-    check(found, exact(sources, targets, kernels, marginal=0.1), 1e-5 * 2**count, 2e-5)  # sums of up to 2^L
+    results = run(sources, targets, kernels, marginal=0.1, backend=backend, precision="ieee")
+    check(results, exact(sources, targets, kernels, marginal=0.1), 1e-5 * 2**count, 2e-5)  # sums of up to 2^L
 
 
 # The least error that a format allows (a smaller one would mean that it was not used) and the most.
 @pytest.mark.parametrize("route", [*ROUTES, "torch"])
 @pytest.mark.parametrize("precision", ["ieee", "tf32x3", "tf32", "bf16"])
 def test_a_precision_shows_its_error_and_no_more(route, precision):
-    own = {"ieee": (0, 2e-6), "tf32x3": (0, 5e-6), "tf32": (5e-5, 3e-3), "bf16": (1e-3, 2e-2)}
-    library = own | {"tf32x3": own["ieee"], "bf16": own["tf32"]}  # it multiplies fp32 operands as fp32 or TF32
-    exactly = dict.fromkeys(own, own["ieee"])  # few rows: fp32 costs nothing
+    shown = precision
+    if "cuda-small" in route:  # few rows: fp32 costs nothing
+        shown = "ieee"
+    elif route in ("torch", "triton-blocks", "cuda-blocks"):  # the library multiplies fp32 operands as fp32 or TF32
+        shown = {"tf32x3": "ieee", "bf16": "tf32"}.get(precision, precision)
+    least, most = {"ieee": (0, 2e-6), "tf32x3": (0, 5e-6), "tf32": (5e-5, 3e-3), "bf16": (1e-3, 2e-2)}[shown]
     sources, targets = pair(64, 40, (128, 8))
     truth = exact(sources, targets)
     with taking(route):
-        found = run(sources, targets, backend=backend_of(route), precision=precision)
-    kind = exactly if "cuda-small" in route else library if route in ("torch", "triton-blocks", "cuda-blocks") else own
-    least, most = kind[precision]
-    for mine, theirs in zip(found[4:], truth[4:], strict=True):
-        assert relative(mine, theirs) <= most
-    assert least <= relative(found[4], truth[4])
+        results = run(sources, targets, backend=backend_of(route), precision=precision)
+    for gradient, expected in zip(results[4:], truth[4:], strict=True):
+        assert relative(gradient, expected) <= most
+    assert least <= relative(results[4], truth[4])
 
 
 @WITH_CUDA
 def test_fp16_inputs_are_multiplied_as_fp16():
     sources, targets = pair(2100, 2050, (128,), torch.float16)
-    found = run(sources, targets, JAN[:1], backend="cuda", precision="tf32")
-    check(found, exact(sources, targets, JAN[:1]), 1e-4, 3e-3)
+    results = run(sources, targets, JAN[:1], backend="cuda", precision="tf32")
+    check(results, exact(sources, targets, JAN[:1]), 1e-4, 3e-3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -196,8 +197,8 @@ def test_rows_of_larger_tensors(backend):
             buffer = torch.full((len(x) + 5, x.shape[1] + 7), torch.nan, device=DEVICE)
             buffer[2:-3, 3:-4] = x.detach()
             inside[-1].append(buffer[2:-3, 3:-4].requires_grad_())
-    found = run(*inside, backend=backend, precision="ieee")
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    results = run(*inside, backend=backend, precision="ieee")
+    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -207,9 +208,9 @@ def test_nan_and_infinity_are_not_hidden(backend, bad, precision):
     sources, targets = pair(64, 40)
     with torch.no_grad():
         sources[0][3, 2] = bad
-    found = run(sources, targets, backend=backend, precision=precision)
-    assert found[0].isnan()
-    assert found[4].isnan().any()
+    results = run(sources, targets, backend=backend, precision=precision)
+    assert results[0].isnan()
+    assert results[4].isnan().any()
 
 
 # Determinism, streams, graphs ----------------------------------------------------------------------------------------
@@ -234,13 +235,13 @@ def test_two_streams_at_once_give_the_same_bits(backend, route):
     alone = run(sources, targets, backend=backend, precision=precision)
     streams = [torch.cuda.Stream(), torch.cuda.Stream()]
     torch.cuda.synchronize()
-    found = []
+    runs = []
     for _ in range(5):
         for stream in streams:
             with torch.cuda.stream(stream):
-                found.append(run(sources, targets, backend=backend, precision=precision))
+                runs.append(run(sources, targets, backend=backend, precision=precision))
     torch.cuda.synchronize()
-    assert all(torch.equal(a, b) for results in found for a, b in zip(results, alone, strict=True))
+    assert all(torch.equal(a, b) for results in runs for a, b in zip(results, alone, strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -259,9 +260,9 @@ def test_a_side_stream_is_followed(backend, route):
             for x, y in zip(empty, side, strict=True):
                 x.copy_(y.detach())
                 x.requires_grad_()
-        found = run(*late, backend=backend, precision=precision)
+        results = run(*late, backend=backend, precision=precision)
     torch.cuda.synchronize()
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -277,7 +278,7 @@ def test_cuda_graph_of_forward_and_backward(backend, route):
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = run(sources, targets, backend=backend, precision=precision)
+        results = run(sources, targets, backend=backend, precision=precision)
     for factor in (1.5, 0.7, 1.0):
         with torch.no_grad():
             for x in (*sources, *targets):
@@ -285,7 +286,7 @@ def test_cuda_graph_of_forward_and_backward(backend, route):
         graph.replay()
         torch.cuda.synchronize()
         expected = run(sources, targets, backend=backend, precision=precision)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
 
 
 @pytest.mark.parametrize("n", [64, int(median.BLOCK_ELEMENTS**0.5)], ids=["one block", "streaming"])
@@ -297,13 +298,13 @@ def test_cuda_graph_of_other_bandwidths(n, rule):
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = run(sources, targets, kernels, backend="torch")
+        results = run(sources, targets, kernels, backend="torch")
     with torch.no_grad():
         sources[0].mul_(1.5)
     graph.replay()
     torch.cuda.synchronize()
     expected = run(sources, targets, kernels, backend="torch")
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
 
 
 @pytest.mark.parametrize("n", [100, int(median.BLOCK_ELEMENTS**0.5)], ids=["one block", "streaming"])
@@ -311,12 +312,12 @@ def test_median_beside_a_far_row(n):
     sources, targets = pair(n, n, (20,))
     with torch.no_grad():
         sources[0][0] = 1e6
-    found = run(sources, targets, (Gaussian("median"),), backend="torch", precision="ieee")
+    results = run(sources, targets, (Gaussian("median"),), backend="torch", precision="ieee")
     distances = torch.pdist(torch.cat([sources[0], targets[0]]).detach().double().cpu()).square()
     middle = distances.kthvalue((len(distances) + 1) // 2).values
-    assert found[3].item() == pytest.approx(middle.item(), rel=1e-5)
+    assert results[3].item() == pytest.approx(middle.item(), rel=1e-5)
     if n == 100:
-        check(found, exact(sources, targets, (Gaussian("median"),)), 5e-6, 1e-5)
+        check(results, exact(sources, targets, (Gaussian("median"),)), 5e-6, 1e-5)
 
 
 @pytest.fixture
@@ -395,9 +396,9 @@ def test_autocast_changes_nothing(backend, n):
     sources, targets = pair(n, 40)
     expected = run(sources, targets, backend=backend, precision="ieee")
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        found = run(sources, targets, backend=backend, precision="ieee")
-    assert found[0].dtype == torch.float32
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        results = run(sources, targets, backend=backend, precision="ieee")
+    assert results[0].dtype == torch.float32
+    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -405,8 +406,8 @@ def test_features_of_autocast_beside_probabilities(backend):
     """What a network under autocast hands over: bf16 features, fp32 softmax outputs."""
     (f, p), (g, q) = pair(64, 40)
     sources, targets = ([f.detach().bfloat16().requires_grad_(), p], [g.detach().bfloat16().requires_grad_(), q])
-    found = run(sources, targets, backend=backend, precision="ieee")
-    check(found, exact(sources, targets), 5e-6, TOLERANCES[torch.bfloat16])
+    results = run(sources, targets, backend=backend, precision="ieee")
+    check(results, exact(sources, targets), 5e-6, TOLERANCES[torch.bfloat16])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -432,10 +433,10 @@ def test_out_of_memory_is_torchs_error_and_leaves_no_damage(backend):
 def test_a_device_that_is_not_the_current_one(backend, n):
     here = pair(n, 40)
     there = [[x.detach().to("cuda:1").requires_grad_() for x in side] for side in here]
-    found, expected = run(*there, backend=backend), run(*here, backend=backend)
-    assert all(x.device == torch.device("cuda:1") for x in found)
+    results, expected = run(*there, backend=backend), run(*here, backend=backend)
+    assert all(x.device == torch.device("cuda:1") for x in results)
     assert torch.cuda.current_device() == 0
-    check([x.to(DEVICE) for x in found], [x.double() for x in expected], 5e-6)
+    check([x.to(DEVICE) for x in results], [x.double() for x in expected], 5e-6)
 
 
 @pytest.mark.slow
@@ -457,9 +458,9 @@ def test_sanitizer_case(route, gradient):
     sources, targets = pair(33, 70, (37, 5))
     with taking(route), torch.set_grad_enabled(gradient):
         loss = fastmmd.jmmd(sources, targets, backend=backend_of(route), precision="ieee")
-        found = torch.autograd.grad(loss, [*sources, *targets]) if gradient else [loss]
+        results = torch.autograd.grad(loss, [*sources, *targets]) if gradient else [loss]
     torch.cuda.synchronize()
-    assert all(x.isfinite().all() for x in found)
+    assert all(x.isfinite().all() for x in results)
 
 
 @pytest.mark.usefixtures("unwatched")

@@ -22,12 +22,12 @@ def middle(distances):
     return distances[(len(distances) - 1) // 2]
 
 
-def assert_exact(found, source, target):
+def assert_exact(median, source, target):
     """No more than round-off of a sum away, which an order statistic takes over from the numbers that it orders."""
     expected = middle(all_distances(source, target)).item()
-    assert found.shape == ()
-    assert found.dtype == (torch.float64 if source.dtype == torch.float64 else torch.float32)
-    assert found.item() == pytest.approx(expected, rel=20 * torch.finfo(found.dtype).eps, abs=0)
+    assert median.shape == ()
+    assert median.dtype == (torch.float64 if source.dtype == torch.float64 else torch.float32)
+    assert median.item() == pytest.approx(expected, rel=20 * torch.finfo(median.dtype).eps, abs=0)
 
 
 @every_variant
@@ -66,8 +66,8 @@ def test_every_rank(variant, n):
     for count in range(n, n + 4):
         source = (torch.arange(count, dtype=torch.float64) ** 3 + torch.arange(count).sin()).unsqueeze(1)
         target = torch.full((1, 1), -5.0, dtype=torch.float64)
-        found = cpu.median_distance(source, target, cpu.Config(variant))
-        assert found.item() == middle(all_distances(source, target)).item()
+        median = cpu.median_distance(source, target, cpu.Config(variant))
+        assert median.item() == middle(all_distances(source, target)).item()
 
 
 @every_variant
@@ -115,8 +115,8 @@ def test_extreme_sizes(variant, size):
     """As in the reference: what a float can't hold is infinity or 0."""
     source, target = torch.randn(30, 5, dtype=torch.float64), torch.randn(20, 5, dtype=torch.float64)
     assert_exact(cpu.median_distance(source * size, target * size, cpu.Config(variant)), source * size, target * size)
-    found = cpu.median_distance((source * size).float(), (target * size).float(), cpu.Config(variant))
-    assert found.item() == (torch.inf if size > 1 else 0)
+    median = cpu.median_distance((source * size).float(), (target * size).float(), cpu.Config(variant))
+    assert median.item() == (torch.inf if size > 1 else 0)
 
 
 @every_variant
@@ -134,13 +134,13 @@ def test_bits_do_not_depend_on_threads(n):
     source, target = torch.randn(n, 300), torch.randn(n, 300) + 1
     threads = torch.get_num_threads()
     try:
-        found = []
+        medians = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(cpu.median_distance(source, target))
+            medians.append(cpu.median_distance(source, target))
     finally:
         torch.set_num_threads(threads)
-    assert found[0] == found[1] == found[2]
+    assert medians[0] == medians[1] == medians[2]
 
 
 def test_inputs_that_require_gradients():
