@@ -37,36 +37,40 @@ def check_layers(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
         raise ValueError(f"sources: expected 1 to {MAX_LAYERS} layers, got {len(sources)}")
     if len(targets) != len(sources):
         raise ValueError(f"targets: expected {len(sources)} layers, as many as sources, got {len(targets)}")
-    for name, layers in (("sources", sources), ("targets", targets)):
-        for index, layer in enumerate(layers):
-            _check_layer(f"{name}[{index}]", layer, layers[0])
-    for index, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        if source.shape[1] != target.shape[1]:
+    dims = _check_side("sources", sources)
+    for index, (expected, dim) in enumerate(zip(dims, _check_side("targets", targets), strict=True)):
+        if dim != expected:
+            raise ValueError(f"targets[{index}]: expected {expected} features, as in sources[{index}], got {dim}")
+    if sources[0].device != targets[0].device:
+        raise ValueError(f"targets[0]: expected a tensor on {sources[0].device}, got one on {targets[0].device}")
+
+
+def _check_side(name: str, layers: Sequence[Tensor]) -> list[int]:
+    """Features per layer."""
+    dims = []
+    for index, layer in enumerate(layers):
+        if not isinstance(layer, Tensor):
+            raise TypeError(f"{name}[{index}]: expected a tensor, got {type(layer).__name__}")
+        shape = layer.shape
+        if len(shape) != 2:
+            raise ValueError(f"{name}[{index}]: expected shape [n, d], got {tuple(shape)}")
+        if layer.layout != torch.strided:
+            raise TypeError(f"{name}[{index}]: expected a dense tensor, got layout {layer.layout}")
+        if layer.dtype not in DTYPES:
+            raise TypeError(f"{name}[{index}]: expected float16, bfloat16, float32 or float64, got {layer.dtype}")
+        rows, dim = shape
+        if rows == 0 or dim == 0:
+            raise ValueError(f"{name}[{index}]: expected at least one row and one feature, got shape {tuple(shape)}")
+        if index == 0:
+            first_rows, device = rows, layer.device
+        elif rows != first_rows:
+            raise ValueError(f"{name}[{index}]: expected {first_rows} rows, as in the first layer, got {rows}")
+        elif layer.device != device:
             raise ValueError(
-                f"targets[{index}]: expected {source.shape[1]} features, as in sources[{index}], got {target.shape[1]}"
+                f"{name}[{index}]: expected a tensor on {device}, as the first layer, got one on {layer.device}"
             )
-        if source.device != target.device:
-            raise ValueError(f"targets[{index}]: expected a tensor on {source.device}, got one on {target.device}")
-
-
-def _check_layer(name: str, layer: Tensor, first: Tensor) -> None:
-    if not isinstance(layer, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(layer).__name__}")
-    shape = layer.shape
-    if len(shape) != 2:
-        raise ValueError(f"{name}: expected shape [n, d], got {tuple(shape)}")
-    if layer.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got layout {layer.layout}")
-    if layer.dtype not in DTYPES:
-        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {layer.dtype}")
-    if shape[0] == 0 or shape[1] == 0:
-        raise ValueError(f"{name}: expected at least one row and one feature, got shape {tuple(shape)}")
-    if layer is first:
-        return
-    if shape[0] != first.shape[0]:
-        raise ValueError(f"{name}: expected {first.shape[0]} rows, as in the first layer, got {shape[0]}")
-    if layer.device != first.device:
-        raise ValueError(f"{name}: expected a tensor on {first.device}, as the first layer, got one on {layer.device}")
+        dims.append(dim)
+    return dims
 
 
 def check_kernels(kernels: object, num_layers: int | None = None) -> tuple[Gaussian, ...]:

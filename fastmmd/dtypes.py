@@ -8,7 +8,7 @@ from torch import Tensor
 
 def compute_dtype(*layers: Tensor) -> torch.dtype:
     """fp64 stays fp64; everything narrower is computed in fp32."""
-    return torch.float64 if any(layer.dtype == torch.float64 for layer in layers) else torch.float32
+    return torch.float64 if torch.float64 in [layer.dtype for layer in layers] else torch.float32
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:

@@ -5,6 +5,8 @@ Structures are csrc/'s own (problem.h): they hold sizes and addresses, and whoev
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -18,16 +20,27 @@ from fastmmd.problem import Problem
 
 # The binding's version that this Python code was written for (csrc/problem.h).
 ABI = 4
-SOURCE_CHECKOUT = (Path(__file__).parents[1] / "pyproject.toml").is_file()
+PACKAGE = Path(__file__).resolve().parent
+SOURCE_CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file()
 REINSTALL = "run `pip install -e .` in the checkout" if SOURCE_CHECKOUT else "install fastmmd again"
 
 module: ModuleType | None = None
 reason: str | None = None
 
+
+def _hidden_copy() -> Path | None:
+    """An installed copy with compiled kernels that this source checkout goes before."""
+    folders = [Path(entry, "fastmmd") for entry in sys.path] if SOURCE_CHECKOUT else []
+    return next((folder for folder in folders if any(folder.glob("_C*"))), None)
+
+
 try:
     _C = import_module("fastmmd._C")
 except ImportError as error:
     reason = f"fastmmd._C can't be imported ({error}); not built (FASTMMD_CPU=off), or not for this Python: {REINSTALL}"
+    if hidden := _hidden_copy():
+        reason = f"the source folder {PACKAGE} goes before {hidden}, which has the compiled kernels: {REINSTALL}"
+        warnings.warn(f"fastmmd computes in plain torch, since {reason}, or start Python elsewhere", stacklevel=2)
 else:
     if getattr(_C, "ABI", None) == ABI:
         module = _C
@@ -71,17 +84,10 @@ def buffers(
 ) -> Any:
     """What one call reads and writes. inputs: row-major, sources first, as their gradients are."""
     assert module is not None
-    layers = len(inputs) // 2
-    address = [x.data_ptr() for x in inputs]
-    stride = [x.stride(0) for x in inputs]
-    gradient = [data_ptr(x) for x in gradients]
     return module.Buffers(
-        source=address[:layers],
-        source_stride=stride[:layers],
-        target=address[layers:],
-        target_stride=stride[layers:],
-        grad_source=gradient[:layers],
-        grad_target=gradient[layers:],
+        inputs=[x.data_ptr() for x in inputs],
+        strides=[x.stride(0) for x in inputs],
+        gradients=[0 if x is None else x.data_ptr() for x in gradients],
         bandwidth=data_ptr(bandwidths),
         loss=loss.data_ptr(),
         statistics=statistics.data_ptr(),

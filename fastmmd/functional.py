@@ -181,15 +181,21 @@ def mmd(
     backend: str = "auto",
     precision: str | None = None,
 ) -> Tensor:
-    """The squared MMD between two samples (Gretton et al. 2012; He & Ding 2020, eq. 7): 0-d.
+    """The squared MMD between two samples (Gretton et al. 2012; He & Ding 2020, eq. 7).
 
     Args:
-        source: ``[n_s, d]``.
+        source: ``[n_s, d]``, fp16, bf16, fp32 or fp64. Never written.
         target: ``[n_t, d]``.
         kernel: the `Gaussian`.
         squared: False gives the MMD itself, whose gradient is 0 where the samples are equal. Estimates below 0, which
             only the biased estimator never gives, count as 0.
-        estimator, backend, precision: as those of `discrepancy`, whose dtypes and errors hold too.
+        estimator, backend, precision: as those of `discrepancy`.
+
+    Returns:
+        0-d, in fp32 (fp64 if any input is fp64).
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `discrepancy`.
 
     Example:
         >>> import torch, fastmmd
@@ -215,10 +221,27 @@ def jmmd(
     backend: str = "auto",
     precision: str | None = None,
 ) -> Tensor:
-    """The squared joint MMD over all layers (Long et al. 2017; He & Ding 2020, eq. 10): 0-d.
+    """The squared joint MMD over all layers (Long et al. 2017; He & Ding 2020, eq. 10).
 
-    ``sources[l] [n_s, d_l]``, ``targets[l] [n_t, d_l]``; `squared` is `mmd`'s, the other arguments, dtypes and errors
-    are those of `discrepancy`. The default kernels are JAN's for (features, softmax outputs).
+    Args:
+        sources: one ``[n_s, d_l]`` tensor per layer (1 to 8 layers), fp16, bf16, fp32 or fp64. Never written.
+        targets: one ``[n_t, d_l]`` tensor per layer.
+        kernels: one `Gaussian` per layer. The default is JAN's for (features, softmax outputs).
+        squared: as that of `mmd`.
+        estimator, backend, precision: as those of `discrepancy`.
+
+    Returns:
+        0-d, in fp32 (fp64 if any input is fp64).
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `discrepancy`.
+
+    Example:
+        >>> import torch, fastmmd
+        >>> features, probs = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.5, 0.5], [0.1, 0.9]])
+        >>> kernels = (fastmmd.Gaussian(1.0, (1,)), fastmmd.Gaussian(1.68, (1,)))
+        >>> fastmmd.jmmd((features, probs), (features + 1, probs), kernels)
+        tensor(0.5153)
     """
     checks.check_flag("squared", squared)
     loss, _ = _evaluate(sources, targets, kernels, 1.0, 0.0, estimator, backend, precision)

@@ -1,22 +1,20 @@
-"""What every route ends with: gradients to be filled, and the loss and the report from partial sums."""
+"""What every route ends with: the loss and the statistics from partial sums."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastmmd.kernels.arithmetic import at_zero, count, exact
+from fastmmd.kernels.arithmetic import at_zero, count, diagonal_weight, region_weight, term_weight
 from fastmmd.kernels.launch import launch
 from fastmmd.kernels.plan import Plan
 
 
 @triton.constexpr_function
 def _width(LAYERS):
-    """Of a row of partial sums."""
+    """Numbers in a row of partial sums."""
     return 3 * (1 + len(LAYERS.mixtures))
 
 
@@ -26,36 +24,44 @@ def _padded_width(LAYERS):
 
 
 @triton.jit
-def finish(
-    partials, rows, bandwidths, numbers, loss, report, CLAMP: tl.constexpr, STEP: tl.constexpr, LAYERS: tl.constexpr
+def store_loss_and_statistics(
+    partial_sums_ptr,  # [rows, 3, 1 + L] fp64: of each region and term
+    rows,
+    bandwidths,  # L numbers, fp64
+    numbers,
+    loss_ptr,  # [] fp32 or fp64
+    statistics_ptr,  # [1 + 2 L], the loss's dtype
+    CLAMP: tl.constexpr,
+    STEP: tl.constexpr,
+    LAYERS: tl.constexpr,
 ):
-    """Adds up `partials` ([rows, 3, 1 + L] fp64: sums over ss, tt, st of the product and of each layer's kernel), STEP
-    rows at a time and in fixed order; writes the loss and the report (fastmmd.backends)."""
-    layers: tl.constexpr = count(LAYERS)
+    """Adds up the partial sums, STEP rows at a time and in fixed order."""
+    L: tl.constexpr = count(LAYERS)
     width: tl.constexpr = _width(LAYERS)
     padded: tl.constexpr = _padded_width(LAYERS)
     column = tl.arange(0, padded)
-    sums = tl.zeros((STEP, padded), tl.float64)
+    b_sums = tl.zeros((STEP, padded), tl.float64)
     for start in range(0, rows, STEP):
         row = start + tl.arange(0, STEP)
         mask = (row < rows)[:, None] & (column < width)[None, :]
-        sums += tl.load(partials + row[:, None] * width + column[None, :], mask=mask, other=0.0)
-    totals = tl.sum(sums, axis=0)
-    total = tl.zeros((), tl.float64)
-    for term in tl.static_range(1 + layers):
-        value = exact(numbers, 3) * _at_zero(term, LAYERS)
+        b_sums += tl.load(partial_sums_ptr + row[:, None] * width + column[None, :], mask=mask, other=0.0)
+    b_totals = tl.sum(b_sums, axis=0)
+    loss = tl.zeros((), tl.float64)
+    for term in tl.static_range(1 + L):
+        value = diagonal_weight(numbers) * _at_zero(term, LAYERS)
         for region in tl.static_range(3):
-            value += exact(numbers, region) * tl.sum(tl.where(column == region * (1 + layers) + term, totals, 0.0))
-        total += exact(numbers, 4 + term) * value  # joint, then the marginals
-        tl.store(report + term, _cut(value, CLAMP).to(report.dtype.element_ty))
-    tl.store(loss, _cut(total, CLAMP).to(loss.dtype.element_ty))
-    for l in tl.static_range(layers):
-        tl.store(report + 1 + layers + l, bandwidths[l].to(report.dtype.element_ty))
+            total = tl.sum(tl.where(column == region * (1 + L) + term, b_totals, 0.0))
+            value += region_weight(numbers, region) * total
+        loss += term_weight(numbers, term) * value
+        tl.store(statistics_ptr + term, _clamped(value, CLAMP).to(statistics_ptr.dtype.element_ty))
+    tl.store(loss_ptr, _clamped(loss, CLAMP).to(loss_ptr.dtype.element_ty))
+    for l in tl.static_range(L):
+        tl.store(statistics_ptr + 1 + L + l, bandwidths[l].to(statistics_ptr.dtype.element_ty))
 
 
 @triton.jit
 def _at_zero(term: tl.constexpr, LAYERS: tl.constexpr):
-    """The value at distance 0 of the product (term 0) or of layer term - 1."""
+    """The term's value at distance 0."""
     value = tl.full((), 1.0, tl.float64)
     for l in tl.static_range(count(LAYERS)):
         if term == 0 or term == l + 1:
@@ -64,7 +70,7 @@ def _at_zero(term: tl.constexpr, LAYERS: tl.constexpr):
 
 
 @triton.jit
-def _cut(value, CLAMP: tl.constexpr):
+def _clamped(value, CLAMP: tl.constexpr):
     """A V-statistic is never negative; NaN stays NaN."""
     if CLAMP:
         return tl.where(value < 0, 0.0, value)
@@ -73,39 +79,44 @@ def _cut(value, CLAMP: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["rows"])
-def finish_partials(
-    partials, rows, bandwidths, numbers, loss, report, CLAMP: tl.constexpr, STEP: tl.constexpr, LAYERS: tl.constexpr
+def finish_loss(
+    partial_sums_ptr,  # [rows, 3, 1 + L] fp64
+    rows,
+    bandwidths_ptr,  # [2, L] fp64: bandwidths, tolerances
+    numbers,
+    loss_ptr,  # [] fp32 or fp64
+    statistics_ptr,  # [1 + 2 L], the loss's dtype
+    CLAMP: tl.constexpr,
+    STEP: tl.constexpr,
+    LAYERS: tl.constexpr,
 ):
-    used = ()
+    bandwidths = ()
     for l in tl.static_range(count(LAYERS)):
-        used = used + (tl.load(bandwidths + l),)
-    finish(partials, rows, used, numbers, loss, report, CLAMP, STEP, LAYERS)
+        bandwidths = bandwidths + (tl.load(bandwidths_ptr + l),)
+    store_loss_and_statistics(
+        partial_sums_ptr, rows, bandwidths, numbers, loss_ptr, statistics_ptr, CLAMP, STEP, LAYERS
+    )
 
 
-def empty_gradients(
-    sources: Sequence[Tensor], targets: Sequence[Tensor], needs_grad: Sequence[bool], dtype: torch.dtype
-) -> list[Tensor | None]:
-    """Contiguous, whatever the inputs' layout; None where not needed."""
-    return [
-        torch.empty(x.shape, dtype=dtype, device=x.device) if need else None
-        for x, need in zip((*sources, *targets), needs_grad, strict=True)
-    ]
-
-
-def finished(
-    plan: Plan, partials: Tensor, bandwidths: Tensor, clamp: bool, dtype: torch.dtype
+def loss_and_statistics(
+    plan: Plan, partial_sums: Tensor, bandwidths: Tensor, *, clamp: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """The loss and the report from partial sums [rows, 3, 1 + L], in one more launch."""
-    device = partials.device
+    """`Result`'s first two from partial sums ``[rows, 3, 1 + L]``, in one more launch."""
+    device = partial_sums.device
     loss = torch.empty((), dtype=dtype, device=device)
-    report = torch.empty(1 + 2 * len(plan.layers.mixtures), dtype=dtype, device=device)
+    statistics = torch.empty(1 + 2 * len(plan.layers.mixtures), dtype=dtype, device=device)
     launch(
-        finish_partials,
+        finish_loss,
         (1,),
-        *(partials, partials.shape[0], bandwidths, plan.numbers, loss, report),
+        partial_sums,
+        partial_sums.shape[0],
+        bandwidths,
+        plan.numbers,
+        loss,
+        statistics,
         CLAMP=clamp,
         STEP=128,
         LAYERS=plan.layers,
         num_warps=8,
     )
-    return loss, report
+    return loss, statistics

@@ -9,16 +9,19 @@ from typing import Any, NamedTuple
 
 
 class Launch(NamedTuple):
+    """args: run-time arguments. options: compile-time constants, num_warps, num_stages."""
+
     kernel: Any
     grid: tuple[int, ...]
     args: tuple[Any, ...]
-    options: dict[str, Any]  # compile-time constants, num_warps, num_stages
+    options: dict[str, Any]
 
 
 _recorder: list[Launch] | None = None
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
+    """`args` in the kernel's order: as keywords they would take Triton's launcher a tenth more time."""
     if _recorder is None:
         kernel[grid](*args, **options)
     else:

@@ -1,4 +1,4 @@
-"""For many rows: one centred copy of the pooled rows a layer, with norms and bandwidths, in three launches.
+"""For many rows: one centred copy of the pooled rows per layer, with norms and bandwidths, in three launches.
 
 The copy holds the source's rows, then the target's, each padded to whole tiles, so that every tile has one domain and
 one weight. It is rounded to the products' format, and norms are those of the rounded rows. Padding is 0.
@@ -6,7 +6,6 @@ one weight. It is rounded to the products' format, and norms are those of the ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -15,31 +14,39 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastmmd.kernels.arithmetic import bandwidth_and_noise, count, rounded
+from fastmmd.call import Call
+from fastmmd.kernels.arithmetic import bandwidth_and_tolerance, count, rounded
 from fastmmd.kernels.launch import launch
 from fastmmd.kernels.plan import TRITON_DTYPE, Plan
 
 MAX_GROUPS = 32  # of rows, each summed by one program
 ROWS = 64  # a program copies; a power of 2, as tiles are
-COLUMNS = 64
+COLUMNS = 64  # of the copy, features at first, that a program takes at a time
 
 
 class Packed(NamedTuple):
-    rows: list[Tensor]  # [padded rows, width] a layer; past its d columns: 0, or first a column of ones
-    norms: list[Tensor]  # [padded rows], fp32 or fp64
-    bandwidths: Tensor  # [2, L] fp64: bandwidths, and the round-off of distances
-    source_rows: int  # where the target begins
+    """
+    rows: per layer ``[padded rows, width]``; past its d features: 0, or first a column of ones.
+    norms: per layer ``[padded rows]``, squared, fp32 or fp64.
+    bandwidths: ``[2, L]`` fp64: bandwidths, tolerances.
+    source_rows: padded rows of the source: where the target begins.
+    """
+
+    rows: list[Tensor]
+    norms: list[Tensor]
+    bandwidths: Tensor
+    source_rows: int
 
 
 @triton.jit(do_not_specialize=["n_source", "n_target"])
 def column_sums(
-    sources,
-    targets,
-    source_strides,
+    source_ptrs,  # L times [n_source, dims[l]], fp16, bf16, fp32 or fp64; unit stride along features
+    target_ptrs,  # L times [n_target, dims[l]], likewise
+    source_strides,  # [L]: elements between rows
     target_strides,
-    dims,
-    first_chunks,  # [1 + L]
-    sums,  # [GROUPS, chunks, COLUMNS]: of the rows' differences from the first one
+    dims,  # [L]: features
+    first_chunks,  # [1 + L]: a layer's first chunk of COLUMNS features, and the number of chunks of all
+    sums_ptr,  # [GROUPS, chunks, COLUMNS] DTYPE: of the rows' differences from the first one
     n_source,
     n_target,
     L: tl.constexpr,
@@ -52,36 +59,36 @@ def column_sums(
     row, lane = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     for l in tl.static_range(L):
         if (chunk >= first_chunks[l]) & (chunk < first_chunks[l + 1]):
-            column = (chunk - first_chunks[l]) * COLUMNS + lane
-            present = column < dims[l]
-            origin = tl.load(sources[l] + column, mask=present, other=0.0).to(DTYPE)[None, :]
-            total = tl.zeros((ROWS, COLUMNS), DTYPE)
+            feature = (chunk - first_chunks[l]) * COLUMNS + lane
+            present = feature < dims[l]
+            b_origin = tl.load(source_ptrs[l] + feature, mask=present, other=0.0).to(DTYPE)[None, :]
+            b_total = tl.zeros((ROWS, COLUMNS), DTYPE)
             for start in range(group * ROWS, n_source, GROUPS * ROWS):
                 mask = ((start + row) < n_source)[:, None] & present[None, :]
-                place = (start + row).to(tl.int64)[:, None] * source_strides[l] + column[None, :]
-                x = tl.load(sources[l] + place, mask=mask, other=0.0).to(DTYPE)
-                total += tl.where(mask, x - origin, 0.0)
+                offsets = (start + row).to(tl.int64)[:, None] * source_strides[l] + feature[None, :]
+                b_x = tl.load(source_ptrs[l] + offsets, mask=mask, other=0.0).to(DTYPE)
+                b_total += tl.where(mask, b_x - b_origin, 0.0)
             for start in range(group * ROWS, n_target, GROUPS * ROWS):
                 mask = ((start + row) < n_target)[:, None] & present[None, :]
-                place = (start + row).to(tl.int64)[:, None] * target_strides[l] + column[None, :]
-                x = tl.load(targets[l] + place, mask=mask, other=0.0).to(DTYPE)
-                total += tl.where(mask, x - origin, 0.0)
-            tl.store(sums + (group * tl.num_programs(0) + chunk) * COLUMNS + lane, tl.sum(total, axis=0))
+                offsets = (start + row).to(tl.int64)[:, None] * target_strides[l] + feature[None, :]
+                b_x = tl.load(target_ptrs[l] + offsets, mask=mask, other=0.0).to(DTYPE)
+                b_total += tl.where(mask, b_x - b_origin, 0.0)
+            tl.store(sums_ptr + (group * tl.num_programs(0) + chunk) * COLUMNS + lane, tl.sum(b_total, axis=0))
 
 
 @triton.jit(do_not_specialize=["n_source", "n_target", "source_tiles"])
 def centre(
-    sources,
-    targets,
-    source_strides,
+    source_ptrs,  # L times [n_source, dims[l]], fp16, bf16, fp32 or fp64; unit stride along features
+    target_ptrs,  # L times [n_target, dims[l]], likewise
+    source_strides,  # [L]: elements between rows
     target_strides,
-    dims,
-    widths,
-    first_chunks,
-    sums,
-    packed,  # tuple of pointers
-    norms,
-    norm_sums,  # [L, row tiles] fp64
+    dims,  # [L]: features
+    widths,  # [L]: columns of the copy
+    first_chunks,  # [1 + L], of column_sums
+    sums_ptr,  # [GROUPS, chunks, COLUMNS] DTYPE, from column_sums
+    packed_ptrs,  # L times [padded rows, widths[l]] DTYPE, or bf16
+    norms_ptrs,  # L times [padded rows] DTYPE
+    norm_sums_ptr,  # [L, row tiles] fp64
     n_source,
     n_target,
     source_tiles,
@@ -89,8 +96,8 @@ def centre(
     GROUPS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    FORMAT: tl.constexpr,
     DTYPE: tl.constexpr,
+    FORMAT: tl.constexpr,
     ONES: tl.constexpr,  # a column of ones follows the features
 ):
     tile, layer = tl.program_id(0), tl.program_id(1)
@@ -98,69 +105,68 @@ def centre(
     first = tl.where(is_source, tile, tile - source_tiles) * ROWS
     row = first + tl.arange(0, ROWS)
     in_rows = row < tl.where(is_source, n_source, n_target)
-    place = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    packed_row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     group = tl.arange(0, GROUPS)[:, None]
     chunks = first_chunks[L]
     for l in tl.static_range(L):
         if layer == l:
-            squares = tl.zeros((ROWS,), DTYPE)
+            b_norms = tl.zeros((ROWS,), DTYPE)
             for start in range(0, widths[l], COLUMNS):
                 column = start + tl.arange(0, COLUMNS)
                 present = column < dims[l]
                 mask = in_rows[:, None] & present[None, :]
                 stride = tl.where(is_source, source_strides[l], target_strides[l])
-                at = tl.where(is_source, sources[l], targets[l]) + row.to(tl.int64)[:, None] * stride + column[None, :]
-                z = tl.load(at, mask=mask, other=0.0).to(DTYPE)
-                origin = tl.load(sources[l] + column, mask=present, other=0.0).to(DTYPE)
-                at = (group * chunks + first_chunks[l]) * COLUMNS + column[None, :]
-                total = tl.sum(tl.load(sums + at, mask=present[None, :] & (group >= 0), other=0.0), axis=0)
-                mean = (origin + total / (n_source + n_target).to(DTYPE))[None, :]
-                z = rounded(tl.where(mask, z - mean, 0.0), FORMAT)
-                squares += tl.sum(z * z, axis=1)
+                input_ptr = tl.where(is_source, source_ptrs[l], target_ptrs[l])
+                p_z = input_ptr + row.to(tl.int64)[:, None] * stride + column[None, :]
+                b_z = tl.load(p_z, mask=mask, other=0.0).to(DTYPE)
+                b_origin = tl.load(source_ptrs[l] + column, mask=present, other=0.0).to(DTYPE)
+                p_sums = sums_ptr + ((group * chunks + first_chunks[l]) * COLUMNS + column[None, :])
+                b_total = tl.sum(tl.load(p_sums, mask=present[None, :] & (group >= 0), other=0.0), axis=0)
+                b_mean = (b_origin + b_total / (n_source + n_target).to(DTYPE))[None, :]
+                b_z = rounded(tl.where(mask, b_z - b_mean, 0.0), FORMAT)
+                b_norms += tl.sum(b_z * b_z, axis=1)
                 if ONES:
-                    z = tl.where(in_rows[:, None] & (column == dims[l])[None, :], 1.0, z)
-                at = packed[l] + place[:, None] * widths[l] + column[None, :]
-                inside = (column < widths[l])[None, :] & (place >= 0)[:, None]
-                tl.store(at, z.to(packed[l].dtype.element_ty), mask=inside)
-            tl.store(norms[l] + place, squares)
-            tl.store(norm_sums + l * tl.num_programs(0) + tile, tl.sum(squares.to(tl.float64)))
+                    b_z = tl.where(in_rows[:, None] & (column == dims[l])[None, :], 1.0, b_z)
+                p_packed = packed_ptrs[l] + packed_row[:, None] * widths[l] + column[None, :]
+                inside = (column < widths[l])[None, :] & (packed_row >= 0)[:, None]
+                tl.store(p_packed, b_z.to(packed_ptrs[l].dtype.element_ty), mask=inside)
+            tl.store(norms_ptrs[l] + packed_row, b_norms)
+            tl.store(norm_sums_ptr + l * tl.num_programs(0) + tile, tl.sum(b_norms.to(tl.float64)))
 
 
 @triton.jit(do_not_specialize=["n", "tiles"])
-def find_bandwidths(norm_sums, given, numbers, bandwidths, n, tiles, LAYERS: tl.constexpr, DTYPE: tl.constexpr):
+def find_bandwidths(
+    norm_sums_ptr,  # [L, tiles] fp64
+    given_bandwidths_ptr,  # [L] fp64, or None
+    numbers,
+    bandwidths_ptr,  # [2, L] fp64: bandwidths, tolerances
+    n,
+    tiles,
+    LAYERS: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
     for l in tl.static_range(count(LAYERS)):
-        part = tl.zeros((128,), tl.float64)
+        b_sums = tl.zeros((128,), tl.float64)
         for start in range(0, tiles, 128):
             tile = start + tl.arange(0, 128)
-            part += tl.load(norm_sums + l * tiles + tile, mask=tile < tiles, other=0.0)
+            b_sums += tl.load(norm_sums_ptr + l * tiles + tile, mask=tile < tiles, other=0.0)
         # Centred rows: the mean of ||z_i - z_j||^2 over i != j is 2 sum_i ||z_i||^2 / (N - 1).
-        mean = 2 * tl.sum(part) / (n - 1).to(tl.float64)
-        bandwidth, noise = bandwidth_and_noise(l, mean, given, numbers, DTYPE, LAYERS)
-        tl.store(bandwidths + l, bandwidth)
-        tl.store(bandwidths + count(LAYERS) + l, noise)
+        mean = 2 * tl.sum(b_sums) / (n - 1).to(tl.float64)
+        bandwidth, tolerance = bandwidth_and_tolerance(l, mean, given_bandwidths_ptr, numbers, DTYPE, LAYERS)
+        tl.store(bandwidths_ptr + l, bandwidth)
+        tl.store(bandwidths_ptr + count(LAYERS) + l, tolerance)
 
 
-def pack(
-    plan: Plan,
-    sources: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    given: Tensor | None,
-    dtype: torch.dtype,
-    format: str,
-    widths: tuple[int, ...],
-    tile: int,
-    ones: bool = False,
-) -> Packed:
+def pack(call: Call, plan: Plan, *, format: str, widths: tuple[int, ...], tile: int, ones: bool = False) -> Packed:
     """`widths`: columns of each layer's copy, at least d, and one more for `ones`; `tile`: rows of a tile."""
-    device, layers = sources[0].device, len(sources)
-    n_source, n_target = sources[0].shape[0], targets[0].shape[0]
+    problem, device, dtype, dims, layers = call.problem, call.device, call.dtype, call.dims, len(call.sources)
+    n_source, n_target = problem.n_source, problem.n_target
     multiple = max(ROWS, tile)
     source_rows, target_rows = (triton.cdiv(n, multiple) * multiple for n in (n_source, n_target))
     tiles = (source_rows + target_rows) // ROWS
-    dims = tuple(x.shape[1] for x in sources)
-    first_chunks = (0, *accumulate(triton.cdiv(d, COLUMNS) for d in dims))
-    strides = (tuple(x.stride(0) for x in sources), tuple(x.stride(0) for x in targets))
-    inputs = (tuple(sources), tuple(targets), *strides, dims)
+    first_chunks = (0, *accumulate([triton.cdiv(d, COLUMNS) for d in dims]))
+    sources, targets = tuple(call.sources), tuple(call.targets)
+    source_strides, target_strides = (tuple([x.stride(0) for x in side]) for side in (sources, targets))
     stored = torch.bfloat16 if format == "bf16" else dtype
     rows = [torch.empty((source_rows + target_rows, width), dtype=stored, device=device) for width in widths]
     norms = list(torch.empty((layers, source_rows + target_rows), dtype=dtype, device=device).unbind())
@@ -168,21 +174,58 @@ def pack(
     sums = torch.empty((groups, first_chunks[-1], COLUMNS), dtype=dtype, device=device)
     norm_sums = torch.empty((layers, tiles), dtype=torch.float64, device=device)
     bandwidths = torch.empty((2, layers), dtype=torch.float64, device=device)
-    sizes = {"L": layers, "GROUPS": groups, "ROWS": ROWS, "COLUMNS": COLUMNS, "DTYPE": TRITON_DTYPE[dtype]}
-    launch(column_sums, (first_chunks[-1], groups), *inputs, first_chunks, sums, n_source, n_target, **sizes)
+    launch(
+        column_sums,
+        (first_chunks[-1], groups),
+        sources,
+        targets,
+        source_strides,
+        target_strides,
+        dims,
+        first_chunks,
+        sums,
+        n_source,
+        n_target,
+        L=layers,
+        GROUPS=groups,
+        ROWS=ROWS,
+        COLUMNS=COLUMNS,
+        DTYPE=TRITON_DTYPE[dtype],
+    )
     launch(
         centre,
         (tiles, layers),
-        *(*inputs, widths, first_chunks, sums, tuple(rows), tuple(norms), norm_sums),
-        *(n_source, n_target, source_rows // ROWS),
-        **sizes,
+        sources,
+        targets,
+        source_strides,
+        target_strides,
+        dims,
+        widths,
+        first_chunks,
+        sums,
+        tuple(rows),
+        tuple(norms),
+        norm_sums,
+        n_source,
+        n_target,
+        source_rows // ROWS,
+        L=layers,
+        GROUPS=groups,
+        ROWS=ROWS,
+        COLUMNS=COLUMNS,
+        DTYPE=TRITON_DTYPE[dtype],
         FORMAT=format,
         ONES=ones,
     )
     launch(
         find_bandwidths,
         (1,),
-        *(norm_sums, given, plan.numbers, bandwidths, n_source + n_target, tiles),
+        norm_sums,
+        call.bandwidths,
+        plan.numbers,
+        bandwidths,
+        problem.n,
+        tiles,
         LAYERS=plan.layers,
         DTYPE=TRITON_DTYPE[dtype],
     )

@@ -1,4 +1,4 @@
-"""A problem as the kernels see it: compile-time constants a layer, and run-time numbers."""
+"""A problem as the kernels see it: compile-time constants per layer, and run-time numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Mixture:
     """A layer's kernel at compile time: Gaussians, broadest first; where ``squares[q]``, Gaussian q is the square of
     the one before it."""
 
-    scales: tuple[float, ...]
+    multipliers: tuple[float, ...]
     weights: tuple[float, ...]
     squares: tuple[bool, ...]
     follows_mean: bool
@@ -40,8 +40,8 @@ class Layers:
 class Plan(NamedTuple):
     """
     layers: compile-time constants; a change compiles the kernels anew.
-    numbers: alpha, beta, gamma, diagonal, joint, then the marginals, then the layers' units, each as two floats
-        whose fp32 values add up to it, right to 48 bits; a change (a ramp, a smaller last batch) does not.
+    numbers: alpha, beta, gamma, diagonal, joint, then the marginals, then the layers' bandwidth scales, each as two
+        floats whose fp32 values add up to it, right to 48 bits; a change (a ramp, a smaller last batch) does not.
     """
 
     layers: Layers
@@ -50,20 +50,21 @@ class Plan(NamedTuple):
 
 @lru_cache(maxsize=256)
 def make_plan(problem: Problem, dtype: torch.dtype) -> Plan:
-    numbers = [*problem.pair_weights, problem.joint, *problem.marginal, *(layer.unit for layer in problem.layers)]
+    scales = [layer.bandwidth_scale for layer in problem.layers]
+    numbers = [*problem.pair_weights, problem.joint, *problem.marginal, *scales]
     return Plan(
-        Layers(tuple(_mixture(layer, MAX_SQUARINGS[dtype]) for layer in problem.layers)),
-        tuple(half for number in numbers for half in _two_floats(number)),
+        layers=Layers(tuple([_mixture(layer, MAX_SQUARINGS[dtype]) for layer in problem.layers])),
+        numbers=tuple([half for number in numbers for half in _two_floats(number)]),
     )
 
 
 def _mixture(layer: LayerKernel, max_squarings: int) -> Mixture:
-    scales, weights = layer.scales[::-1], layer.weights[::-1]
+    multipliers, weights = layer.multipliers[::-1], layer.weights[::-1]
     squares, chain = [False], 0
-    for broader, scale in pairwise(scales):
-        chain = chain + 1 if broader == 2 * scale and chain < max_squarings else 0
+    for broader, multiplier in pairwise(multipliers):
+        chain = chain + 1 if broader == 2 * multiplier and chain < max_squarings else 0
         squares.append(chain > 0)
-    return Mixture(scales, weights, tuple(squares), layer.follows_mean, layer.at_zero)
+    return Mixture(multipliers, weights, tuple(squares), layer.follows_mean, layer.at_zero)
 
 
 def _two_floats(number: float) -> tuple[float, float]:

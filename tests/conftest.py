@@ -6,6 +6,8 @@ import importlib.util
 import os
 import sys
 
+import pytest
+
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # of pytest-xdist; before torch is imported
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
 
@@ -13,6 +15,11 @@ if path := os.environ.get("FASTMMD_TEST_EXTENSION"):
     spec = importlib.util.spec_from_file_location("fastmmd._C", path)
     sys.modules["fastmmd._C"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules["fastmmd._C"])
+
+if importlib.util.find_spec("fastmmd.models") is None:
+    pytest.exit("fastmmd.kernels and fastmmd.models are missing: run `pip install -e '.[test]'` in the checkout", 4)
+
+import torch
 
 from fastmmd import extension
 from fastmmd.backends import triton
@@ -28,6 +35,13 @@ if importlib.util.find_spec("hypothesis"):  # the tests that need a GPU do witho
         derandomize="FASTMMD_CI" in os.environ,
     )
     settings.load_profile("fastmmd")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Whatever ran before a test in its process: what fails once fails again."""
+    torch.manual_seed(0)
+
 
 on_host = extension.module is not None and extension.module.CUDA_ON_HOST
 collect_ignore = [

@@ -42,12 +42,12 @@ class _NothingWaits(TorchDispatchMode):
             raise Waits(f"{func}: the host reads a number")
         if packet in (_aten.index, _aten.index_put, _aten.index_put_) and any(x.dtype == torch.bool for x in tensors):
             raise Waits(f"{func}: how many elements a mask selects is known on the device alone")
-        found = func(*args, **kwargs)
-        devices_after = {x.device.type for x in tree_leaves(found) if isinstance(x, Tensor)}
+        result = func(*args, **kwargs)
+        devices_after = {x.device.type for x in tree_leaves(result) if isinstance(x, Tensor)}
         moved = packet in (_aten._to_copy, _aten.copy_, _aten.where) and len(devices | devices_after) > 1
         if moved or (packet == _aten.lift_fresh and "cuda" in devices_after):  # torch.tensor, torch.as_tensor
             raise Waits(f"{func}: a copy between host and device")
-        return found
+        return result
 
 
 @contextmanager
@@ -73,11 +73,11 @@ class _Unarrived:
 
 class _NoFloat64(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
-        for x in tree_leaves(found):
+        result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
             if isinstance(x, Tensor) and x.dtype == torch.float64:
                 raise TypeError(f"{func}: the device has no float64")
-        return found
+        return result
 
 
 @contextmanager

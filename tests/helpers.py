@@ -32,7 +32,7 @@ JAN = (Gaussian(), Gaussian(1.68, (1,)))
 def layers(
     n: int, dims: Sequence[int], seed: int = 0, shift: float = 0.0, dtype: torch.dtype = torch.float64
 ) -> list[Tensor]:
-    """One [n, d] leaf a layer: normal features, and softmax outputs for every second layer."""
+    """One [n, d] leaf per layer: normal features, and softmax outputs for every second layer."""
     generator = torch.Generator().manual_seed(seed)
     out = []
     for index, dim in enumerate(dims):
@@ -85,8 +85,8 @@ def evaluate(
     """The discrepancy and its gradients at a copy of the inputs, in `dtype`."""
     sources = [x.detach().to(dtype or x.dtype).requires_grad_() for x in sources]
     targets = [x.detach().to(dtype or x.dtype).requires_grad_() for x in targets]
-    found = fastmmd.discrepancy(sources, targets, kernels, **options)  # type: ignore[arg-type]
-    return Result(*found, list(torch.autograd.grad(found.loss, [*sources, *targets])))
+    parts = fastmmd.discrepancy(sources, targets, kernels, **options)  # type: ignore[arg-type]
+    return Result(*parts, list(torch.autograd.grad(parts.loss, [*sources, *targets])))
 
 
 def plain(
@@ -108,7 +108,7 @@ def plain(
     return loss, list(torch.autograd.grad(loss, [*sources, *targets]))
 
 
-def relative(found: Tensor, exact: Tensor) -> float:
+def relative(value: Tensor, exact: Tensor) -> float:
     """Norm of the error over the norm of the exact value."""
     exact = exact.double()
-    return ((found.double() - exact).norm() / exact.norm().clamp(min=1e-300)).item()
+    return ((value.double() - exact).norm() / exact.norm().clamp(min=1e-300)).item()

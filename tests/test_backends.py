@@ -18,12 +18,12 @@ KERNEL_SETS = [
 ]
 
 
-def assert_same(found, exact, tolerance):
+def assert_same(result, exact, tolerance):
     for name in ("loss", "joint", "marginals", "bandwidths"):
-        torch.testing.assert_close(getattr(found, name).double(), getattr(exact, name), rtol=tolerance, atol=tolerance)
-    for mine, theirs in zip(found.gradients, exact.gradients, strict=True):
-        scale = max(theirs.abs().max().item(), 1e-3)
-        torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=tolerance * scale)
+        torch.testing.assert_close(getattr(result, name).double(), getattr(exact, name), rtol=tolerance, atol=tolerance)
+    for gradient, expected in zip(result.gradients, exact.gradients, strict=True):
+        scale = max(expected.abs().max().item(), 1e-3)
+        torch.testing.assert_close(gradient.double(), expected, rtol=0, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -35,8 +35,8 @@ def test_fp64_matches_reference(backend, n, m, kernels):
     weights = {"joint": 0.7, "marginal": [0.1 * (i + 1) for i in range(len(dims))]}
     for estimator in ("biased", "unbiased") if min(n, m) > 1 else ("biased",):
         exact = evaluate(sources, targets, kernels, estimator=estimator, backend="reference", **weights)
-        found = evaluate(sources, targets, kernels, estimator=estimator, backend=backend, **weights)
-        assert_same(found, exact, 1e-11)
+        result = evaluate(sources, targets, kernels, estimator=estimator, backend=backend, **weights)
+        assert_same(result, exact, 1e-11)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -59,8 +59,8 @@ def test_any_problem_matches_reference(backend, data):
     sources, targets = layers(n, dims, seed), layers(m, dims, seed + 100, shift)
     options = {"joint": joint, "marginal": marginal}
     exact = evaluate(sources, targets, kernels, backend="reference", **options)
-    found = evaluate(sources, targets, kernels, backend=backend, **options)
-    assert_same(found, exact, 1e-10)
+    result = evaluate(sources, targets, kernels, backend=backend, **options)
+    assert_same(result, exact, 1e-10)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -75,12 +75,12 @@ def test_fp32_is_as_exact_as_careful_torch(backend, n, m, dims, shift):
     target32 = layers(m, dims, 2, shift + 0.1, torch.float32)
     exact = evaluate(source32, target32, kernels, torch.float64, backend="torch")
     yardstick, yardstick_gradients = plain(source32, target32, exact.bandwidths.tolist(), kernels)
-    found = evaluate(source32, target32, kernels, backend=backend)
-    assert found.loss.dtype == torch.float32
-    error, allowed = abs(found.loss.item() - exact.loss.item()), abs(yardstick.item() - exact.loss.item())
+    result = evaluate(source32, target32, kernels, backend=backend)
+    assert result.loss.dtype == torch.float32
+    error, allowed = abs(result.loss.item() - exact.loss.item()), abs(yardstick.item() - exact.loss.item())
     assert error <= 2 * allowed + 5e-7
-    for mine, theirs, truth in zip(found.gradients, yardstick_gradients, exact.gradients, strict=True):
-        assert relative(mine, truth) <= 2 * relative(theirs, truth) + 2e-6
+    for gradient, plain_gradient, truth in zip(result.gradients, yardstick_gradients, exact.gradients, strict=True):
+        assert relative(gradient, truth) <= 2 * relative(plain_gradient, truth) + 2e-6
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -91,13 +91,13 @@ def test_half_inputs_get_fp32_statistics(backend, dtype, norm):
     sources, targets = layers(40, (64, 8), 1, dtype=dtype), layers(30, (64, 8), 2, 0.2, dtype=dtype)
     sources[0], targets[0] = ((x.detach() / 8 * norm).requires_grad_() for x in (sources[0], targets[0]))
     exact = evaluate(sources, targets, dtype=torch.float64, backend="reference")
-    found = evaluate(sources, targets, backend=backend)
-    assert found.loss.dtype == torch.float32
-    assert found.loss.item() == pytest.approx(exact.loss.item(), abs=2e-6)
-    for mine, truth in zip(found.gradients, exact.gradients, strict=True):
-        assert mine.dtype == dtype
+    result = evaluate(sources, targets, backend=backend)
+    assert result.loss.dtype == torch.float32
+    assert result.loss.item() == pytest.approx(exact.loss.item(), abs=2e-6)
+    for gradient, truth in zip(result.gradients, exact.gradients, strict=True):
+        assert gradient.dtype == dtype
         rounded = relative(truth.to(dtype), truth)  # what storing the exact gradient in this dtype costs
-        assert relative(mine, truth) <= rounded + 1e-5
+        assert relative(gradient, truth) <= rounded + 1e-5
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -106,9 +106,9 @@ def test_layers_of_different_dtypes(backend):
     sources, targets = layers(12, (9, 4), 1), layers(10, (9, 4), 2)
     half = [[side[0].detach().bfloat16(), side[1].detach().float()] for side in (sources, targets)]
     exact = evaluate(*half, dtype=torch.float64, backend="reference")
-    found = evaluate(*half, backend=backend)
-    assert found.loss.item() == pytest.approx(exact.loss.item(), abs=1e-6)
-    assert [g.dtype for g in found.gradients] == [torch.bfloat16, torch.float32] * 2
+    result = evaluate(*half, backend=backend)
+    assert result.loss.item() == pytest.approx(exact.loss.item(), abs=1e-6)
+    assert [g.dtype for g in result.gradients] == [torch.bfloat16, torch.float32] * 2
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -160,8 +160,8 @@ def test_strided_inputs(backend):
             source, target = source.detach().requires_grad_(), target.detach().requires_grad_()
             loss = mmd(source, target, backend=backend)
             torch.testing.assert_close(loss, exact.loss, rtol=1e-12, atol=1e-12, msg=name)
-            found = torch.autograd.grad(loss, (source, target))
-            torch.testing.assert_close(found, tuple(exact.gradients), rtol=1e-10, atol=1e-12, msg=name)
+            gradients = torch.autograd.grad(loss, (source, target))
+            torch.testing.assert_close(gradients, tuple(exact.gradients), rtol=1e-10, atol=1e-12, msg=name)
 
 
 def test_the_default_device_is_not_asked():
@@ -180,9 +180,9 @@ def test_cpu_features_of_extreme_size(size):
     pytest.importorskip("fastmmd._C")
     source, target = layers(40, (9,), 0, dtype=torch.float32)[0], layers(30, (9,), 1, 0.5, torch.float32)[0]
     usual = evaluate([source], [target], (Gaussian(),), backend="cpu")
-    found = evaluate([source * size], [target * size], (Gaussian(),), backend="cpu")
-    assert found.loss.item() == pytest.approx(usual.loss.item(), rel=1e-4)
-    assert relative(found.gradients[0].double() * size, usual.gradients[0]) < 1e-4
+    scaled = evaluate([source * size], [target * size], (Gaussian(),), backend="cpu")
+    assert scaled.loss.item() == pytest.approx(usual.loss.item(), rel=1e-4)
+    assert relative(scaled.gradients[0].double() * size, usual.gradients[0]) < 1e-4
 
 
 def test_cpu_variants_agree():
@@ -197,5 +197,5 @@ def test_cpu_variants_agree():
             call = call_of(*sides, kernels, joint=0.6, marginal=(0.1, 0.0, 0.2))
             loss, _, gradients = cpu.run(call, cpu.Config(variant))
             assert loss.item() == pytest.approx(exact.loss.item(), abs=tolerance)
-            for mine, truth in zip(gradients, exact.gradients, strict=True):
-                assert relative(mine, truth) < 10 * tolerance
+            for gradient, truth in zip(gradients, exact.gradients, strict=True):
+                assert relative(gradient, truth) < 10 * tolerance

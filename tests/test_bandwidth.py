@@ -33,8 +33,8 @@ def test_rules_follow_their_definitions(backend, n, m, dim, seed):
         2.5: 2.5,
     }
     for rule, value in expected.items():
-        found = evaluate([source], [target], (Gaussian(rule),), backend=backend)
-        assert found.bandwidths.item() == pytest.approx(value, rel=1e-10)
+        result = evaluate([source], [target], (Gaussian(rule),), backend=backend)
+        assert result.bandwidths.item() == pytest.approx(value, rel=1e-10)
     learned = torch.tensor(1.5, dtype=torch.float64)
     assert evaluate([source], [target], (Gaussian(learned),), backend=backend).bandwidths.item() == 1.5
 
@@ -46,10 +46,10 @@ def test_streamed_median_is_exact(monkeypatch, dtype, tile, n):
     """Radix selection over ragged tiles finds the same number as sorting all distances."""
     monkeypatch.setattr(median, "TILE_ELEMENTS", tile)
     x = torch.randn(n, 5, dtype=dtype)
-    found = median.streaming_median(x[: n // 2], x[n // 2 :])
-    assert found.dtype == dtype
+    streamed = median.streaming_median(x[: n // 2], x[n // 2 :])
+    assert streamed.dtype == dtype
     expected = pooled_distances(x[: n // 2], x[n // 2 :])
-    assert found.item() == pytest.approx(expected[(len(expected) - 1) // 2].item(), rel=20 * torch.finfo(dtype).eps)
+    assert streamed.item() == pytest.approx(expected[(len(expected) - 1) // 2].item(), rel=20 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("tile", [1 << 20, 300])
@@ -58,8 +58,8 @@ def test_median_with_ties(monkeypatch, tile):
     monkeypatch.setattr(median, "TILE_ELEMENTS", tile)
     x = torch.randint(0, 3, (60, 2), generator=torch.Generator().manual_seed(0)).double()
     expected = pooled_distances(x[:25], x[25:])
-    found = median.streaming_median(x[:25], x[25:])
-    assert found.item() == pytest.approx(expected[(len(expected) - 1) // 2].item(), abs=1e-12)
+    streamed = median.streaming_median(x[:25], x[25:])
+    assert streamed.item() == pytest.approx(expected[(len(expected) - 1) // 2].item(), abs=1e-12)
 
 
 def test_mean_rule_at_a_large_common_mean():
@@ -67,8 +67,8 @@ def test_mean_rule_at_a_large_common_mean():
     source, target = torch.randn(50, 256) + 100, torch.randn(40, 256) + 100
     expected = pooled_distances(source, target).mean().item()
     for backend in ("torch", "auto"):
-        found = fastmmd.discrepancy([source], [target], [Gaussian()], backend=backend)
-        assert found.bandwidths.item() == pytest.approx(expected, rel=1e-6)
+        result = fastmmd.discrepancy([source], [target], [Gaussian()], backend=backend)
+        assert result.bandwidths.item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -83,5 +83,5 @@ def test_bandwidth_tensor_is_not_written(backend):
 @pytest.mark.parametrize("rule", ["mean", "mean_all", "median"])
 def test_a_rule_serves_features_whose_squares_leave_fp32(rule, size):
     source, target = layers(20, (4,), 0, dtype=torch.float32)[0], layers(17, (4,), 1, 1.0, torch.float32)[0]
-    found = fastmmd.mmd(source * size, target * size, Gaussian(rule))
-    torch.testing.assert_close(found, fastmmd.mmd(source, target, Gaussian(rule)), rtol=1e-5, atol=0)
+    scaled = fastmmd.mmd(source * size, target * size, Gaussian(rule))
+    torch.testing.assert_close(scaled, fastmmd.mmd(source, target, Gaussian(rule)), rtol=1e-5, atol=0)

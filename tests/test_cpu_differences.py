@@ -39,14 +39,14 @@ def by_definition(sources, targets, kernels=(SHARP,), dtype=torch.float64):
     return loss.detach(), torch.autograd.grad(loss, leaves)
 
 
-def assert_as_right_as_differences(found, sources, targets, kernels=(SHARP,), floor=2e-6):
+def assert_as_right_as_differences(result, sources, targets, kernels=(SHARP,), floor=2e-6):
     """Error at most three times that of differences in the inputs' computing dtype, and a few ulps."""
-    loss, gradients = found
+    loss, gradients = result
     truth, true_gradients = by_definition(sources, targets, kernels)
     plain, plain_gradients = by_definition(sources, targets, kernels, loss.dtype)
     assert abs(loss.double() - truth) <= 3 * abs(plain.double() - truth) + 0.25 * floor
-    for mine, theirs, exact in zip(gradients, plain_gradients, true_gradients, strict=True):
-        assert relative(mine, exact) <= 3 * relative(theirs, exact) + floor
+    for gradient, plain_gradient, exact in zip(gradients, plain_gradients, true_gradients, strict=True):
+        assert relative(gradient, exact) <= 3 * relative(plain_gradient, exact) + floor
 
 
 def two_clusters(n, m, dim, gap, dtype=torch.float32, seed=0):
@@ -105,10 +105,10 @@ def test_joint_of_a_far_layer_and_an_ordinary_one(variant):
 @every_variant
 def test_fp64(variant):
     x, y = two_clusters(40, 30, 5, 1e7, torch.float64)
-    found, exact = run([x], [y], variant=variant), by_definition([x], [y])
-    assert found[0].item() == pytest.approx(exact[0].item(), abs=1e-14)
-    for mine, truth in zip(found[1], exact[1], strict=True):
-        assert relative(mine, truth) < 1e-13
+    result, exact = run([x], [y], variant=variant), by_definition([x], [y])
+    assert result[0].item() == pytest.approx(exact[0].item(), abs=1e-14)
+    for gradient, truth in zip(result[1], exact[1], strict=True):
+        assert relative(gradient, truth) < 1e-13
 
 
 @every_variant
@@ -131,8 +131,8 @@ def test_far_rows_of_extreme_size(variant, size):
     kernel = Gaussian(2.0 ** (2 * size), (1,))
     loss, gradients = run([x * 2.0**size], [y * 2.0**size], (kernel,), variant)
     assert loss == usual
-    for mine, theirs in zip(gradients, usual_gradients, strict=True):
-        torch.testing.assert_close(mine * 2.0**size, theirs, rtol=0, atol=0)
+    for gradient, usual_gradient in zip(gradients, usual_gradients, strict=True):
+        torch.testing.assert_close(gradient * 2.0**size, usual_gradient, rtol=0, atol=0)
 
 
 @every_variant

@@ -47,8 +47,8 @@ def test_compile_without_gradients(backend, kernel):
     source, target = (x.detach() for x in pair())
     compiled = torch.compile(fastmmd.mmd, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
-        found = compiled(source, target, kernel, backend=backend)
-    torch.testing.assert_close(found, fastmmd.mmd(source, target, kernel, backend=backend))
+        value = compiled(source, target, kernel, backend=backend)
+    torch.testing.assert_close(value, fastmmd.mmd(source, target, kernel, backend=backend))
     source.requires_grad_()  # with gradients after a graph without them
     eager = torch.autograd.grad(fastmmd.mmd(source, target, kernel, backend=backend), source)
     torch.testing.assert_close(torch.autograd.grad(compiled(source, target, kernel, backend=backend), source), eager)
@@ -122,10 +122,10 @@ def test_compile_with_inductor():
     torch.compiler.reset()
     source, target = (x.detach().float().requires_grad_() for x in pair(40, 30, 8))
     step = torch.compile(lambda s, t: fastmmd.mmd(s.relu(), t) * 3, fullgraph=True)
-    found = step(source, target)
+    value = step(source, target)
     expected = fastmmd.mmd(source.relu(), target) * 3
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(torch.autograd.grad(found, source), torch.autograd.grad(expected, source))
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(torch.autograd.grad(value, source), torch.autograd.grad(expected, source))
 
 
 @pytest.mark.parametrize("options", [{}, {"backend": "reference"}, {"estimator": "linear"}])
@@ -155,10 +155,10 @@ def test_an_exported_network_trains(strict):
     network = Network()
     expected = torch.autograd.grad(network(source, target), list(network.parameters()))
     program = torch.export.export(network, (source, target), strict=strict).module()
-    found = program(source, target)
-    torch.testing.assert_close(found, network(source, target))
+    value = program(source, target)
+    torch.testing.assert_close(value, network(source, target))
     parameters = dict(program.named_parameters())
-    gradients = torch.autograd.grad(found, [parameters[name] for name, _ in network.named_parameters()])
+    gradients = torch.autograd.grad(value, [parameters[name] for name, _ in network.named_parameters()])
     torch.testing.assert_close(gradients, expected)
 
 
@@ -223,12 +223,12 @@ def test_func_grad_and_vmap(backend, kernel):
     def loss(s, t):
         return fastmmd.mmd(s, t, kernel, backend=backend)
 
-    found = torch.func.grad(loss, argnums=(0, 1))(source.detach(), target.detach())
-    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-15)
+    gradients = torch.func.grad(loss, argnums=(0, 1))(source.detach(), target.detach())
+    torch.testing.assert_close(gradients, expected, rtol=1e-11, atol=1e-15)
     many = torch.stack([source.detach(), source.detach() + 1, source.detach() * 2])
     batched = torch.func.vmap(torch.func.grad(loss), in_dims=(0, None))(many, target.detach())
-    for one, gradient in zip(many, batched, strict=True):
-        torch.testing.assert_close(gradient, torch.func.grad(loss)(one, target.detach()), rtol=1e-11, atol=1e-15)
+    for single, gradient in zip(many, batched, strict=True):
+        torch.testing.assert_close(gradient, torch.func.grad(loss)(single, target.detach()), rtol=1e-11, atol=1e-15)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -313,9 +313,9 @@ def test_autocast_changes_nothing(backend, estimator, kernel, n):
     options = {"estimator": estimator, "backend": backend}
     expected = fastmmd.mmd(source, target, kernel, **options)
     with torch.autocast("cpu", torch.bfloat16):
-        found = fastmmd.mmd(source, target, kernel, **options)
-    assert torch.equal(found, expected)
-    assert torch.equal(torch.autograd.grad(found, source)[0], torch.autograd.grad(expected, source)[0])
+        value = fastmmd.mmd(source, target, kernel, **options)
+    assert torch.equal(value, expected)
+    assert torch.equal(torch.autograd.grad(value, source)[0], torch.autograd.grad(expected, source)[0])
 
 
 @pytest.mark.parametrize("backend", [*FAST, "reference"])
@@ -325,9 +325,9 @@ def test_inference_mode_and_no_grad(backend):
     with torch.inference_mode():
         torch.testing.assert_close(fastmmd.mmd(source, target, backend=backend), expected)
     with torch.no_grad():
-        found = fastmmd.mmd(source, target, backend=backend)
-    assert not found.requires_grad
-    torch.testing.assert_close(found, expected)
+        value = fastmmd.mmd(source, target, backend=backend)
+    assert not value.requires_grad
+    torch.testing.assert_close(value, expected)
 
 
 def test_shapes_of_meta_tensors():
@@ -358,8 +358,8 @@ def test_a_bandwidth_of_another_tensor_class_is_not_read_as_memory(backend):
             return tree_map_only(torch.Tensor, cls, func(*args, **kwargs))
 
     source, target = (x.detach() for x in pair())
-    found = fastmmd.mmd(source, target, Gaussian(Wrapped(torch.tensor(4.0, dtype=torch.float64))), backend=backend)
-    torch.testing.assert_close(found.inner, fastmmd.mmd(source, target, Gaussian(4.0), backend=backend))
+    value = fastmmd.mmd(source, target, Gaussian(Wrapped(torch.tensor(4.0, dtype=torch.float64))), backend=backend)
+    torch.testing.assert_close(value.inner, fastmmd.mmd(source, target, Gaussian(4.0), backend=backend))
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -377,11 +377,11 @@ def test_fake_tensors_have_the_right_shapes():
 
     with FakeTensorMode():
         source, target = torch.empty(5, 3, dtype=torch.float16, requires_grad=True), torch.empty(4, 3)
-        found = fastmmd.discrepancy([source], [target], [Gaussian()])
-        assert found.loss.dtype == torch.float32
-        assert found.loss.shape == ()
-        assert found.marginals.shape == (1,)
-        assert torch.autograd.grad(found.loss, source)[0].dtype == torch.float16
+        parts = fastmmd.discrepancy([source], [target], [Gaussian()])
+        assert parts.loss.dtype == torch.float32
+        assert parts.loss.shape == ()
+        assert parts.marginals.shape == (1,)
+        assert torch.autograd.grad(parts.loss, source)[0].dtype == torch.float16
 
 
 def test_a_loss_changed_in_place_keeps_its_gradient():

@@ -55,9 +55,9 @@ def test_the_median_does_not_wait(monkeypatch, dtype, block, products):
     monkeypatch.setattr(median, "TILE_ELEMENTS", block)
     monkeypatch.setattr(median, "accumulation_dtype", lambda _: torch.float64 if products else torch.float32)
     with nothing_waits():
-        found = median.streaming_median(on_cuda(70, 9, dtype).detach(), on_cuda(61, 9, dtype).detach())
-    assert found.device.type == "cuda"
-    assert found.shape == ()
+        middle = median.streaming_median(on_cuda(70, 9, dtype).detach(), on_cuda(61, 9, dtype).detach())
+    assert middle.device.type == "cuda"
+    assert middle.shape == ()
 
 
 @pytest.mark.parametrize("rule", [*RULES, "tensor"])
@@ -132,12 +132,12 @@ def test_nothing_needs_float64(backend, estimator, rule, dtype):
     bandwidth = torch.tensor(2.0, requires_grad=True)
     kernel = RULES[rule] if rule in RULES else Gaussian(bandwidth, (1, 3))
     sources, targets = ([torch.randn(20, dim, dtype=dtype, requires_grad=True) for dim in (9, 4)] for _ in range(2))
-    found = fastmmd.discrepancy(
+    result = fastmmd.discrepancy(
         sources, targets, (kernel, Gaussian(1.68, (1,))), estimator=estimator, backend=backend, marginal=0.1
     )
-    assert {x.dtype for x in found} == {torch.float32}
+    assert {x.dtype for x in result} == {torch.float32}
     inputs = [*sources, *targets, *([bandwidth] if rule == "tensor" else [])]
-    gradients = torch.autograd.grad(found.loss, inputs)
+    gradients = torch.autograd.grad(result.loss, inputs)
     assert [g.dtype for g in gradients] == [x.dtype for x in inputs]
     assert all(g.isfinite().all() for g in gradients)
 

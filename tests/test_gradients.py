@@ -71,10 +71,10 @@ def test_gradient_of_a_learned_bandwidth_in_far_clusters(backend, gap):
     source = torch.stack([cluster + torch.sin(index * 2.3), torch.sin(index * 1.7)], 1)
     target = torch.stack([cluster + torch.sin(index * 2.3 + 0.4), torch.sin(index * 1.7 + 0.9) + 0.3], 1)
     bandwidth = torch.tensor(1.0, requires_grad=True)
-    (found,) = torch.autograd.grad(fastmmd.mmd(source, target, Gaussian(bandwidth, (1,)), backend=backend), bandwidth)
+    (slope,) = torch.autograd.grad(fastmmd.mmd(source, target, Gaussian(bandwidth, (1,)), backend=backend), bandwidth)
     wide = bandwidth.detach().double().requires_grad_()
     loss = fastmmd.mmd(source.double(), target.double(), Gaussian(wide, (1,)), backend="reference")
-    assert found.item() == pytest.approx(torch.autograd.grad(loss, wide)[0].item(), rel=1e-4)
+    assert slope.item() == pytest.approx(torch.autograd.grad(loss, wide)[0].item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -108,14 +108,14 @@ def test_undetached_mean_bandwidth_makes_the_loss_scale_free(backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (0, 3), (1, 2, 3)])
-def test_one_sided_gradients(backend, wanted):
+@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (3,), (0, 3), (1, 2, 3)])
+def test_one_sided_gradients(backend, needed):
     """A detached side costs nothing and changes nothing."""
     inputs = [*layers(40, (9, 4), 0), *layers(33, (9, 4), 1)]
     full = torch.autograd.grad(fastmmd.jmmd(inputs[:2], inputs[2:], JAN, backend=backend), inputs)
-    some = [x if i in wanted else x.detach() for i, x in enumerate(inputs)]
-    found = torch.autograd.grad(fastmmd.jmmd(some[:2], some[2:], JAN, backend=backend), [inputs[i] for i in wanted])
-    for i, gradient in zip(wanted, found, strict=True):
+    some = [x if i in needed else x.detach() for i, x in enumerate(inputs)]
+    gradients = torch.autograd.grad(fastmmd.jmmd(some[:2], some[2:], JAN, backend=backend), [inputs[i] for i in needed])
+    for i, gradient in zip(needed, gradients, strict=True):
         assert torch.equal(gradient, full[i])
 
 
@@ -225,9 +225,9 @@ def test_many_gradients_at_once(backend):
     source, target = pair()
     scales = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     loss = fastmmd.mmd(source, target, backend=backend)
-    (one,) = torch.autograd.grad(loss, source, retain_graph=True)
+    (single,) = torch.autograd.grad(loss, source, retain_graph=True)
     (many,) = torch.autograd.grad(loss, source, scales, is_grads_batched=True, retain_graph=True)
-    torch.testing.assert_close(many, scales[:, None, None] * one)
+    torch.testing.assert_close(many, scales[:, None, None] * single)
     mapped = torch.vmap(lambda scale: torch.autograd.grad(loss, source, scale, retain_graph=True)[0])(scales)
     torch.testing.assert_close(mapped, many)
 
@@ -310,8 +310,8 @@ def test_derivatives_of_layers_that_depend_on_one_another(backend, build):
         second = torch.autograd.grad(penalty, (leaf, head), allow_unused=True)
         return plain, first, second
 
-    for mine, theirs in zip(derivatives(backend), derivatives("reference"), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-13)
+    for derivative, expected in zip(derivatives(backend), derivatives("reference"), strict=True):
+        torch.testing.assert_close(derivative, expected, rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -326,7 +326,12 @@ def test_create_graph_alone_stays_small(backend):
 def test_saved_tensors_are_seen_by_hooks_and_freed(backend):
     source, target = pair()
     packed = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: packed.append(x) or x, lambda x: x):
+
+    def pack(x):
+        packed.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         hidden = source * 1
         loss = fastmmd.mmd(hidden, target, backend=backend)
     assert any(x.data_ptr() == hidden.data_ptr() for x in packed)
@@ -344,8 +349,8 @@ def test_an_inference_tensor_may_be_the_other_side(backend):
     expected = torch.autograd.grad(fastmmd.mmd(source, target * 2, backend=backend), source)
     with torch.inference_mode():
         frozen = target * 2
-    found = torch.autograd.grad(fastmmd.mmd(source, frozen, backend=backend), source)
-    torch.testing.assert_close(found, expected)
+    gradient = torch.autograd.grad(fastmmd.mmd(source, frozen, backend=backend), source)
+    torch.testing.assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize("backend", FAST)

@@ -33,13 +33,14 @@ def test_as_the_same_numbers(backend, rule, estimator):
     numbers = ((0.5, 2.0, 0.25), (1.0, 3.0))
     options = {"joint": 0.7, "marginal": (0.3, 0.2), "estimator": estimator, "backend": backend}
 
-    def at(weights):
+    def evaluate_with(weights):
         kernels = [Gaussian(rule, (2, 0.5, 1), weights[0]), Gaussian(1.68, (1, 4), weights[1])]
-        found = fastmmd.discrepancy(sources, targets, kernels, **options)
-        return found, torch.autograd.grad(found.loss, [*sources, *targets])
+        result = fastmmd.discrepancy(sources, targets, kernels, **options)
+        return result, torch.autograd.grad(result.loss, [*sources, *targets])
 
-    torch.testing.assert_close(at([given_weights(*w) for w in numbers]), at(numbers), rtol=1e-11, atol=1e-14)
-    torch.testing.assert_close(at([given_weights(*numbers[0]), numbers[1]]), at(numbers), rtol=1e-11, atol=1e-14)
+    expected = evaluate_with(numbers)
+    for weights in ([given_weights(*w) for w in numbers], [given_weights(*numbers[0]), numbers[1]]):
+        torch.testing.assert_close(evaluate_with(weights), expected, rtol=1e-11, atol=1e-14)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -99,9 +100,9 @@ def test_the_distance_of_equal_samples_is_zero_whatever_the_weights(weights, est
 def test_large_weights_do_not_hide_a_distance():
     source, target = layers(8, (3,), 0, dtype=torch.float32)[0], layers(8, (3,), 1, 3.0, torch.float32)[0]
     learned = torch.full((3,), 3e4, dtype=torch.float16)
-    found = fastmmd.mmd(source, target, Gaussian(1.0, (1, 2, 3), learned), squared=False)
+    distance = fastmmd.mmd(source, target, Gaussian(1.0, (1, 2, 3), learned), squared=False)
     exact = fastmmd.mmd(source, target, Gaussian(1.0, (1, 2, 3), learned.tolist()), squared=False)
-    torch.testing.assert_close(found, exact)
+    torch.testing.assert_close(distance, exact)
 
 
 def test_learned_weights_train_as_part_of_a_module():

@@ -22,12 +22,12 @@ def middle(distances):
     return distances[(len(distances) - 1) // 2]
 
 
-def assert_exact(found, source, target):
+def assert_exact(median, source, target):
     """No more than round-off of a sum away, which an order statistic takes over from the numbers that it orders."""
     expected = middle(all_distances(source, target)).item()
-    assert found.shape == ()
-    assert found.dtype == (torch.float64 if source.dtype == torch.float64 else torch.float32)
-    assert found.item() == pytest.approx(expected, rel=20 * torch.finfo(found.dtype).eps, abs=0)
+    assert median.shape == ()
+    assert median.dtype == (torch.float64 if source.dtype == torch.float64 else torch.float32)
+    assert median.item() == pytest.approx(expected, rel=20 * torch.finfo(median.dtype).eps, abs=0)
 
 
 @every_variant
@@ -38,7 +38,7 @@ def assert_exact(found, source, target):
 def test_against_all_distances(variant, dtype, n, m, dim):
     generator = torch.Generator().manual_seed(0)
     source, target = (torch.randn(k, dim, generator=generator).to(dtype) for k in (n, m))
-    assert_exact(cpu.median_distance(source, target, variant), source, target)
+    assert_exact(cpu.median_distance(source, target, cpu.Config(variant)), source, target)
 
 
 @every_variant
@@ -54,7 +54,9 @@ def test_rank_among_ties(variant, n, m, dim, values, seed):
     """Integer features: distances are exact in floating point, and few; the rank must be right to one."""
     generator = torch.Generator().manual_seed(seed)
     source, target = (torch.randint(0, values, (k, dim), generator=generator).float() for k in (n, m))
-    assert cpu.median_distance(source, target, variant).item() == middle(all_distances(source, target)).item()
+    assert (
+        cpu.median_distance(source, target, cpu.Config(variant)).item() == middle(all_distances(source, target)).item()
+    )
 
 
 @every_variant
@@ -64,8 +66,8 @@ def test_every_rank(variant, n):
     for count in range(n, n + 4):
         source = (torch.arange(count, dtype=torch.float64) ** 3 + torch.arange(count).sin()).unsqueeze(1)
         target = torch.full((1, 1), -5.0, dtype=torch.float64)
-        found = cpu.median_distance(source, target, variant)
-        assert found.item() == middle(all_distances(source, target)).item()
+        median = cpu.median_distance(source, target, cpu.Config(variant))
+        assert median.item() == middle(all_distances(source, target)).item()
 
 
 @every_variant
@@ -74,22 +76,22 @@ def test_every_rank(variant, n):
 def test_far_rows_cost_no_digits(variant, n, far):
     source, target = torch.randn(n, 6), torch.randn(n, 6)
     source[0] = far
-    assert_exact(cpu.median_distance(source, target, variant), source, target)
+    assert_exact(cpu.median_distance(source, target, cpu.Config(variant)), source, target)
     source, target = source.clone(), target.clone()
     source[: n - 1] += far  # most pairs inside two clusters
     target[: n // 8] += far
     expected = middle(all_distances(source, target, torch.float32)).item()
-    assert cpu.median_distance(source, target, variant).item() == pytest.approx(expected, rel=1e-5)
+    assert cpu.median_distance(source, target, cpu.Config(variant)).item() == pytest.approx(expected, rel=1e-5)
 
 
 @every_variant
 @pytest.mark.parametrize("n", [9, 300])
 def test_equal_rows_and_constant_features(variant, n):
     row = 1e6 * torch.randn(1, 40)
-    assert cpu.median_distance(row.expand(n, 40), row.expand(n + 1, 40), variant).item() == 0
+    assert cpu.median_distance(row.expand(n, 40), row.expand(n + 1, 40), cpu.Config(variant)).item() == 0
     source, target = row.repeat(n, 1), row.repeat(n, 1)
     source[: n // 4] += 1
-    assert cpu.median_distance(source, target, variant).item() == 0
+    assert cpu.median_distance(source, target, cpu.Config(variant)).item() == 0
 
 
 @every_variant
@@ -99,12 +101,12 @@ def test_nan_and_infinity(variant, dtype, n):
     """As plain differences: an infinite row is far from all others, inf - inf is NaN, and any NaN is the result."""
     source, target = torch.randn(n, 5, dtype=dtype), torch.randn(n, 5, dtype=dtype)
     source[3, 2] = torch.inf
-    assert_exact(cpu.median_distance(source, target, variant), source, target)
+    assert_exact(cpu.median_distance(source, target, cpu.Config(variant)), source, target)
     for poison in (torch.inf, torch.nan, -torch.nan):
         target[-1, 2] = poison
-        assert cpu.median_distance(source, target, variant).isnan()
+        assert cpu.median_distance(source, target, cpu.Config(variant)).isnan()
         source[3, 2] = 0.0
-    assert cpu.median_distance(source, torch.full_like(target, torch.inf)[:1], variant).isfinite()
+    assert cpu.median_distance(source, torch.full_like(target, torch.inf)[:1], cpu.Config(variant)).isfinite()
 
 
 @every_variant
@@ -112,9 +114,9 @@ def test_nan_and_infinity(variant, dtype, n):
 def test_extreme_sizes(variant, size):
     """As in the reference: what a float can't hold is infinity or 0."""
     source, target = torch.randn(30, 5, dtype=torch.float64), torch.randn(20, 5, dtype=torch.float64)
-    assert_exact(cpu.median_distance(source * size, target * size, variant), source * size, target * size)
-    found = cpu.median_distance((source * size).float(), (target * size).float(), variant)
-    assert found.item() == (torch.inf if size > 1 else 0)
+    assert_exact(cpu.median_distance(source * size, target * size, cpu.Config(variant)), source * size, target * size)
+    median = cpu.median_distance((source * size).float(), (target * size).float(), cpu.Config(variant))
+    assert median.item() == (torch.inf if size > 1 else 0)
 
 
 @every_variant
@@ -122,9 +124,9 @@ def test_strided_rows(variant):
     wide = torch.randn(40, 30)
     for view in (wide[:, 3:20], wide[::3, :17], wide.T[:17].T, wide[:, 2:19:2], wide[:1].expand(9, 30), wide[:, :1]):
         target = torch.randn(11, view.shape[1])
-        expected = cpu.median_distance(view.clone(), target, variant)
-        assert cpu.median_distance(view, target, variant) == expected
-        assert cpu.median_distance(target, view, variant) == expected
+        expected = cpu.median_distance(view.clone(), target, cpu.Config(variant))
+        assert cpu.median_distance(view, target, cpu.Config(variant)) == expected
+        assert cpu.median_distance(target, view, cpu.Config(variant)) == expected
 
 
 @pytest.mark.parametrize("n", [40, 400])
@@ -132,13 +134,13 @@ def test_bits_do_not_depend_on_threads(n):
     source, target = torch.randn(n, 300), torch.randn(n, 300) + 1
     threads = torch.get_num_threads()
     try:
-        found = []
+        medians = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(cpu.median_distance(source, target))
+            medians.append(cpu.median_distance(source, target))
     finally:
         torch.set_num_threads(threads)
-    assert found[0] == found[1] == found[2]
+    assert medians[0] == medians[1] == medians[2]
 
 
 def test_inputs_that_require_gradients():

@@ -24,7 +24,7 @@ def peak_bytes(call) -> int:
 
 
 def test_the_measure_sees_allocations():
-    assert 40 * MIB <= peak_bytes(lambda: torch.ones(10 * MIB) + 0 * torch.ones(1)) <= 90 * MIB
+    assert 80 * MIB <= peak_bytes(lambda: torch.ones(10 * MIB) + torch.ones(1)) < 81 * MIB
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -33,13 +33,13 @@ def test_twenty_thousand_rows(backend, dims):
     """N = 20,000: one Gram matrix would be 1,526 MiB."""
     sources = [torch.randn(10_000, d, requires_grad=True) for d in dims]
     targets = [torch.randn(10_000, d, requires_grad=True) for d in dims]
-    own = 4 * sum(x.nbytes for x in (*sources, *targets))  # gradients, centred copies and their temporaries
+    allowed = 4 * sum(x.nbytes for x in (*sources, *targets))  # gradients, centred copies and their temporaries
 
     def step():
         loss = fastmmd.jmmd(sources, targets, JAN[: len(dims)], backend=backend)
         torch.autograd.grad(loss, [*sources, *targets])
 
-    assert peak_bytes(step) < own + 48 * MIB
+    assert peak_bytes(step) < allowed + 48 * MIB
 
 
 def test_median_of_twenty_thousand_rows():

@@ -27,12 +27,12 @@ def broken(value, domain, row, n=20, dim=5):
 
 def check_one_nan(rule, row, domain, **options):
     source, target = (x.requires_grad_() for x in broken(NAN, domain, row))
-    found = fastmmd.discrepancy([source], [target], [RULES[rule]], **options)
-    assert found.loss.isnan()
-    assert found.marginals.isnan().all()
+    parts = fastmmd.discrepancy([source], [target], [RULES[rule]], **options)
+    assert parts.loss.isnan()
+    assert parts.marginals.isnan().all()
     if rule not in ("number", "tensor"):
-        assert found.bandwidths.isnan().all()
-    assert any(x.isnan().any() for x in torch.autograd.grad(found.loss, (source, target)))
+        assert parts.bandwidths.isnan().all()
+    assert any(x.isnan().any() for x in torch.autograd.grad(parts.loss, (source, target)))
 
 
 @pytest.mark.parametrize("domain", [0, 1], ids=["source", "target"])
@@ -74,10 +74,10 @@ def test_a_layer_that_is_not_broken_keeps_its_value(backend):
     with torch.no_grad():
         sources[0][0, 0] = NAN
     kernels = (Gaussian("median"), Gaussian(1.68, (1,)))
-    found = fastmmd.discrepancy(sources, targets, kernels, backend=backend, marginal=(0.0, 1.0))
-    assert found.joint.isnan()
-    assert found.marginals.isnan().tolist() == [True, False]
-    assert found.bandwidths.isnan().tolist() == [True, False]
+    parts = fastmmd.discrepancy(sources, targets, kernels, backend=backend, marginal=(0.0, 1.0))
+    assert parts.joint.isnan()
+    assert parts.marginals.isnan().tolist() == [True, False]
+    assert parts.bandwidths.isnan().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

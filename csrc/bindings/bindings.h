@@ -7,8 +7,10 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "../problem.h"
@@ -20,9 +22,6 @@ namespace py = pybind11;
 void bind_problem(py::module_& m);
 void bind_cpu(py::module_& m);
 void bind_cuda(py::module_& m);
-
-using Addresses = std::vector<uintptr_t>;
-using Sizes = std::vector<int64_t>;
 
 template <typename P = void>
 P* pointer(uintptr_t address) {
@@ -57,8 +56,35 @@ class PerLayer {
   explicit PerLayer(size_t layers) : layers_(layers) {
     expect_range("layers", static_cast<int64_t>(layers), 1, kMaxLayers);
   }
-  size_t layers() const { return layers_; }
+
   void expect_entries(const char* argument, size_t got) const { expect_size(argument, got, layers_, "one per layer"); }
+
+  // One integer or bool per layer for each of `sides`; addresses become pointers. Every call of a loss hands over such
+  // lists, so they go where they belong without a std::vector in between.
+  template <typename Entry>
+  void read(const char* argument, const py::sequence& list, std::initializer_list<Entry*> sides) const {
+    using Number = std::conditional_t<std::is_pointer_v<Entry>, uintptr_t, Entry>;
+    const auto items = py::reinterpret_steal<py::object>(PySequence_Fast(list.ptr(), argument));
+    if (!items) throw py::error_already_set();
+    expect_size(argument, static_cast<size_t>(PySequence_Fast_GET_SIZE(items.ptr())), sides.size() * layers_,
+                sides.size() == 1 ? "one per layer" : "two per layer");
+    Py_ssize_t next = 0;
+    for (Entry* const entries : sides) {
+      for (size_t l = 0; l < layers_; ++l, ++next) {
+        py::detail::make_caster<Number> number;
+        const py::handle item = PySequence_Fast_GET_ITEM(items.ptr(), next);
+        if (!number.load(item, true)) refuse(argument, "numbers", py::repr(item));
+        if constexpr (std::is_pointer_v<Entry>)
+          entries[l] = reinterpret_cast<Entry>(static_cast<uintptr_t>(number));
+        else
+          entries[l] = static_cast<Entry>(number);
+      }
+    }
+  }
+  template <typename Entry>
+  void read(const char* argument, const py::sequence& list, Entry* entries) const {
+    read(argument, list, {entries});
+  }
 
   const Structure& of(const Problem& problem) const {
     expect_size("buffers", layers_, static_cast<size_t>(problem.num_layers), "one per layer of the problem");

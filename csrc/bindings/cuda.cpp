@@ -1,6 +1,4 @@
 // Backend "cuda": csrc/cuda.
-#include <iterator>
-
 #include "../cuda/entry.h"
 #include "bindings.h"
 
@@ -59,18 +57,16 @@ cuda::FusedLaunch make_fused_launch(int splits, int stages) {
   return {splits, stages};
 }
 
-FusedLayerBuffers make_fused_buffers(const Sizes& width, const std::vector<bool>& layer_needs_grad, uintptr_t rows,
+FusedLayerBuffers make_fused_buffers(const py::sequence& width, const py::sequence& layer_needs_grad, uintptr_t rows,
                                      uintptr_t norm, uintptr_t bandwidth, uintptr_t tolerance, uintptr_t gradient,
                                      uintptr_t sums) {
   FusedLayerBuffers buffers(width.size());
-  buffers.expect_entries("layer_needs_grad", layer_needs_grad.size());
   cuda::FusedBuffers& io = buffers.structure;
-  for (size_t l = 0; l < buffers.layers(); ++l) {
-    if (width[l] % kCudaFeatureGroup != 0)
-      refuse("width", "multiples of " + std::to_string(kCudaFeatureGroup), std::to_string(width[l]));
-    io.width[l] = width[l];
-    io.layer_needs_grad[l] = layer_needs_grad[l];
-  }
+  buffers.read("width", width, io.width);
+  buffers.read("layer_needs_grad", layer_needs_grad, io.layer_needs_grad);
+  for (const int64_t features : io.width)
+    if (features % kCudaFeatureGroup != 0)
+      refuse("width", "multiples of " + std::to_string(kCudaFeatureGroup), std::to_string(features));
   io.rows = pointer(rows);
   io.norm = pointer<const float>(norm);
   io.bandwidth = pointer<const double>(bandwidth);
@@ -97,20 +93,16 @@ void fused(const Problem& problem, const FusedLayerBuffers& buffers, const std::
 
 // ---- route "gemm"
 
-GemmPassBuffers make_gemm_pass(const Addresses& inner_products, int64_t pitch, const Addresses& norm,
-                               const std::vector<bool>& layer_needs_grad, bool tf32, uintptr_t bandwidth,
+GemmPassBuffers make_gemm_pass(const py::sequence& inner_products, int64_t pitch, const py::sequence& norm,
+                               const py::sequence& layer_needs_grad, bool tf32, uintptr_t bandwidth,
                                uintptr_t tolerance, uintptr_t sums, int64_t rows, int64_t columns, int64_t first_row,
                                int64_t first_column) {
   GemmPassBuffers buffers(inner_products.size());
-  buffers.expect_entries("norm", norm.size());
-  buffers.expect_entries("layer_needs_grad", layer_needs_grad.size());
   if (pitch < columns) refuse("pitch", "at least columns = " + std::to_string(columns), std::to_string(pitch));
   cuda::GemmPass& io = buffers.structure;
-  for (size_t l = 0; l < buffers.layers(); ++l) {
-    io.inner_products[l] = pointer(inner_products[l]);
-    io.norm[l] = pointer(norm[l]);
-    io.layer_needs_grad[l] = layer_needs_grad[l];
-  }
+  buffers.read("inner_products", inner_products, io.inner_products);
+  buffers.read("norm", norm, io.norm);
+  buffers.read("layer_needs_grad", layer_needs_grad, io.layer_needs_grad);
   io.pitch = pitch;
   io.tf32 = tf32;
   io.bandwidth = pointer<const double>(bandwidth);

@@ -46,24 +46,14 @@ Problem make_problem(int64_t n_source, int64_t n_target, const std::vector<Layer
   return problem;
 }
 
-LayerBuffers make_buffers(const Addresses& source, const Sizes& source_stride, const Addresses& target,
-                          const Sizes& target_stride, const Addresses& grad_source, const Addresses& grad_target,
+// Lists have the sources' entries first.
+LayerBuffers make_buffers(const py::sequence& inputs, const py::sequence& strides, const py::sequence& gradients,
                           uintptr_t bandwidth, uintptr_t loss, uintptr_t statistics, uintptr_t workspace) {
-  LayerBuffers buffers(source.size());
-  buffers.expect_entries("source_stride", source_stride.size());
-  buffers.expect_entries("target", target.size());
-  buffers.expect_entries("target_stride", target_stride.size());
-  buffers.expect_entries("grad_source", grad_source.size());
-  buffers.expect_entries("grad_target", grad_target.size());
+  LayerBuffers buffers(inputs.size() / 2);
   Buffers& io = buffers.structure;
-  for (size_t l = 0; l < buffers.layers(); ++l) {
-    io.source[l] = pointer(source[l]);
-    io.source_stride[l] = source_stride[l];
-    io.target[l] = pointer(target[l]);
-    io.target_stride[l] = target_stride[l];
-    io.grad_source[l] = pointer(grad_source[l]);
-    io.grad_target[l] = pointer(grad_target[l]);
-  }
+  buffers.read("inputs", inputs, {io.source, io.target});
+  buffers.read("strides", strides, {io.source_stride, io.target_stride});
+  buffers.read("gradients", gradients, {io.grad_source, io.grad_target});
   io.bandwidth = pointer<const double>(bandwidth);
   io.loss = pointer(loss);
   io.statistics = pointer(statistics);
@@ -89,9 +79,8 @@ void bind_problem(py::module_& m) {
       .def(py::init(&make_problem), py::kw_only(), py::arg("n_source"), py::arg("n_target"), py::arg("layers"),
            py::arg("joint"), py::arg("marginal"), py::arg("pair_weights"), py::arg("clamp"));
   py::class_<LayerBuffers>(m, "Buffers")
-      .def(py::init(&make_buffers), py::kw_only(), py::arg("source"), py::arg("source_stride"), py::arg("target"),
-           py::arg("target_stride"), py::arg("grad_source"), py::arg("grad_target"), py::arg("bandwidth"),
-           py::arg("loss"), py::arg("statistics"), py::arg("workspace"));
+      .def(py::init(&make_buffers), py::kw_only(), py::arg("inputs"), py::arg("strides"), py::arg("gradients"),
+           py::arg("bandwidth"), py::arg("loss"), py::arg("statistics"), py::arg("workspace"));
   py::class_<Samples>(m, "Samples")
       .def(py::init(&make_samples), py::kw_only(), py::arg("n_source"), py::arg("n_target"), py::arg("dim"),
            py::arg("source"), py::arg("target"), py::arg("source_stride"), py::arg("target_stride"));

@@ -1,7 +1,7 @@
 // The lower median of all pooled squared distances, exact, in O(N d) memory.
 //
 // Radix selection: a non-negative float orders as its bit pattern does, so each pass over all distances counts, for
-// every value of one digit, the candidates that share the digits found so far. Distances are sums of squared
+// every value of one digit, the candidates that share the digits known so far. Distances are sums of squared
 // differences: a far row or two far domains cost the others no digits, and equal rows are 0 apart. Counts are integers,
 // so results do not depend on the number of threads.
 #pragma once

@@ -79,7 +79,8 @@ __device__ float coefficient_scale(const Plan& plan, const Mixtures<T>& all, int
   double others = fabs(plan.joint), slope = 0;
   for (int k = 0; k < plan.layers; ++k)
     if (k != l) others *= plan.at_zero[k];
-  for (int q = plan.first[l]; q < plan.first[l + 1]; ++q) slope += static_cast<double>(all.weighted_rate[q]);
+  for (int q = plan.first_gaussian[l]; q < plan.first_gaussian[l + 1]; ++q)
+    slope += static_cast<double>(all.weighted_rate[q]);
   const double weight = fmax(fmax(fabs(plan.alpha), fabs(plan.beta)), fabs(0.5 * plan.gamma));
   const double bound = weight * (others + fabs(plan.marginal[l])) * slope;
   if (!(bound > 0 && bound < INFINITY)) return 1;   // nothing to save

@@ -36,17 +36,17 @@ struct MixtureView {
 
 template <typename T>
 __device__ MixtureView<T> layer_mixture(const Plan& plan, const Mixtures<T>& all, int l) {
-  const int q = plan.first[l];
-  return {plan.first[l + 1] - q, all.rate + q, all.weight + q, all.weighted_rate + q, all.squares + q};
+  const int q = plan.first_gaussian[l];
+  return {plan.first_gaussian[l + 1] - q, all.rate + q, all.weight + q, all.weighted_rate + q, all.squares + q};
 }
 
 // All threads of the thread block call it; a barrier must follow. `bandwidth`: [L]; `tolerance`: round-off of each
 // layer's distances [L], or null where equal rows are exactly 0 apart.
 template <typename T>
 __device__ void make_mixtures(const Plan& plan, const double* bandwidth, const double* tolerance, Mixtures<T>* all) {
-  for (int q = threadIdx.x; q < plan.first[plan.layers]; q += blockDim.x) {
+  for (int q = threadIdx.x; q < plan.first_gaussian[plan.layers]; q += blockDim.x) {
     int l = 0;
-    while (q >= plan.first[l + 1]) ++l;
+    while (q >= plan.first_gaussian[l + 1]) ++l;
     const Rate<T> gaussian = rate_at<T>(plan.multiplier[q], plan.weight[q], bandwidth[l]);
     all->rate[q] = gaussian.rate;
     all->weighted_rate[q] = gaussian.weighted;

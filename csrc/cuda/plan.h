@@ -10,8 +10,8 @@ namespace fastmmd::cuda {
 
 struct Plan {
   int n_source, n_target, layers;
-  int first[kMaxLayers + 1];         // a layer's Gaussians in the lists below, broadest first
-  bool squares[kCudaMaxGaussians];   // see mark_squares
+  int first_gaussian[kMaxLayers + 1];   // of each layer in the lists below, which are broadest first
+  bool squares[kCudaMaxGaussians];      // see mark_squares
   double multiplier[kCudaMaxGaussians], weight[kCudaMaxGaussians];
   double bandwidth_scale[kMaxLayers], at_zero[kMaxLayers], marginal[kMaxLayers];
   bool follows_mean[kMaxLayers];
@@ -31,9 +31,9 @@ inline Plan make_plan(const Problem& problem) {
   plan.layers = problem.num_layers;
   for (int l = 0; l < problem.num_layers; ++l) {
     const Layer& layer = problem.layer[l];
-    const int first = plan.first[l], last = layer.num_gaussians - 1;
-    plan.first[l + 1] = first + layer.num_gaussians;
-    if (plan.first[l + 1] > kCudaMaxGaussians)
+    const int first = plan.first_gaussian[l], last = layer.num_gaussians - 1;
+    plan.first_gaussian[l + 1] = first + layer.num_gaussians;
+    if (plan.first_gaussian[l + 1] > kCudaMaxGaussians)
       throw std::invalid_argument("backend 'cuda': expected at most " + std::to_string(kCudaMaxGaussians) +
                                   " Gaussians in the kernels of all layers together");
     for (int q = 0; q < layer.num_gaussians; ++q) {

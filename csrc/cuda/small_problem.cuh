@@ -21,11 +21,11 @@ struct SmallProblem {
   int first_part[kMaxLayers + 1];    // a layer's first part of the features in the first launch, and the number of all
   int first_chunk[kMaxLayers + 1];   // likewise its chunks in the second; a layer without gradient has none
   int part_features;
-  const void *source[kMaxLayers], *target[kMaxLayers];
+  const void *source[kMaxLayers], *target[kMaxLayers];   // [n_s, d_l], [n_t, d_l]
   int64_t source_stride[kMaxLayers], target_stride[kMaxLayers];
-  void *grad_source[kMaxLayers], *grad_target[kMaxLayers];
+  void *grad_source[kMaxLayers], *grad_target[kMaxLayers];   // [n_s, d_l], [n_t, d_l], or null
   const double* bandwidth;   // [L], read where a layer does not follow the mean; null stands for ones
-  void *loss, *statistics;
+  void *loss, *statistics;   // one value, [1 + 2 L]
 
   // Workspace.
   void* distance;         // [parts, panels, panels, 32, 32]

@@ -65,7 +65,7 @@ def run(call: Call, config: Config | None = None) -> Result:
             workspace=workspace,
         ),
         f64,
-        module.CpuLaunch(num_threads=_threads(flop), variant=variant),
+        _launch(_threads(flop), variant),
     )
     return Result(loss, statistics, gradients)
 
@@ -87,7 +87,7 @@ def median_distance(source: Tensor, target: Tensor, config: Config = DEFAULT) ->
         source_stride=source.stride(0),
         target_stride=target.stride(0),
     )
-    launch = module.CpuLaunch(num_threads=_threads(2 * (n + m) ** 2 * dim), variant=config.variant)
+    launch = _launch(_threads(2 * (n + m) ** 2 * dim), config.variant)
     workspace_bytes = module.cpu_median_workspace_bytes(samples, f64, launch)
     workspace = source.new_empty(workspace_bytes, dtype=torch.uint8)
     return source.new_tensor(module.cpu_median(samples, f64, workspace.data_ptr(), launch))
@@ -95,6 +95,12 @@ def median_distance(source: Tensor, target: Tensor, config: Config = DEFAULT) ->
 
 def _threads(flop: int) -> int:
     return min(torch.get_num_threads(), max(1, flop // FLOP_PER_THREAD))
+
+
+@lru_cache(maxsize=256)
+def _launch(num_threads: int, variant: int) -> Any:
+    module: Any = extension.module
+    return module.CpuLaunch(num_threads=num_threads, variant=variant)
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ from bench.cases import JAN, Case
 from bench.competitors import FASTMMD, NAIVE
 from bench.report import Report, StepShare
 from tests.bench.test_gate import CPU
+from tests.helpers import relative
 
 CASE = Case("tiny", 6, 6, (16, 3), JAN)
 
@@ -27,13 +28,33 @@ class Tiny(nn.Module):
 ORDER = [(precision, loss) for precision in ("fp32", "bf16 autocast") for loss in (FASTMMD, NAIVE)]
 
 
-def test_every_loss_is_part_of_a_step_at_every_precision():
+def test_every_loss_is_measured_at_every_precision():
     shares = list(training.shares(CPU, 3, 0.05, Tiny, CASE, (3, 8, 8)))
-    assert [(share.precision, share.loss) for share in shares] == ORDER
-    for share in shares:
-        assert share.skipped is None
-        assert share.seconds.p50 > 0
-        assert share.share.p20 <= share.share.p50 <= share.share.p80
+    assert [(share.precision, share.loss, share.skipped) for share in shares] == [(*names, None) for names in ORDER]
+
+
+def test_every_loss_is_part_of_its_step_at_every_precision(monkeypatch):
+    """The gradient of a step is the same with either loss, up to round-off, and another one without a loss."""
+    last, gradients = [], []  # of the head: in the last step, and by step for each precision
+
+    def network(classes):
+        model = Tiny(classes)
+        model.head.weight.register_hook(last.append)
+        return model
+
+    def once(steps, device, rounds, seconds_each):
+        gradients.append({})
+        for name, step in steps.items():
+            step(lambda: 0.0)
+            gradients[-1][name] = last.pop()
+        return {name: {"both": [1.0]} for name in steps}
+
+    monkeypatch.setattr(training.measure, "interleave", once)
+    assert len(list(training.shares(CPU, 3, 0.05, network, CASE, (3, 8, 8)))) == 4
+    assert len(gradients) == len(training.PRECISIONS)
+    for by_step in gradients:
+        between_losses = relative(by_step[FASTMMD], by_step[NAIVE])
+        assert between_losses < 0.5 * relative(by_step[FASTMMD], by_step[""])
 
 
 def test_the_share_is_what_the_loss_adds_round_by_round(monkeypatch):

@@ -2,7 +2,7 @@
 
     python -m tests.csrc.cuda_resources     # prints a table and writes resources/nvcc-VERSION.json
 
-test_cuda_resources.py compares with the written report. Neither a GPU nor a driver is needed.
+test_cuda_resources.py compares with that report. Neither a GPU nor a driver is needed.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 FLAGS = ("-O3", "-std=c++17", "-DNDEBUG", "-lineinfo")  # as in csrc/CMakeLists.txt
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
-# registers; stack, spill_stores, spill_loads: bytes a thread; shared: bytes a block
+# registers: per thread; stack, spill_stores, spill_loads: bytes per thread; shared: bytes per thread block
 Resources = dict[str, int]
 
 
 def version() -> str | None:
-    """nvcc's, such as "13.0.88"; None: there is no nvcc here."""
+    """nvcc's version, such as "13.0.88"; None where there is no nvcc."""
     if NVCC is None:
         return None
-    said = subprocess.run([NVCC, "--version"], capture_output=True, text=True, check=True).stdout
-    return re.search(r"\bV(\d+\.\d+\.\d+)", said)[1]
+    output = subprocess.run([NVCC, "--version"], capture_output=True, text=True, check=True).stdout
+    return re.search(r"\bV(\d+\.\d+\.\d+)", output)[1]
 
 
 def report_path(version: str) -> Path:
@@ -40,14 +40,14 @@ def report_path(version: str) -> Path:
 
 
 def compile(targets: tuple[str, ...] = TARGETS) -> dict[str, dict[str, Resources]]:
-    """target -> "file: kernel" -> resources, of every kernel in csrc/cuda. Constants and dynamic shared memory are
+    """target -> "file: kernel" -> resources, for every kernel in csrc/cuda. Constants and dynamic shared memory are
     not in it: the assembler knows only what is declared static."""
     sources = sorted(SOURCES.glob("*.cu"))
     jobs = [(target, source) for target in targets for source in sources]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = list(pool.map(lambda job: _compile(*job), jobs))
+        compiled = list(pool.map(lambda job: _compile(*job), jobs))
     report: dict[str, dict[str, Resources]] = {target: {} for target in targets}
-    for (target, source), kernels in zip(jobs, found, strict=True):
+    for (target, source), kernels in zip(jobs, compiled, strict=True):
         report[target] |= {f"{source.stem}: {name}": kernels[name] for name in sorted(kernels)}
     return report
 
@@ -61,19 +61,19 @@ def _compile(target: str, source: Path) -> dict[str, Resources]:
     return parse(done.stdout + done.stderr)
 
 
-def parse(said: str) -> dict[str, Resources]:
+def parse(output: str) -> dict[str, Resources]:
     """Resources by readable name, from the output of nvcc -Xptxas -v for one file and target."""
     mangled: dict[str, Resources] = {}
-    for block in re.split(r"Compiling entry function '", said)[1:]:
-        name = block.partition("'")[0]
-        # Functions that are called instead of inlined come first or last in the block; their spills are the kernel's.
+    for section in re.split(r"Compiling entry function '", output)[1:]:
+        name = section.partition("'")[0]
+        # Functions that are called instead of inlined come first or last in the section; their spills are the kernel's.
         stack, stores, loads = (
-            [int(n) for n in re.findall(rf"(\d+) bytes {what}", block)]
+            [int(n) for n in re.findall(rf"(\d+) bytes {what}", section)]
             for what in ("stack frame", "spill stores", "spill loads")
         )
-        shared = re.search(r"(\d+) bytes smem", block)
+        shared = re.search(r"(\d+) bytes smem", section)
         mangled[name] = {
-            "registers": int(re.search(r"Used (\d+) registers", block)[1]),
+            "registers": int(re.search(r"Used (\d+) registers", section)[1]),
             "stack": sum(stack),
             "spill_stores": sum(stores),
             "spill_loads": sum(loads),
@@ -85,7 +85,7 @@ def parse(said: str) -> dict[str, Resources]:
 
 
 def short_name(full: str) -> str:
-    """A demangled kernel without return type, namespaces and parameters: ``gram<float, 64>``."""
+    """The name of a demangled kernel without return type, namespaces and parameters: ``gram<float, 64>``."""
     full = re.sub(r"\(anonymous namespace\)::|\b_GLOBAL__N__\w+::|\bfastmmd::|\bcuda::", "", full)
     full = re.sub(r"\((\w+)\)(\d+)", lambda cast: _enumerator(*cast.groups()), full)
     depth = 0
@@ -99,10 +99,10 @@ def short_name(full: str) -> str:
 
 @cache
 def _enumerator(enum: str, value: str) -> str:
-    """``(Format)1``, as names are demangled, by the name that csrc/cuda gives it."""
+    """The name that csrc/cuda gives to ``(Format)1``, as enumerators are demangled."""
     for header in sorted(SOURCES.glob("*.*h")):
-        if found := re.search(rf"enum class {enum}\b[^{{]*{{([^}}]*)}}", header.read_text()):
-            return found[1].split(",")[int(value)].strip()
+        if declaration := re.search(rf"enum class {enum}\b[^{{]*{{([^}}]*)}}", header.read_text()):
+            return declaration[1].split(",")[int(value)].strip()
     return f"({enum}){value}"
 
 
@@ -114,26 +114,26 @@ def _demangled(names: list[str]) -> dict[str, str]:
 
 
 def table(report: dict[str, dict[str, Resources]]) -> str:
-    """A line a kernel: registers for each target, and after a plus the bytes that it spills (stores and loads)."""
+    """One line per kernel: registers for each target, and after a plus the bytes that it spills (stores and loads)."""
     names = list(dict.fromkeys(name for kernels in report.values() for name in kernels))
     width = max(map(len, names))
     lines = [" ".join([" " * width, *(f"{target:>10}" for target in report)])]
     for name in names:
         cells = []
         for kernels in report.values():
-            found = kernels[name]
-            spills = found["spill_stores"] + found["spill_loads"]
-            cells.append(f"{found['registers']}{f'+{spills}' if spills else ''}")
+            resources = kernels[name]
+            spills = resources["spill_stores"] + resources["spill_loads"]
+            cells.append(f"{resources['registers']}{f'+{spills}' if spills else ''}")
         lines.append(" ".join([name.ljust(width), *(f"{cell:>10}" for cell in cells)]))
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    found = version()
-    if found is None:
+    nvcc_version = version()
+    if nvcc_version is None:
         raise SystemExit("there is no nvcc here")
     report = compile()
     print(table(report))
-    path = report_path(found)
+    path = report_path(nvcc_version)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"nvcc": found, **report}, indent=1) + "\n")
+    path.write_text(json.dumps({"nvcc": nvcc_version, **report}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-// The CPU kernels without Python, for the sanitizers: odd shapes in exact-size heap blocks, every variant of this
+// The CPU kernels without Python, for the sanitizers: odd shapes in memory of the exact size, every variant of this
 // machine, both precisions, against plain loops in double.
 #include <algorithm>
 #include <cmath>
@@ -22,7 +22,7 @@ struct Case {
   int threads;
   bool one_sided = false;   // no gradient of the target
   int64_t gap = 0;          // elements between rows
-  double far = 0;           // moves the first row, and in layers of a given bandwidth every other one, by so much
+  double far = 0;           // moves the first row, and in layers of a given bandwidth every other one, this far
 };
 
 struct Dense {   // the same quantities by definition
@@ -45,12 +45,12 @@ Problem make_problem(const Case& c) {
   for (int l = 0; l < p.num_layers; ++l) {
     Layer& layer = p.layer[l];
     layer.dim = c.dims[static_cast<size_t>(l)];
-    layer.num_scales = l % 2 ? 2 : 5;
-    for (int q = 0; q < layer.num_scales; ++q) {
-      layer.scale[q] = l % 2 ? 1.0 + q : std::ldexp(0.25, q);
+    layer.num_gaussians = l % 2 ? 2 : 5;
+    for (int q = 0; q < layer.num_gaussians; ++q) {
+      layer.multiplier[q] = l % 2 ? 1.0 + q : std::ldexp(0.25, q);
       layer.weight[q] = 1.0 + 0.1 * q;
     }
-    layer.unit = 1.0;
+    layer.bandwidth_scale = 1.0;
     layer.follows_mean = l % 2 == 0;
     p.marginal[l] = 0.1 * l;
   }
@@ -75,16 +75,17 @@ Dense dense(const Problem& p, const std::vector<std::vector<double>>& z) {
         total += sum;
       }
     const double mean = total / static_cast<double>(n * n - n);
-    const double bandwidth = p.layer[l].unit * (p.layer[l].follows_mean ? mean : 2.5 * static_cast<double>(d));
+    const double bandwidth =
+        p.layer[l].bandwidth_scale * (p.layer[l].follows_mean ? mean : 2.5 * static_cast<double>(d));
     auto& k = value[static_cast<size_t>(l)];
     auto& e = slope[static_cast<size_t>(l)];
     k.assign(D.size(), 0);
     e.assign(D.size(), 0);
-    for (size_t at = 0; at < D.size(); ++at)
-      for (int q = 0; q < p.layer[l].num_scales; ++q) {
-        const double rate = 1 / (p.layer[l].scale[q] * bandwidth);
-        k[at] += p.layer[l].weight[q] * std::exp(-rate * D[at]);
-        e[at] += p.layer[l].weight[q] * rate * std::exp(-rate * D[at]);
+    for (size_t pair = 0; pair < D.size(); ++pair)
+      for (int q = 0; q < p.layer[l].num_gaussians; ++q) {
+        const double rate = 1 / (p.layer[l].multiplier[q] * bandwidth);
+        k[pair] += p.layer[l].weight[q] * std::exp(-rate * D[pair]);
+        e[pair] += p.layer[l].weight[q] * rate * std::exp(-rate * D[pair]);
       }
   }
   Dense out;
@@ -94,18 +95,18 @@ Dense dense(const Problem& p, const std::vector<std::vector<double>>& z) {
     for (int64_t j = 0; j < n; ++j) {
       const bool si = i < p.n_source, sj = j < p.n_source;
       const double weight = si != sj ? 0.5 * p.gamma : si ? p.alpha : p.beta;
-      const size_t at = static_cast<size_t>(i * n + j);
+      const size_t pair = static_cast<size_t>(i * n + j);
       double product = p.joint, sum = 0;
       for (int l = 0; l < L; ++l) {
-        product *= value[static_cast<size_t>(l)][at];
-        sum += p.marginal[l] * value[static_cast<size_t>(l)][at];
+        product *= value[static_cast<size_t>(l)][pair];
+        sum += p.marginal[l] * value[static_cast<size_t>(l)][pair];
       }
       out.loss += weight * (product + sum);
       for (int l = 0; l < L; ++l) {
         double others = p.joint;
         for (int o = 0; o < L; ++o)
-          if (o != l) others *= value[static_cast<size_t>(o)][at];
-        const double c = weight * (others + p.marginal[l]) * slope[static_cast<size_t>(l)][at];
+          if (o != l) others *= value[static_cast<size_t>(o)][pair];
+        const double c = weight * (others + p.marginal[l]) * slope[static_cast<size_t>(l)][pair];
         const int64_t d = p.layer[l].dim;
         const auto& x = z[static_cast<size_t>(l)];
         for (int64_t k = 0; k < d; ++k)
@@ -124,9 +125,9 @@ double median_error(const Case& c, const CpuKernel& kernel, const Buffers& io, i
     const size_t bytes = static_cast<size_t>(kernel.median_workspace_bytes(samples, c.threads));
     void* workspace = std::aligned_alloc(64, bytes);
     std::memset(workspace, 0xFF, bytes);
-    const double found = kernel.median(samples, workspace, c.threads);
+    const double value = kernel.median(samples, workspace, c.threads);
     std::free(workspace);
-    return found;
+    return value;
   };
   std::vector<double> distances;
   for (int64_t i = 0; i < samples.n(); ++i)
@@ -181,9 +182,9 @@ bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
   }
   io.bandwidth = bandwidth.data();
   T loss;
-  std::vector<T> report(1 + 2 * L);
+  std::vector<T> statistics(1 + 2 * L);
   io.loss = &loss;
-  io.report = report.data();
+  io.statistics = statistics.data();
   const size_t bytes = static_cast<size_t>(kernel.workspace_bytes(p, c.gradient));
   io.workspace = std::aligned_alloc(64, bytes);
   for (size_t i = 0; i < bytes; ++i) static_cast<unsigned char*>(io.workspace)[i] = 0xFF;   // NaN everywhere
@@ -201,8 +202,8 @@ bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
     for (size_t i = 0; i < exact.gradient[l].size(); ++i) {
       const bool of_source = i < grad_source[l].size();
       if (!of_source && c.one_sided) break;
-      const T found = of_source ? grad_source[l][i] : grad_target[l][i - grad_source[l].size()];
-      wrong += std::pow(static_cast<double>(found) - exact.gradient[l][i], 2);
+      const T computed = of_source ? grad_source[l][i] : grad_target[l][i - grad_source[l].size()];
+      wrong += std::pow(static_cast<double>(computed) - exact.gradient[l][i], 2);
       norm += std::pow(exact.gradient[l][i], 2);
     }
     error = std::fmax(error, std::isnan(wrong) ? INFINITY : std::sqrt(wrong / norm));

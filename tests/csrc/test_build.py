@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def compile_commands(folder: Path, archs: str, gpus: str) -> list[str]:
-    """The command for each .cu file, where nvidia-smi prints `gpus`."""
+    """The command that compiles each .cu file, where nvidia-smi prints `gpus`."""
     nvidia_smi = folder / "nvidia-smi"
     nvidia_smi.write_text(f"#!/bin/sh\nprintf '{gpus}'\n")
     nvidia_smi.chmod(0o755)
@@ -32,8 +32,8 @@ def compile_commands(folder: Path, archs: str, gpus: str) -> list[str]:
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    listed = json.loads((folder / "build" / "compile_commands.json").read_text())
-    return [one["command"] for one in listed if one["file"].endswith(".cu")]
+    entries = json.loads((folder / "build" / "compile_commands.json").read_text())
+    return [entry["command"] for entry in entries if entry["file"].endswith(".cu")]
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,15 @@ def compile_commands(folder: Path, archs: str, gpus: str) -> list[str]:
         pytest.param("", "9.0\\n8.6\\n9.0\\n", "sm_86 sm_90 compute_90", id="several GPUs"),
         pytest.param("90a", "8.0\\n", "sm_90a", id="named"),
         pytest.param(
-            *("all", "8.0\\n", "sm_75 sm_80 sm_86 sm_89 sm_90 sm_100 compute_100 sm_120"),
+            "all",
+            "8.0\\n",
+            "sm_75 sm_80 sm_86 sm_89 sm_90 sm_100 compute_100 sm_120",
             id="all",
             marks=pytest.mark.skipif((cuda_resources.version() or "0") < "12.8", reason="nvcc < 12.8 knows fewer"),
         ),
     ],
 )
-def test_compiled_for(tmp_path, archs, gpus, expected):
+def test_kernels_are_compiled_for_the_gpus_that_are_here_or_named(tmp_path, archs, gpus, expected):
     commands = compile_commands(tmp_path, archs, gpus)
     assert len(commands) == len(list(cuda_resources.SOURCES.glob("*.cu")))
     for command in commands:

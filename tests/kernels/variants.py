@@ -1,4 +1,4 @@
-"""Every kernel that the launch table can send to a GPU, as recorded launches on made-up inputs."""
+"""Every kernel that the launch rules can send to a GPU, as recorded launches on made-up inputs."""
 
 from __future__ import annotations
 
@@ -8,45 +8,60 @@ from typing import NamedTuple
 import torch
 
 from fastmmd import Gaussian
-from fastmmd.kernels import plan, table
+from fastmmd.backends.layout import matched
+from fastmmd.call import Call
+from fastmmd.kernels import launch_rules
 from fastmmd.kernels.launch import Launch, recording
-from fastmmd.problem import make_problem
+from fastmmd.problem import Objective
 
 FEATURES, SOFTMAX = Gaussian(), Gaussian(1.68, (1,))
 
 
 class Variant(NamedTuple):
+    """
+    n: rows of each domain.
+    dtypes: one per layer; the last counts for the rest.
+    needs_grad: source, target.
+    given: whether bandwidths are given, as for a median.
+    padding: elements between rows.
+    """
+
     name: str
     dims: tuple[int, ...]
-    n: int = 64  # of each domain
+    n: int = 64
     precision: str = "ieee"
-    dtypes: tuple[torch.dtype, ...] = (torch.float32,)  # a layer; the last counts for the rest
-    needs_grad: tuple[bool, bool] = (True, True)  # source, target
-    given: bool = False  # bandwidths, as for a median
-    padding: int = 0  # elements between rows
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,)
+    needs_grad: tuple[bool, bool] = (True, True)
+    given: bool = False
+    padding: int = 0
 
     def launches(self, vendor: str) -> list[Launch]:
-        dtypes = [self.dtypes[min(l, len(self.dtypes) - 1)] for l in range(len(self.dims))]
-        dtype = torch.float64 if torch.float64 in dtypes else torch.float32
-        kernels = tuple((SOFTMAX if d < 64 else FEATURES).static for d in self.dims)
-        count = len(self.dims)
-        problem = make_problem(self.n, self.n, kernels, 1.0, (0.3,) * count, "biased")
-        needs_grad = [need for need in self.needs_grad for _ in self.dims]
-        format = table.product_format(vendor, self.precision, dtype)
-        line = table.line(vendor, 2 * self.n, self.dims, format)
-        layers = [
-            torch.zeros((self.n, d + self.padding), dtype=t)[:, :d] for d, t in zip(self.dims, dtypes, strict=True)
-        ]
-        given = torch.ones(count, dtype=torch.float64) if self.given else None
+        call = self.call()
+        format = launch_rules.product_format(vendor, self.precision, call.dtype)
+        config = launch_rules.choose(vendor, call.problem.n, call.dims, format).config
         with recording() as launches:
-            table.ROUTES[type(line.config)](
-                plan.make_plan(problem, dtype),
-                *(layers, layers, given, needs_grad, problem.clamp, dtype, format, line.config),
-            )
+            launch_rules.ROUTES[type(config)](matched(call), format, config)
         return launches
 
+    def call(self) -> Call:
+        layers = len(self.dims)
+        dtypes = [self.dtypes[min(l, len(self.dtypes) - 1)] for l in range(layers)]
+        kernels = tuple([(SOFTMAX if d < 64 else FEATURES).static for d in self.dims])
+        objective = Objective(kernels, joint=1.0, marginal=(0.3,) * layers, estimator="biased")
+        inputs = [
+            torch.zeros((self.n, d + self.padding), dtype=dtype)[:, :d]
+            for d, dtype in zip(self.dims, dtypes, strict=True)
+        ]
+        return Call(
+            problem=objective.problem(self.n, self.n),
+            sources=inputs,
+            targets=inputs,
+            bandwidths=torch.ones(layers, dtype=torch.float64) if self.given else None,
+            needs_grad=[needed for needed in self.needs_grad for _ in self.dims],
+        )
 
-# Shapes that people train with (bench/cases.py), and the edges of each line of the table.
+
+# Shapes that people train with (bench/cases.py), and the edges of each launch rule.
 VARIANTS = (
     Variant("JMMD (256, 31)", (256, 31)),
     Variant("JMMD (2048, 8), fp16 features", (2048, 8), dtypes=(torch.float16, torch.float32)),
@@ -75,11 +90,11 @@ VARIANTS = (
 
 
 def unique_launches(vendor: str) -> Iterator[tuple[str, Launch]]:
-    """(variant and kernel, launch), each kernel once a set of compile-time arguments and types."""
+    """(variant and kernel, launch), each kernel once per set of compile-time arguments and types."""
     seen = set()
     for variant in VARIANTS:
         for launch in variant.launches(vendor):
-            key = (launch.kernel.__name__, repr([_kind(a) for a in launch.args]), repr(launch.options))
+            key = (launch.kernel.__name__, repr([_kind(arg) for arg in launch.args]), repr(launch.options))
             if key not in seen:
                 seen.add(key)
                 yield f"{variant.name}: {launch.kernel.__name__}", launch
@@ -87,7 +102,7 @@ def unique_launches(vendor: str) -> Iterator[tuple[str, Launch]]:
 
 def _kind(arg: object) -> object:
     if isinstance(arg, tuple):
-        return tuple(_kind(a) for a in arg)
+        return tuple([_kind(element) for element in arg])
     if isinstance(arg, int):
         return arg == 1, arg % 16 == 0  # what the launcher makes constants of
     return arg.dtype if isinstance(arg, torch.Tensor) else type(arg)

@@ -1,5 +1,6 @@
 """Comparisons: finished runs are kept, interrupted ones resume, changed ones begin anew."""
 
+import csv
 import errno
 import json
 import os
@@ -24,6 +25,8 @@ from fastmmd.models.digits import compare
 from fastmmd.models.experiment import Run, execute_all
 from fastmmd.models.files import write_atomically
 from fastmmd.models.module import TransferTask
+
+from .figures import assert_drawn
 
 SHORT = ("--data.steps_per_epoch=5", "--trainer.max_epochs=3")
 
@@ -290,8 +293,14 @@ def test_comparison_writes_table_and_pictures_once(tmp_path, capsys):
     assert "| MNIST-5k to optdigits | batch statistics only |" in table
     assert "| MNIST-5k to optdigits | DAN |" in table
     assert "target labels ignored in training. Checkpoint: last, not selected. Steps: 15." in table
-    for name in ("results.csv", "accuracy.png", "confusion_mnist.png"):
-        assert (tmp_path / name).stat().st_size > 100
+    with open(tmp_path / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["task"], row["method"], row["steps"]) for row in rows] == [
+        ("mnist", "statistics", "15"),
+        ("mnist", "dan", "15"),
+    ]
+    for name in ("accuracy.png", "confusion_mnist.png"):
+        assert_drawn(tmp_path / name)
 
 
 def test_file_is_complete_or_absent(tmp_path):

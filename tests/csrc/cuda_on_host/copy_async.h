@@ -2,8 +2,8 @@
 // destination holds NaN, so that a missing wait shows.
 #pragma once
 
-#include "block.h"
 #include "matrix.h"
+#include "thread_block.h"
 
 namespace cuda_on_host {
 
@@ -28,19 +28,19 @@ inline void copy_async(void* shared, const void* global) {
     static_cast<Word*>(shared)[i] = 0xffffffffu;
     (void)static_cast<const Word*>(global)[i];   // a fault is reported here, not in the wait
   }
-  Thread& me = Block::current->thread();
-  me.copies.push_back({shared, global, me.groups});
+  Thread& thread = ThreadBlock::current->thread();
+  thread.copies.push_back({shared, global, thread.groups});
 }
 
-inline void copy_async_commit() { ++cuda_on_host::Block::current->thread().groups; }
+inline void copy_async_commit() { ++cuda_on_host::ThreadBlock::current->thread().groups; }
 
 template <int N>
 void copy_async_wait() {
-  cuda_on_host::Thread& me = cuda_on_host::Block::current->thread();
+  cuda_on_host::Thread& thread = cuda_on_host::ThreadBlock::current->thread();
   size_t done = 0;
-  for (; done < me.copies.size() && me.copies[done].group < me.groups - N; ++done)
-    cuda_on_host::complete(me.copies[done]);
-  me.copies.erase(me.copies.begin(), me.copies.begin() + static_cast<ptrdiff_t>(done));
+  for (; done < thread.copies.size() && thread.copies[done].group < thread.groups - N; ++done)
+    cuda_on_host::complete(thread.copies[done]);
+  thread.copies.erase(thread.copies.begin(), thread.copies.begin() + static_cast<ptrdiff_t>(done));
 }
 
 }   // namespace fastmmd

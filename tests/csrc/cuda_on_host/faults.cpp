@@ -19,7 +19,7 @@ namespace {
 constexpr unsigned kAll = 0xffffffffu;
 constexpr unsigned kThreads = 64, kBlocks = 4;
 
-using Vector = std::vector<float>;   // a heap block of exactly its size
+using Vector = std::vector<float>;   // memory of exactly its size
 
 template <typename... P, typename... A>
 void run(void (*kernel)(P...), unsigned blocks, unsigned threads, size_t shared_bytes, A... args) {
@@ -49,14 +49,14 @@ bool missing_barrier(bool fault) {
 
 __global__ void rotate_twice(bool fault, const float* in, float* out) {
   float* x = dynamic_shared<float>();
-  float mine = in[threadIdx.x];
+  float value = in[threadIdx.x];
   for (int round = 0; round < 2; ++round) {
-    x[threadIdx.x] = mine;
+    x[threadIdx.x] = value;
     __syncthreads();
-    mine = x[(threadIdx.x + 1) % kThreads];
+    value = x[(threadIdx.x + 1) % kThreads];
     if (!fault) __syncthreads();   // or a fast thread overwrites what a slow one has yet to read
   }
-  out[threadIdx.x] = mine;
+  out[threadIdx.x] = value;
 }
 bool early_overwrite(bool fault) {
   const Vector in = numbers(kThreads);
@@ -83,7 +83,7 @@ bool missing_syncwarp(bool fault) {
   return good;
 }
 
-__global__ void count_blocks(bool fault, float* total) {
+__global__ void count_thread_blocks(bool fault, float* total) {
   if (threadIdx.x) return;
   if (fault)
     *total += 1;
@@ -92,11 +92,11 @@ __global__ void count_blocks(bool fault, float* total) {
 }
 bool racing_sum(bool fault) {
   Vector total(1);
-  run(count_blocks, 20, 32, 0, fault, total.data());
+  run(count_thread_blocks, 20, 32, 0, fault, total.data());
   return total[0] == 20;
 }
 
-__global__ void last_block_adds(bool fault, float* parts, unsigned* ticket, float* total) {
+__global__ void last_thread_block_adds(bool fault, float* parts, unsigned* ticket, float* total) {
   if (threadIdx.x) return;
   parts[blockIdx.x] = 1;
   if (!fault) __threadfence();
@@ -107,7 +107,7 @@ __global__ void last_block_adds(bool fault, float* parts, unsigned* ticket, floa
 bool missing_fence(bool fault) {
   Vector parts(8), total(1);
   unsigned ticket = 0;
-  run(last_block_adds, 8, 32, 0, fault, parts.data(), &ticket, total.data());
+  run(last_thread_block_adds, 8, 32, 0, fault, parts.data(), &ticket, total.data());
   return total[0] == 8;
 }
 

@@ -107,8 +107,8 @@ CUDA_ON_HOST_RUNTIME inline void entered(Context& from) {
 
 #if CUDA_ON_HOST_TSAN
 // TSan takes most of a millisecond to make a fiber, so they are kept for the next launch. Within one launch each serves
-// once: what it did in one block would seem ordered before what it does in another. Handed out without a lock, which
-// would order the blocks, too.
+// once: what it did in one thread block would seem ordered before what it does in another. Handed out without a lock,
+// which would order the thread blocks, too.
 class TsanFibers {
  public:
   CUDA_ON_HOST_RUNTIME void* take() {
@@ -135,8 +135,8 @@ class TsanFibers {
 inline TsanFibers tsan_fibers;
 #endif
 
-// The stacks of a block, kept from launch to launch by each thread of the operating system. Below each lies a page that
-// may not be touched.
+// The stacks of a thread block, kept from launch to launch by each thread of the operating system. Below each lies a
+// page that may not be touched.
 class Stacks {
  public:
   Stacks() = default;
@@ -151,7 +151,7 @@ class Stacks {
     release();
     const size_t bytes = count * (kPage + kStackBytes);
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) throw Error("no memory for the stacks of a block");
+    if (memory == MAP_FAILED) throw Error("no memory for the stacks of a thread block");
     memory_ = static_cast<char*>(memory);
     count_ = count;
     for (size_t i = 0; i < count; ++i) mprotect(get(i) - kPage, kPage, PROT_NONE);

@@ -10,9 +10,8 @@
 #define __device__
 #define __host__
 #define __constant__ static
-#define __shared__ static thread_local   // a block stays on one thread of the operating system
+#define __shared__ static thread_local   // a thread block stays on one thread of the operating system
 #define __forceinline__ inline
-#define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(bytes) __attribute__((aligned(bytes)))

@@ -1,4 +1,4 @@
-// A launch: the blocks of a grid, shared out among threads of the operating system.
+// A launch: the thread blocks of a grid, shared out among threads of the operating system.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "block.h"
+#include "thread_block.h"
 
 namespace cuda_on_host {
 
@@ -23,9 +23,11 @@ class Launch {
   Launch(dim3 grid, dim3 shape, size_t shared_bytes, std::function<void()> kernel)
       : grid_(grid), shape_(shape), shared_bytes_(shared_bytes), kernel_(std::move(kernel)) {
     const size_t threads = size_t{1} * shape.x * shape.y * shape.z, blocks = size_t{1} * grid.x * grid.y * grid.z;
-    if (!threads || threads > 1024 || shape.z > 64) throw Error("launch of a block with 0, or over 1024, threads");
+    if (!threads || threads > 1024 || shape.z > 64)
+      throw Error("launch of a thread block with 0, or over 1024, threads");
     if (!blocks || grid.x >= 1u << 31 || grid.y > 65535 || grid.z > 65535) throw Error("launch of an impossible grid");
-    if (shared_bytes > options().shared_limit) throw Error("launch with more shared memory than a block may have");
+    if (shared_bytes > options().shared_limit)
+      throw Error("launch with more shared memory than a thread block may have");
     turn_.resize(blocks);
     std::iota(turn_.begin(), turn_.end(), size_t{0});
     if (options().order == Order::kReverse) std::reverse(turn_.begin(), turn_.end());
@@ -43,9 +45,9 @@ class Launch {
   }
 
  private:
-  void work() {   // blocks until none is left
+  void work() {   // thread blocks until none is left
     try {
-      Block block(grid_, shape_, shared_bytes_, kernel_, kept_stacks, options().seed);
+      ThreadBlock block(grid_, shape_, shared_bytes_, kernel_, kept_stacks, options().seed);
       for (size_t i; !failed_ && (i = next_++) < turn_.size();) block.run(index(turn_[i]));
     } catch (const std::exception& error) {
       fail(error.what());
@@ -53,8 +55,8 @@ class Launch {
   }
 
 #if CUDA_ON_HOST_TSAN
-  // A thread of its own for every block, so that TSan takes no two blocks for ordered. Waiting for one before the next
-  // starts would order them, too: it is done in the name of another fiber.
+  // A thread of its own for every thread block, so that TSan takes no two of them for ordered. Waiting for one before
+  // the next starts would order them, too: it is done in the name of another fiber.
   CUDA_ON_HOST_RUNTIME void run_unordered() {
     void* const self = __tsan_get_current_fiber();
     void* const waiting = __tsan_create_fiber(0);
@@ -62,7 +64,7 @@ class Launch {
     for (size_t first = 0; first < turn_.size(); first += at_a_time) {
       const size_t count = std::min(at_a_time, turn_.size() - first);
       std::thread threads[at_a_time];
-      for (size_t i = 0; i < count; ++i) threads[i] = std::thread(&Launch::one, this, first + i);
+      for (size_t i = 0; i < count; ++i) threads[i] = std::thread(&Launch::run_one, this, first + i);
       __tsan_switch_to_fiber(waiting, 1);
       for (size_t i = 0; i < count; ++i) threads[i].join();
       __tsan_switch_to_fiber(self, 1);
@@ -75,10 +77,10 @@ class Launch {
     tsan_fibers.launch_is_over();
   }
 
-  void one(size_t i) {
+  void run_one(size_t i) {
     try {
       Stacks stacks;
-      Block(grid_, shape_, shared_bytes_, kernel_, stacks, options().seed + static_cast<unsigned>(i))
+      ThreadBlock(grid_, shape_, shared_bytes_, kernel_, stacks, options().seed + static_cast<unsigned>(i))
           .run(index(turn_[i]));
     } catch (const std::exception& error) {
       fail(error.what());
@@ -117,14 +119,14 @@ namespace fastmmd {
 
 template <typename T>
 T* dynamic_shared() {
-  return static_cast<T*>(cuda_on_host::Block::current->shared());
+  return static_cast<T*>(cuda_on_host::ThreadBlock::current->shared());
 }
 
 // Runs the kernel to its end. What goes wrong in it is thrown as cuda_on_host::Error.
 template <typename... P, typename... A>
-cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t, A&&... args) {
+cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 thread_block, size_t shared_bytes, cudaStream_t, A&&... args) {
   const std::tuple<std::decay_t<P>...> values(static_cast<P>(std::forward<A>(args))...);
-  cuda_on_host::Launch(grid, block, shared_bytes, [&] { std::apply(kernel, values); }).run();
+  cuda_on_host::Launch(grid, thread_block, shared_bytes, [&] { std::apply(kernel, values); }).run();
   return cudaSuccess;
 }
 

@@ -1,8 +1,8 @@
 // Matrix instructions of a warp, in the fragment layouts of the PTX manual.
 #pragma once
 
-#include "block.h"
 #include "numbers.h"
+#include "thread_block.h"
 
 namespace cuda_on_host {
 
@@ -49,36 +49,37 @@ struct F16 {
 // of a and c, and column group of b. Along k it holds `pack` neighbours at pack * place and again half-way down; of c
 // the columns 2 * place and the next. Products of these formats are exact in fp32; the sum is rounded after each.
 template <typename Format>
-CUDA_ON_HOST_RUNTIME void resolve_mma(void* const* brought, unsigned mask) {
+CUDA_ON_HOST_RUNTIME void resolve_mma(void* const* contributions, unsigned mask) {
   constexpr int K = Format::k, pack = K / 8;
   check_whole_warp(mask, Format::collective.name);
   float a[16][K], b[K][8];
   for (int lane = 0; lane < 32; ++lane) {
-    const auto* mine = static_cast<const Fragments*>(brought[lane]);
+    const auto* fragments = static_cast<const Fragments*>(contributions[lane]);
     const int group = lane / 4, place = lane % 4;
     for (int half = 0; half < 2; ++half)
       for (int p = 0; p < pack; ++p) {
         const int k = half * K / 2 + place * pack + p;
-        a[group][k] = Format::element(mine->a, 2 * half * pack + p);
-        a[group + 8][k] = Format::element(mine->a, (2 * half + 1) * pack + p);
-        b[k][group] = Format::element(mine->b, half * pack + p);
+        a[group][k] = Format::element(fragments->a, 2 * half * pack + p);
+        a[group + 8][k] = Format::element(fragments->a, (2 * half + 1) * pack + p);
+        b[k][group] = Format::element(fragments->b, half * pack + p);
       }
   }
   for (int row = 0; row < 16; ++row) {
     float sum[8];
     for (int n = 0; n < 8; ++n)
-      sum[n] = static_cast<const Fragments*>(brought[row % 8 * 4 + n / 2])->c[row / 8 * 2 + n % 2];
+      sum[n] = static_cast<const Fragments*>(contributions[row % 8 * 4 + n / 2])->c[row / 8 * 2 + n % 2];
     for (int k = 0; k < K; ++k)
       for (int n = 0; n < 8; ++n) sum[n] += a[row][k] * b[k][n];
-    for (int n = 0; n < 8; ++n) static_cast<Fragments*>(brought[row % 8 * 4 + n / 2])->c[row / 8 * 2 + n % 2] = sum[n];
+    for (int n = 0; n < 8; ++n)
+      static_cast<Fragments*>(contributions[row % 8 * 4 + n / 2])->c[row / 8 * 2 + n % 2] = sum[n];
   }
 }
 
 template <typename Format>
 void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  Fragments mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {c[0], c[1], c[2], c[3]}};
-  Block::current->meet(Format::collective, 0xffffffffu, mine, resolve_mma<Format>);
-  for (int i = 0; i < 4; ++i) c[i] = mine.c[i];
+  Fragments fragments{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {c[0], c[1], c[2], c[3]}};
+  ThreadBlock::current->meet(Format::collective, 0xffffffffu, fragments, resolve_mma<Format>);
+  for (int i = 0; i < 4; ++i) c[i] = fragments.c[i];
 }
 
 struct MatrixRows {   // of one lane
@@ -88,18 +89,18 @@ struct MatrixRows {   // of one lane
 };
 
 template <bool Transposed>
-CUDA_ON_HOST_RUNTIME void resolve_load(void* const* brought, unsigned mask) {
+CUDA_ON_HOST_RUNTIME void resolve_load(void* const* contributions, unsigned mask) {
   check_whole_warp(mask, kLoadMatrices.name);
   for (int lane = 0; lane < 32; ++lane) {
-    auto* mine = static_cast<MatrixRows*>(brought[lane]);
+    auto* rows = static_cast<MatrixRows*>(contributions[lane]);
     for (int matrix = 0; matrix < 4; ++matrix) {
-      mine->r[matrix] = 0;
+      rows->r[matrix] = 0;
       for (int half = 0; half < 2; ++half) {
         const int across = lane / 4, along = lane % 4 * 2 + half;
         const int row = Transposed ? along : across, column = Transposed ? across : along;
-        const uint16_t* from = static_cast<const MatrixRows*>(brought[8 * matrix + row])->row + column;
-        mine->element[matrix][half] = from;
-        mine->r[matrix] |= static_cast<uint32_t>(*from) << 16 * half;
+        const uint16_t* from = static_cast<const MatrixRows*>(contributions[8 * matrix + row])->row + column;
+        rows->element[matrix][half] = from;
+        rows->r[matrix] |= static_cast<uint32_t>(*from) << 16 * half;
       }
     }
   }
@@ -108,12 +109,12 @@ CUDA_ON_HOST_RUNTIME void resolve_load(void* const* brought, unsigned mask) {
 template <bool Transposed>
 void load(const Collective& collective, uint32_t (&r)[4], const void* row) {
   check_aligned(row, "the row of load_matrices");
-  MatrixRows mine{static_cast<const uint16_t*>(row), {}, {}};
-  Block::current->meet(collective, 0xffffffffu, mine, resolve_load<Transposed>);
+  MatrixRows rows{static_cast<const uint16_t*>(row), {}, {}};
+  ThreadBlock::current->meet(collective, 0xffffffffu, rows, resolve_load<Transposed>);
   for (int i = 0; i < 4; ++i) {
-    r[i] = mine.r[i];
+    r[i] = rows.r[i];
     // TSan learns here that this lane has read; the values above were taken for all lanes at once.
-    for (int half = 0; half < 2; ++half) (void)*static_cast<const volatile uint16_t*>(mine.element[i][half]);
+    for (int half = 0; half < 2; ++half) (void)*static_cast<const volatile uint16_t*>(rows.element[i][half]);
   }
 }
 

@@ -8,9 +8,9 @@
 
 namespace cuda_on_host {
 
-enum class Order { kForward, kReverse, kShuffled };   // of the threads in a block, and of the blocks
+enum class Order { kForward, kReverse, kShuffled };   // of the threads in a thread block, and of the thread blocks
 
-// Of programs that do not choose one, such as tests in Python.
+// For programs that do not choose one, such as tests in Python.
 inline Order order_from_environment() {
   const char* const name = std::getenv("FASTMMD_THREAD_ORDER");
   const std::string order = name ? name : "forward";
@@ -23,7 +23,7 @@ inline Order order_from_environment() {
 struct Options {
   Order order = order_from_environment();
   unsigned seed = 0;                  // of kShuffled
-  size_t shared_limit = 227 * 1024;   // bytes of dynamic shared memory a block may have
+  size_t shared_limit = 227 * 1024;   // bytes of dynamic shared memory a thread block may have
 };
 
 inline Options& options() {

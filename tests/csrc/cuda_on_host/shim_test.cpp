@@ -24,18 +24,18 @@ constexpr unsigned kAll = 0xffffffffu;
 // ---- indices, barriers, shared memory
 
 __global__ void count_visits(int* visits) {
-  const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  const unsigned thread_block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
   const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
-  visits[block * blockDim.x * blockDim.y * blockDim.z + thread] += static_cast<int>(1 + thread);
+  visits[thread_block * blockDim.x * blockDim.y * blockDim.z + thread] += static_cast<int>(1 + thread);
 }
 
 void test_indices() {
-  const dim3 grid(3, 2, 4), block(5, 7, 2);
+  const dim3 grid(3, 2, 4), threads(5, 7, 2);
   std::vector<int> visits(24 * 70);
-  launch(count_visits, grid, block, 0, nullptr, visits.data());
+  launch(count_visits, grid, threads, 0, nullptr, visits.data());
   bool good = true;
   for (size_t i = 0; i < visits.size(); ++i) good = good && visits[i] == static_cast<int>(1 + i % 70);
-  expect(good, "every thread of every block runs once");
+  expect(good, "every thread of every thread block runs once");
 }
 
 __global__ void scan(const double* in, double* out) {   // inclusive, by doubling
@@ -85,11 +85,11 @@ void test_barriers() {
 template <typename T>
 __global__ void shuffles(T* out, int width, int by) {   // out [4][blockDim.x]
   const unsigned i = threadIdx.x, n = blockDim.x;
-  const T mine = static_cast<T>(i) + T(0.5);
-  out[i] = __shfl_sync(kAll, mine, by, width);
-  out[n + i] = __shfl_xor_sync(kAll, mine, by, width);
-  out[2 * n + i] = __shfl_up_sync(kAll, mine, static_cast<unsigned>(by), width);
-  out[3 * n + i] = __shfl_down_sync(kAll, mine, static_cast<unsigned>(by), width);
+  const T value = static_cast<T>(i) + T(0.5);
+  out[i] = __shfl_sync(kAll, value, by, width);
+  out[n + i] = __shfl_xor_sync(kAll, value, by, width);
+  out[2 * n + i] = __shfl_up_sync(kAll, value, static_cast<unsigned>(by), width);
+  out[3 * n + i] = __shfl_down_sync(kAll, value, static_cast<unsigned>(by), width);
 }
 
 template <typename T>
@@ -177,7 +177,7 @@ void test_atomics() {
   launch(count, blocks, threads, 0, nullptr, &t, parts.data());
   expect(t.i == -static_cast<int>(n) && t.u == 2 * n && t.l == static_cast<unsigned long long>(n) << 33, "atomics");
   expect(t.f == 0.5f * n && t.d == 0.25 * n && t.turns == n % 7, "atomics of floating point, atomicInc");
-  expect(t.last == 36, "the last block reads what all wrote");
+  expect(t.last == 36, "the last thread block reads what all wrote");
 }
 
 // ---- matrix instructions: random registers in, every element of the matrices looked up in them

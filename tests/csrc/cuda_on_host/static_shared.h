@@ -1,7 +1,7 @@
-// Static shared memory is made of thread_local variables of functions. To fill it with NaN before each block their
-// places are looked up in the symbol table of the program, or of the library that holds the kernels. Every such
+// Static shared memory is made of thread_local variables of functions. To fill it with NaN before each thread block
+// their places are looked up in the symbol table of the program, or of the library that holds the kernels. Every such
 // variable of a function in namespace fastmmd or in an unnamed namespace counts as shared memory, so these have none
-// for other ends. In a stripped program static shared memory starts with what the block before left there.
+// for other ends. In a stripped program static shared memory starts with what the thread block before left there.
 #pragma once
 
 #include <dlfcn.h>
@@ -65,9 +65,9 @@ inline Places find_static_shared(const char* path) {
 inline void poison_static_shared() {
   static const Places places = [] {
     Dl_info module;
-    Places found;
-    if (dladdr(reinterpret_cast<const void*>(&read_file), &module)) found = find_static_shared(module.dli_fname);
-    return found.empty() ? find_static_shared("/proc/self/exe") : found;   // a program may be known by another name
+    Places library;
+    if (dladdr(reinterpret_cast<const void*>(&read_file), &module)) library = find_static_shared(module.dli_fname);
+    return library.empty() ? find_static_shared("/proc/self/exe") : library;   // a program may be known by another name
   }();
   for (const auto& [distance, bytes] : places) std::memset(&tls_anchor + distance, 0xff, bytes);
 }

@@ -36,11 +36,11 @@ struct Collective {
 // Lanes of one warp on their way to, in, or leaving a collective.
 struct Meeting {
   const Collective* collective;
-  unsigned mask;       // lanes that take part
-  unsigned arrived;    // of these
-  unsigned inside;     // of these, not yet gone on
-  void* brought[32];   // what each lane brought: something on its stack, which stays while the lane waits
-  char order = 0;      // TSan's object for the order of memory
+  unsigned mask;             // lanes that take part
+  unsigned arrived;          // of these
+  unsigned inside;           // of these, not yet gone on
+  void* contributions[32];   // one per lane: something on its stack, which stays while the lane waits
+  char order = 0;            // TSan's object for the order of memory
   bool open() const { return inside && arrived != mask; }
 };
 

@@ -1,4 +1,4 @@
-// One block: its threads as fibers, the barrier, and the meetings of a warp's lanes.
+// One thread block: its threads as fibers, the barrier, and the meetings of a warp's lanes.
 #pragma once
 
 #include <algorithm>
@@ -17,9 +17,10 @@
 
 namespace cuda_on_host {
 
-class Block {
+class ThreadBlock {
  public:
-  Block(dim3 grid, dim3 shape, size_t shared_bytes, const std::function<void()>& kernel, Stacks& stacks, unsigned seed)
+  ThreadBlock(dim3 grid, dim3 shape, size_t shared_bytes, const std::function<void()>& kernel, Stacks& stacks,
+              unsigned seed)
       : grid_(grid), shape_(shape), kernel_(kernel), stacks_(stacks), random_(seed) {
     const size_t count = size_t{1} * shape.x * shape.y * shape.z;
     threads_.resize(count);
@@ -30,22 +31,22 @@ class Block {
     // Exactly as long as asked for, so that ASan sees what lies beyond.
     if (shared_bytes && posix_memalign(&shared_, 128, shared_bytes)) throw Error("no memory for shared memory");
   }
-  Block(const Block&) = delete;
-  Block& operator=(const Block&) = delete;
-  ~Block() { std::free(shared_); }
+  ThreadBlock(const ThreadBlock&) = delete;
+  ThreadBlock& operator=(const ThreadBlock&) = delete;
+  ~ThreadBlock() { std::free(shared_); }
 
   CUDA_ON_HOST_RUNTIME void run(uint3 index);
 
   // Called by the fibers.
   CUDA_ON_HOST_RUNTIME void barrier();
-  template <typename Brought>
-  CUDA_ON_HOST_RUNTIME void meet(const Collective& collective, unsigned mask, Brought& mine,
-                                 void (*resolve)(void* const* brought, unsigned mask));
+  template <typename Contribution>
+  CUDA_ON_HOST_RUNTIME void meet(const Collective& collective, unsigned mask, Contribution& contribution,
+                                 void (*resolve)(void* const* contributions, unsigned mask));
   void* shared() { return shared_; }
   Thread& thread() { return *current_; }
   unsigned lane() const { return current_->number % 32; }
 
-  static inline thread_local Block* current = nullptr;
+  static inline thread_local ThreadBlock* current = nullptr;
   void* last_atomic = nullptr;   // what one of its threads last changed atomically
 
  private:
@@ -96,29 +97,29 @@ inline void order_acquire(void* object) {
 #endif
 }
 
-inline void Block::resume(Thread& thread) {
+inline void ThreadBlock::resume(Thread& thread) {
   current_ = &thread;
   threadIdx = thread.index;
   switch_context(scheduler_, thread.context, false);
 }
 
-inline void Block::suspend(State state) {
-  Thread& me = *current_;
-  me.state = state;
-  switch_context(me.context, scheduler_, state == State::kReturned);
+inline void ThreadBlock::suspend(State state) {
+  Thread& waiting = *current_;
+  waiting.state = state;
+  switch_context(waiting.context, scheduler_, state == State::kReturned);
 }
 
-inline void Block::thread_main() {
-  Block& block = *current;
+inline void ThreadBlock::thread_main() {
+  ThreadBlock& block = *current;
   entered(block.scheduler_);
   order_acquire(&block.order_start_);
   try {
     block.kernel_();
   } catch (const std::exception& error) {
     if (!block.failed_) {
-      const uint3 at = block.current_->index;
-      block.error_ = std::string(error.what()) + "; in " + block.place() + ", thread (" + std::to_string(at.x) + "," +
-                     std::to_string(at.y) + "," + std::to_string(at.z) + ")";
+      const uint3 index = block.current_->index;
+      block.error_ = std::string(error.what()) + "; in " + block.place() + ", thread (" + std::to_string(index.x) +
+                     "," + std::to_string(index.y) + "," + std::to_string(index.z) + ")";
     }
     block.failed_ = true;
   }
@@ -128,14 +129,14 @@ inline void Block::thread_main() {
   std::abort();   // never resumed
 }
 
-inline void Block::open_barrier() {
+inline void ThreadBlock::open_barrier() {
   at_barrier_ = 0;
   ++barriers_;
   for (size_t i = 0; i < threads_.size(); ++i)
     if (threads_[i].state == State::kAtBarrier) threads_[i].state = State::kReady;
 }
 
-inline void Block::barrier() {
+inline void ThreadBlock::barrier() {
   char* order = &order_barrier_[barriers_ % 2];
   order_release(order);
   if (++at_barrier_ == live_)
@@ -147,14 +148,14 @@ inline void Block::barrier() {
 
 // The meeting under way that this lane comes to, or a new one. Lanes may be awaited in one meeting while they take part
 // in another of fewer lanes; but two that wait for each other in different ones would do so for ever.
-inline Meeting& Block::join_meeting(const Collective& collective, unsigned mask) {
+inline Meeting& ThreadBlock::join_meeting(const Collective& collective, unsigned mask) {
   Warp& warp = warps_[current_->number / 32];
-  const unsigned me = 1u << lane();
-  Meeting *found = nullptr, *unused = nullptr;
+  const unsigned lane_bit = 1u << lane();
+  Meeting *joined = nullptr, *unused = nullptr;
   for (Meeting& meeting : warp.meeting) {
-    if (meeting.open() && (meeting.mask & me)) {
+    if (meeting.open() && (meeting.mask & lane_bit)) {
       if (meeting.collective == &collective && meeting.mask == mask) {
-        found = &meeting;
+        joined = &meeting;
       } else if (meeting.arrived & mask) {
         char text[200];
         std::snprintf(text, sizeof text, "lanes of a warp meet in different collectives: %s(0x%08x) and %s(0x%08x)",
@@ -165,39 +166,39 @@ inline Meeting& Block::join_meeting(const Collective& collective, unsigned mask)
     if (!meeting.inside && !unused) unused = &meeting;
     if (!meeting.collective) break;   // nor has any further one ever been used
   }
-  if (found) return *found;
+  if (joined) return *joined;
   unused->collective = &collective;
   unused->mask = mask;
   unused->arrived = 0;
   return *unused;
 }
 
-// Every lane of the mask comes here; the last computes all results from what they brought, and none goes on before.
+// Every lane of the mask comes here; the last computes all results from what they contribute, and none goes on before.
 // Nothing can be overwritten by a fast lane, since inputs and results lie on each lane's own stack.
-template <typename Brought>
-void Block::meet(const Collective& collective, unsigned mask, Brought& mine,
-                 void (*resolve)(void* const* brought, unsigned mask)) {
-  const unsigned me = 1u << lane();
-  if (!(mask & me)) throw Error(std::string(collective.name) + " is called by a lane that its mask leaves out");
+template <typename Contribution>
+void ThreadBlock::meet(const Collective& collective, unsigned mask, Contribution& contribution,
+                       void (*resolve)(void* const* contributions, unsigned mask)) {
+  const unsigned lane_bit = 1u << lane();
+  if (!(mask & lane_bit)) throw Error(std::string(collective.name) + " is called by a lane that its mask leaves out");
   const size_t first = current_->number / 32 * 32;
   if (threads_.size() - first < 32) mask &= (1u << (threads_.size() - first)) - 1;   // a last warp of fewer lanes
   Meeting& meeting = join_meeting(collective, mask);
-  meeting.brought[lane()] = &mine;
-  meeting.arrived |= me;
-  meeting.inside |= me;
+  meeting.contributions[lane()] = &contribution;
+  meeting.arrived |= lane_bit;
+  meeting.inside |= lane_bit;
   if (collective.orders_memory) order_release(&meeting.order);
   if (meeting.arrived == mask) {
-    if (resolve) resolve(meeting.brought, mask);
+    if (resolve) resolve(meeting.contributions, mask);
     for (unsigned l = 0; l < 32; ++l)
       if (mask >> l & 1) threads_[first + l].state = State::kReady;
   } else {
     suspend(State::kInMeeting);
   }
   if (collective.orders_memory) order_acquire(&meeting.order);
-  meeting.inside &= ~me;
+  meeting.inside &= ~lane_bit;
 }
 
-inline void Block::start(uint3 index) {
+inline void ThreadBlock::start(uint3 index) {
   index_ = index;
   current = this;
   blockIdx = index;
@@ -233,7 +234,7 @@ inline void Block::start(uint3 index) {
   order_release(&order_start_);
 }
 
-inline void Block::finish() {
+inline void ThreadBlock::finish() {
 #if CUDA_ON_HOST_TSAN
   for (Thread& t : threads_) {   // also those given up after an error: all they did is over now
     __tsan_switch_to_fiber(t.context.tsan, 1);
@@ -248,7 +249,7 @@ inline void Block::finish() {
 }
 
 // Every thread that can go on does so, once; false if none could.
-inline bool Block::round() {
+inline bool ThreadBlock::round() {
   if (options().order == Order::kShuffled) std::shuffle(turn_.begin(), turn_.end(), random_);
   bool any = false;
   for (size_t i = 0; i < turn_.size() && !failed_; ++i)
@@ -259,7 +260,7 @@ inline bool Block::round() {
   return any;
 }
 
-inline void Block::run(uint3 index) {
+inline void ThreadBlock::run(uint3 index) {
   start(index);
   while (live_ && !failed_)
     if (!round()) {
@@ -270,11 +271,12 @@ inline void Block::run(uint3 index) {
   if (failed_) throw Error(error_);
 }
 
-inline std::string Block::place() const {
-  return "block (" + std::to_string(index_.x) + "," + std::to_string(index_.y) + "," + std::to_string(index_.z) + ")";
+inline std::string ThreadBlock::place() const {
+  return "thread block (" + std::to_string(index_.x) + "," + std::to_string(index_.y) + "," + std::to_string(index_.z) +
+         ")";
 }
 
-inline std::string Block::deadlock() const {
+inline std::string ThreadBlock::deadlock() const {
   size_t returned = 0, in_meetings = 0;
   for (const Thread& t : threads_) {
     returned += t.state == State::kReturned;

@@ -1,0 +1,101 @@
+"""The launch rules of the Triton kernels, tried from the top (fastmmd/backends/launch_rules.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from fastmmd.backends.launch_rules import UNMEASURED, Rule
+from fastmmd.call import Result
+from fastmmd.kernels import fused, gemm, small
+
+Config = small.Config | fused.Config | gemm.Config
+# (call with matched layers (fastmmd/backends/layout.py), format of the products, config) -> Result
+ROUTES: dict[type, Callable[..., Result]] = {
+    small.Config: small.run,
+    fused.Config: fused.run,
+    gemm.Config: gemm.run,
+}
+FORMATS = ("ieee", "tf32x3", "tf32", "bf16")
+
+RULES: tuple[Rule[Config], ...] = (
+    Rule(
+        vendor="nvidia",
+        config=small.Config(tile=32, features=32, chunk=64, part_features=256, max_parts=8, warps=8, stages=2),
+        formats=FORMATS,
+        max_rows=256,
+        max_layers=3,
+        max_dim=32768,
+        reason="64 + 64 rows are 10 pairs of 32-row tiles; 8 parts of d = 2048 make 80 programs of them, then 32 "
+        "chunks 128, near the 132 multiprocessors of an H200. Every chunk reads all parts again, so fewer parts than "
+        "fill the GPU. 8 warps: with 4, fp32 products of d = 64 spill. " + UNMEASURED,
+    ),
+    Rule(
+        vendor="nvidia",
+        config=small.Config(tile=32, features=32, chunk=32, part_features=256, max_parts=8, warps=8, stages=1),
+        formats=FORMATS,
+        max_rows=256,
+        max_dim=32768,
+        reason="8 layers leave registers for 32 features per chunk. " + UNMEASURED,
+    ),
+    Rule(
+        vendor="amd",
+        config=small.Config(tile=32, features=32, chunk=32, part_features=256, max_parts=8, warps=4, stages=2),
+        formats=FORMATS,
+        max_rows=256,
+        max_dim=32768,
+        reason="as the first rule; wavefronts of 64 threads hold 8 layers without spilling. " + UNMEASURED,
+    ),
+    Rule(
+        vendor="nvidia",
+        config=fused.Config(tile=64, columns=32, warps=8, stages=2),
+        formats=("bf16",),
+        min_rows=4096,
+        max_layers=2,
+        max_dim=256,
+        max_width=272,
+        reason="the largest tile whose sums of 256 + 8 features stay in registers on sm_90 and sm_100; fp32 operands "
+        "must be transposed through registers for the second product and spill, so tf32 takes gemm. " + UNMEASURED,
+    ),
+    Rule(
+        vendor="nvidia",
+        config=gemm.Config(tile=32, warps=4, workspace_bytes=64 << 20),
+        formats=FORMATS,
+        max_layers=3,
+        reason="64 MiB of inner products are 2,880 rows a side with two layers, where a matrix product is at full "
+        "speed; a pass over 32 x 32 pairs with 4 warps keeps 3 layers in registers. " + UNMEASURED,
+    ),
+    Rule(
+        vendor="nvidia",
+        config=gemm.Config(tile=32, warps=8, workspace_bytes=64 << 20),
+        formats=FORMATS,
+        reason="half the pairs per thread for twice the layers. " + UNMEASURED,
+    ),
+    Rule(
+        vendor="amd",
+        config=gemm.Config(tile=32, warps=4, workspace_bytes=64 << 20),
+        formats=FORMATS,
+        reason="as above. " + UNMEASURED,
+    ),
+)
+
+
+def vendor() -> str:
+    return "nvidia" if torch.version.hip is None else "amd"
+
+
+def product_format(vendor: str, precision: str, dtype: torch.dtype) -> str:
+    """The format of the products' operands: never less precise than asked for. AMD has fp32 matrix instructions, and
+    Triton has no TF32 for most of its chips."""
+    if dtype == torch.float64 or (vendor == "amd" and precision in ("tf32x3", "tf32")):
+        return "ieee"
+    return precision
+
+
+@lru_cache(maxsize=256)
+def choose(vendor: str, n: int, dims: tuple[int, ...], format: str) -> Rule[Config]:
+    """The first rule that fits N pooled rows and layers of `dims` features."""
+    width = sum(fused.padded_widths(dims))
+    return next(rule for rule in RULES if rule.fits(vendor=vendor, rows=n, dims=dims, width=width, format=format))
