@@ -32,7 +32,7 @@ PUBLIC = ("tests/test_backends.py", "tests/test_gradients.py", "tests/test_invar
     [
         pytest.param("forward", ("tests/cuda/on_host",), id="routes"),
         pytest.param("forward", (*PUBLIC, "-k", "cuda"), id="public"),
-        pytest.param("forward", tuple(f"tests/bench/test_{n}.py" for n in ("tune", "gate", "values")), id="bench"),
+        pytest.param("forward", tuple(f"tests/bench/test_{n}.py" for n in ("tune", "gate", "variants")), id="bench"),
         *(
             pytest.param(order, ("tests/cuda/on_host", "-k", "test_fp64 or one_sided or dtype"), id=f"{order} threads")
             for order in ("reverse", "shuffled")
