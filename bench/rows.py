@@ -28,7 +28,7 @@ from bench.competitors import FASTMMD, line_up
 from bench.record import FAILED, NO_TIME, Report, Result
 
 BACKENDS = ("auto", "cuda", "triton", "torch")
-# Above one second a step the alternatives at N = 131072 would take minutes.
+# Above one second per step the alternatives at N = 131072 would take minutes.
 OPTIONS = ("--device", "cuda", "--backends", *BACKENDS, "--rounds", "7", "--seconds", "0.25", "--longest-step", "1")
 
 

@@ -27,7 +27,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Stage:
     """One process.
 
-    does: what it does, in a line.
+    description: what it does, in a line.
     seconds: its limit; None: whatever the stages after it leave.
     command: its arguments, where ``{out}`` stands for the folder of results and ``{seconds}`` for the seconds after
         which it should begin nothing new (nine tenths of its limit).
@@ -37,7 +37,7 @@ class Stage:
     """
 
     name: str
-    does: str
+    description: str
     seconds: float | None
     command: tuple[str, ...]
     log: str = LOG
@@ -214,10 +214,10 @@ def plan(stages: Sequence[Stage], seconds: float, closing: Stage) -> Iterator[st
         limits = [max(0.0, seconds - reserved - latest - later) if s.seconds is None else s.seconds for s in step]
         for position, (stage, limit) in enumerate(zip(step, limits, strict=True)):
             start = f"{latest:8.0f}" if position == 0 else f"{'beside':>8}"
-            yield f"{start}{limit:9.0f}  {stage.name:<12}{stage.log or '-':<15}{stage.does}"
+            yield f"{start}{limit:9.0f}  {stage.name:<12}{stage.log or '-':<15}{stage.description}"
         latest = min(seconds - reserved, latest + max(limits))
     limit = closing.seconds or 0.0
-    yield f"{seconds - reserved:8.0f}{limit:9.0f}  {closing.name:<12}{closing.log or '-':<15}{closing.does}"
+    yield f"{seconds - reserved:8.0f}{limit:9.0f}  {closing.name:<12}{closing.log or '-':<15}{closing.description}"
     yield f"{seconds:8.0f}  everything has ended"
 
 
