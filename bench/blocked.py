@@ -19,16 +19,20 @@ GPU_BLOCK_ELEMENTS = 1 << 24  # 64 MiB in fp32: long enough passes for a GPU, at
 
 
 def centred(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> list[Tensor]:
-    """``[N, d]`` of each layer, sources first: distances stay and rounding errors shrink."""
+    """``[N, d]`` of each layer, sources first, around its mean: distances stay and rounding errors shrink."""
     layers = [torch.cat(pair).detach() for pair in zip(sources, targets, strict=True)]
     return [z - z.mean(0) for z in layers]
 
 
 def resolve_bandwidths(case: Case, layers: Sequence[Tensor]) -> list[float]:
-    """Each kernel's bandwidth; the mean squared distance in closed form. `layers`: centred, one of each copied row."""
+    """Each kernel's bandwidth: a number, or the mean squared distance in closed form.
+
+    layers: centred, one of each copied row.
+    """
+    kernels = [kernel.static for kernel in case.kernels]
     return [
-        2 * case.copies * z.square().sum().item() / (case.n - 1) if kernel.bandwidth == "mean" else kernel.bandwidth
-        for z, kernel in zip(layers, case.kernels, strict=True)
+        2 * case.copies * z.square().sum().item() / (case.n - 1) if kernel.rule == "mean" else kernel.number
+        for z, kernel in zip(layers, kernels, strict=True)
     ]
 
 
@@ -53,17 +57,20 @@ def discrepancy(
             squared = torch.addmm(norm[rows, None] + norm[columns], z[rows], z[columns].T, alpha=-2)
             matrix, slope = _mixture(squared, kernel, bandwidth, differentiate)
             matrices.append(matrix)
-            slopes.append(slope)
+            if slope is not None:
+                slopes.append(slope)
         joint = case.joint * weights
         total += reduce(torch.mul, matrices, joint).sum(dtype=torch.float64)
         for marginal, matrix in zip(case.marginals, matrices, strict=True):
             if marginal:
                 total += marginal * (weights * matrix).sum(dtype=torch.float64)
-        for layer, (z, gradient) in enumerate(zip(layers, gradients, strict=False)):  # no gradients: nothing to do
-            pull = reduce(torch.mul, matrices[:layer] + matrices[layer + 1 :], joint)
+        if not differentiate:
+            continue
+        for layer, (z, slope, gradient) in enumerate(zip(layers, slopes, gradients, strict=True)):
+            factor = reduce(torch.mul, matrices[:layer] + matrices[layer + 1 :], joint)
             if case.marginals[layer]:
-                pull = pull + case.marginals[layer] * weights
-            pull = pull * slopes[layer]  # d loss / d squared
+                factor = factor + case.marginals[layer] * weights
+            pull = factor * slope  # d loss / d squared
             gradient[rows] += 2 * (pull.sum(1)[:, None] * z[rows] - pull @ z[columns])
             gradient[columns] += 2 * (pull.sum(0)[:, None] * z[columns] - pull.T @ z[rows])
     return total, gradients

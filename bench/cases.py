@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastmmd import Gaussian
+
+Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]  # of sources and targets: 0-d, differentiable
 
 FEATURES = Gaussian()  # five Gaussians around the mean squared distance, as in DAN and JAN
 SOFTMAX = Gaussian(1.68, (1,))  # JAN's kernel for softmax outputs
@@ -31,6 +35,7 @@ class Targets:
 class Case:
     """``joint * JMMD(all layers) + sum_l marginal[l] * MMD(layer l)`` of fp32 batches; V-statistic.
 
+    kernels: one per layer, whose bandwidth is "mean" or a number.
     precision: the least precise format that products may use (fastmmd's argument).
     targets, gpu_targets: on a CPU, and on a GPU.
     """
@@ -71,7 +76,7 @@ class Case:
         return torch.randperm(n, generator=torch.Generator().manual_seed(n)) % (n // self.copies)
 
     def inputs(self, device: str | torch.device = "cpu") -> tuple[list[Tensor], list[Tensor]]:
-        """Sources and targets, one ``[n, d]`` tensor a layer: shifted normal features, then softmax outputs."""
+        """Sources and targets, one ``[n, d]`` tensor per layer: shifted normal features, then softmax outputs."""
         generator = torch.Generator().manual_seed(0)
         sources, targets = [], []
         for layer, d in enumerate(self.dims):
@@ -84,22 +89,17 @@ class Case:
         return sources, targets
 
 
-def _mmd(n: int, d: int, targets: Targets = Targets(), **options: bool | int | str | Targets) -> Case:
+def _mmd(n: int, d: int, targets: Targets = Targets(), **options: Any) -> Case:
+    """options: further fields of `Case`."""
     return Case(f"MMD {n}+{n}, d {d}", n, n, (d,), (FEATURES,), targets=targets, **options)
 
 
-def _jmmd(
-    n: int,
-    dims: tuple[int, int],
-    targets: Targets = Targets(),
-    m: int | None = None,
-    **options: bool | int | str | Targets,
-) -> Case:
+def _jmmd(n: int, dims: tuple[int, int], targets: Targets = Targets(), m: int | None = None, **options: Any) -> Case:
     m = n if m is None else m
     return Case(f"JMMD {n}+{m}, d {dims[0]} x {dims[1]}", n, m, dims, JAN, targets=targets, **options)
 
 
-def _transfer(n: int, dims: tuple[int, int], **options: bool | str) -> Case:
+def _transfer(n: int, dims: tuple[int, int], **options: Any) -> Case:
     """He & Ding's transfer term: 0.2 JMMD(features, softmax) + 0.3 MMD(features)."""
     return Case(f"0.2 JMMD + 0.3 MMD {n}+{n}, d {dims[0]} x {dims[1]}", n, n, dims, JAN, 0.2, (0.3, 0.0), **options)
 

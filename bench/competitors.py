@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 from bench import blocked, keops
-from bench.cases import Case
+from bench.calls import call_of
+from bench.cases import Case, Loss
 from bench.yardsticks import ReadyGradients
 from fastmmd import Gaussian, discrepancy, dispatch, jmmd, mmd
 from fastmmd.bandwidth import mean_distance
-from fastmmd.problem import make_problem
 
-Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 FASTMMD, TWO_CALLS, NAIVE = "fastmmd", "two calls", "naive broadcast"
 DENSE, BLOCKED, COMPILED = "Gram dense", "Gram blocked", "Gram compiled"
 NEEDS = "dense form needs"
@@ -32,9 +31,15 @@ NEEDS = "dense form needs"
 
 @dataclass(frozen=True)
 class Competitor:
-    """make: the loss of a case. refuses: why it can't take part (None: it can). needs: bytes at the peak of a dense
-    form, estimated. estimator: what it computes, where that is not the V-statistic. leniency: how many times the usual
-    error it may make and still be worth a comparison. capturable: a CUDA graph can hold it (it reads nothing back)."""
+    """Someone who computes the loss of a case.
+
+    make: the loss of a case.
+    refuses: why it can't take part; None: it can.
+    needs: bytes at the peak of a dense form, estimated.
+    estimator: what it computes, where that is not the V-statistic.
+    leniency: how many times the usual error it may make and still be worth a comparison.
+    capturable: a CUDA graph can hold it (it reads nothing back).
+    """
 
     name: str
     make: Callable[[Case], Loss]
@@ -53,35 +58,41 @@ class Competitor:
 
 
 def line_up(backends: Sequence[str] = ("auto",)) -> tuple[Competitor, ...]:
-    """`backends`: fastmmd's. A named one is left out where "auto" is measured too and takes it: once is enough."""
-    ours = [
+    """Everyone. backends: fastmmd's; a named one is left out where "auto" is measured too and takes it."""
+    named = [
         Competitor(
-            FASTMMD if name == "auto" else f"{FASTMMD}/{name}",
-            partial(_fastmmd, backend=name),
-            partial(_backend_refuses, name, "auto" in backends),
-            _naive_bytes if name == "reference" else lambda case: 0.0,
+            name=FASTMMD if backend == "auto" else f"{FASTMMD}/{backend}",
+            make=partial(_fastmmd, backend=backend),
+            refuses=partial(_backend_refuses, backend, "auto" in backends),
+            needs=_naive_bytes if backend == "reference" else lambda case: 0.0,
         )
-        for name in backends
+        for backend in backends
     ]
     return (
-        *ours,
-        Competitor(TWO_CALLS, _two_calls, _one_term),
-        Competitor(NAIVE, partial(_dense, distances=_broadcast_distances), needs=_naive_bytes),
-        Competitor(DENSE, partial(_dense, distances=_gram_distances), needs=_gram_bytes),
+        *named,
+        Competitor(name=TWO_CALLS, make=_two_calls, refuses=_one_term),
+        Competitor(name=NAIVE, make=partial(_dense, distances=_broadcast_distances), needs=_naive_bytes),
+        Competitor(name=DENSE, make=partial(_dense, distances=_gram_distances), needs=_gram_bytes),
         # The error of its gradient grows with N: 3.7e-6 at N = 32768, 9e-7 at N = 8192.
-        Competitor(BLOCKED, _blocked, leniency=4, capturable=False),
+        Competitor(name=BLOCKED, make=_blocked, leniency=4, capturable=False),
         # The error of its gradient grows faster with N than the eager version's: 7e-6 against 1e-6 at N = 8192.
-        Competitor(COMPILED, _compiled, _no_compiler, _gram_bytes, leniency=8),
+        Competitor(name=COMPILED, make=_compiled, refuses=_no_compiler, needs=_gram_bytes, leniency=8),
         Competitor(
-            "pytorch-adapt",
-            _pytorch_adapt,
-            partial(_no_peer, "pytorch_adapt"),
-            _peer_bytes,
-            "unbiased",
+            name="pytorch-adapt",
+            make=_pytorch_adapt,
+            refuses=partial(_no_peer, "pytorch_adapt"),
+            needs=_peer_bytes,
+            estimator="unbiased",
             capturable=False,
         ),
-        Competitor("geomloss", _geomloss, partial(_no_peer, "geomloss"), _peer_bytes, capturable=False),
-        Competitor(keops.NAME, keops.KeOps, keops.refuses, leniency=4, capturable=False),
+        Competitor(
+            name="geomloss",
+            make=_geomloss,
+            refuses=partial(_no_peer, "geomloss"),
+            needs=_peer_bytes,
+            capturable=False,
+        ),
+        Competitor(name=keops.NAME, make=keops.KeOps, refuses=keops.refuses, leniency=4, capturable=False),
     )
 
 
@@ -90,17 +101,25 @@ def line_up(backends: Sequence[str] = ("auto",)) -> tuple[Competitor, ...]:
 
 def _fastmmd(case: Case, backend: str) -> Loss:
     def loss(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        options = {"joint": case.joint, "marginal": case.marginals, "precision": case.precision}
-        return discrepancy(sources, targets, case.kernels, backend=backend, **options).loss
+        return discrepancy(
+            sources,
+            targets,
+            case.kernels,
+            joint=case.joint,
+            marginal=case.marginals,
+            backend=backend,
+            precision=case.precision,
+        ).loss
 
     return loss
 
 
 def automatic(case: Case, device: torch.device) -> str:
     """The backend that "auto" takes for a case."""
-    kernels = tuple(kernel.static for kernel in case.kernels)
-    problem = make_problem(case.n_source, case.n_target, kernels, case.joint, case.marginals, "biased")
-    return dispatch.choose("auto", device, problem)
+    zero = torch.zeros((), device=device)  # expanded, so that no memory is taken
+    sources = [zero.expand(case.n_source, d) for d in case.dims]
+    targets = [zero.expand(case.n_target, d) for d in case.dims]
+    return dispatch.choose("auto", call_of(case, sources, targets))
 
 
 def _backend_refuses(name: str, beside_auto: bool, case: Case, device: torch.device) -> str | None:
@@ -113,7 +132,7 @@ def _backend_refuses(name: str, beside_auto: bool, case: Case, device: torch.dev
 
 
 def _two_calls(case: Case) -> Loss:
-    """The same terms, one call each: what the single pass saves."""
+    """The same terms from one call per term: what the single pass saves."""
 
     def loss(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
         total = case.joint * jmmd(sources, targets, case.kernels, precision=case.precision)
@@ -137,17 +156,26 @@ def _dense(case: Case, distances: Callable[[Tensor], tuple[Tensor, Tensor]]) -> 
 
     def loss(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
         signs = torch.cat([_full(sources[0], 1 / case.n_source), _full(targets[0], -1 / case.n_target)])
-        product, total = None, 0.0
+        product: Tensor | None = None
+        total: Tensor | float = 0.0
         for source, target, kernel, weight in zip(sources, targets, case.kernels, case.marginals, strict=True):
             squared, mean = distances(torch.cat([source, target]))
-            bandwidth = mean if kernel.bandwidth == "mean" else kernel.bandwidth
-            matrix = sum(torch.exp(squared * (-1 / (m * bandwidth))) for m in kernel.multipliers)
+            matrix = _mixture(squared, kernel, mean if kernel.static.rule == "mean" else kernel.static.number)
             product = matrix if product is None else product * matrix
             if weight:
                 total = total + weight * (signs @ matrix @ signs)
+        assert product is not None  # a case has a layer
         return total + case.joint * (signs @ product @ signs)
 
     return loss
+
+
+def _mixture(squared: Tensor, kernel: Gaussian, bandwidth: Tensor | float) -> Tensor:
+    first, *others = [-1 / (m * bandwidth) for m in kernel.multipliers]
+    matrix = torch.exp(squared * first)
+    for rate in others:
+        matrix = matrix + torch.exp(squared * rate)
+    return matrix
 
 
 def _full(rows: Tensor, value: float) -> Tensor:
@@ -177,7 +205,7 @@ def _naive_bytes(case: Case) -> float:
 
 
 def _gram_bytes(case: Case) -> float:
-    """Each Gaussian, two matrices more a layer (its sum, its distances' gradient), and one in flight."""
+    """Each Gaussian, two more matrices per layer (its sum, its distances' gradient), and one in flight."""
     return 4 * case.n**2 * (sum(len(kernel.multipliers) for kernel in case.kernels) + 2 * len(case.dims) + 1)
 
 
@@ -257,4 +285,4 @@ def _geomloss(case: Case) -> Loss:
 def _geomloss_mixture(kernel: Gaussian, bandwidth: Tensor, x: Tensor, y: Tensor, **_: object) -> Tensor:
     """``[B, n, d]`` and ``[B, m, d]`` to ``[B, n, m]``."""
     squared = x.square().sum(2)[:, :, None] + y.square().sum(2)[:, None, :] - 2 * x @ y.transpose(1, 2)
-    return sum(torch.exp(squared * (-1 / (m * bandwidth))) for m in kernel.multipliers)
+    return _mixture(squared, kernel, bandwidth)

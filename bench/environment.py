@@ -22,8 +22,8 @@ import fastmmd
 
 
 def main() -> int:
-    if (lack := missing()) is not None:
-        print(f"cannot measure here: {lack}", file=sys.stderr)
+    if (reason := missing()) is not None:
+        print(f"cannot measure here: {reason}", file=sys.stderr)
         return 2
     for key, value in describe(torch.device("cuda", torch.cuda.current_device())).items():
         print(f"{key + ':':18} {value}", flush=True)
@@ -37,8 +37,8 @@ def missing() -> str | None:
     if not torch.cuda.is_available():
         built = "" if torch.version.cuda or torch.version.hip else " (this PyTorch is built without CUDA)"
         return f"no CUDA device{built}. It takes a GPU of compute capability 8.0 or above and PyTorch for CUDA."
-    lacking = [package for package in ("triton", "pytest", "numpy") if importlib.util.find_spec(package) is None]
-    return f"not installed: {', '.join(lacking)}" if lacking else None
+    absent = [package for package in ("triton", "pytest", "numpy") if importlib.util.find_spec(package) is None]
+    return f"not installed: {', '.join(absent)}" if absent else None
 
 
 def describe(device: torch.device) -> dict[str, str | int | bool | None]:
@@ -70,9 +70,9 @@ def _gpu(device: torch.device) -> dict[str, str | int | None]:
         "capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "memory_bytes": properties.total_memory,
-        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", find=r"\S+"),
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", pattern=r"\S+"),
         "triton": _version("triton"),
-        "nvcc": _said("nvcc", "--version", find=r"release (\S+),"),
+        "nvcc": _output("nvcc", "--version", pattern=r"release (\S+),"),
         "numpy": _version("numpy"),
     }
 
@@ -84,17 +84,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _said(*command: str, find: str) -> str | None:
-    """What `find` matches first in the output of a tool; None if there is no such tool, or it fails."""
+def _output(*command: str, pattern: str) -> str | None:
+    """What `pattern` matches first in the output of a tool; None if there is no such tool, or it fails."""
     program = tool(command[0])
     if program is None:
         return None
-    match = re.search(find, subprocess.run([program, *command[1:]], capture_output=True, text=True).stdout)
-    return match and match[match.re.groups]
+    match = re.search(pattern, subprocess.run([program, *command[1:]], capture_output=True, text=True).stdout)
+    return match and match[match.re.groups]  # the group, or all of it where there is none
 
 
 def tool(name: str) -> str | None:
-    """Where a program is, in PATH or in CUDA's usual place."""
+    """The path of a program, in PATH or CUDA's usual folder; None: it is not there."""
     return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import profiling, tune, values
-from bench.report import Report, markdown
+from bench import profiling, proposals, values
+from bench.record import Report
+from bench.report import markdown
 from bench.stages import LOG
 
 MOST_LINES = 60  # of values that are not right, and of tests that failed
@@ -41,15 +42,15 @@ def render(folder: Path) -> str:
 
 
 def checks(folder: Path) -> dict[str, str]:
-    """How values, tests and sanitizers ended, a line each: kept beside what is measured."""
-    found = {}
+    """How values, tests and sanitizers ended, one line per check: kept beside what is measured."""
+    endings = {}
     if (path := folder / "values.jsonl").exists():
-        found["values"] = _count(_value_lines(path))
+        endings["values"] = _count(_value_lines(path))
     if (path := folder / "tests.txt").exists():
-        found["tests"] = _last_line(path)
+        endings["tests"] = _last_line(path)
     if (path := folder / "sanitizer.txt").exists():
-        found |= _verdicts(path)
-    return found
+        endings |= _verdicts(path)
+    return endings
 
 
 def _stages(path: Path) -> Iterator[str]:
@@ -62,7 +63,7 @@ def _stages(path: Path) -> Iterator[str]:
 
 
 def _value_lines(path: Path) -> list[dict[str, Any]]:
-    """Complete lines; the last may be cut off."""
+    """The lines that are complete: the last may not be."""
     lines = []
     for text in _text(path):
         try:
@@ -88,13 +89,13 @@ def _values(path: Path) -> Iterator[str]:
     for line in lines:
         if "route" in line:
             by_route.setdefault(line["route"], []).append(line)
-    for route, own in by_route.items():
-        if "absent" in own[0]:
-            yield f"| {route} | absent: {own[0]['absent']} | | | |"
+    for route, of_route in by_route.items():
+        if "absent" in of_route[0]:
+            yield f"| {route} | absent: {of_route[0]['absent']} | | | |"
             continue
-        counts = Counter(values.outcome(line) for line in own)
+        counts = Counter(values.outcome(line) for line in of_route)
         worst: dict[str, float] = {}
-        for line in own:
+        for line in of_route:
             if "gradient_error" in line:
                 kind = f"{line['precision']} {line['dtype']}"
                 worst[kind] = max(worst.get(kind, 0.0), line["gradient_error"])
@@ -113,14 +114,14 @@ def _values(path: Path) -> Iterator[str]:
 def _tests(path: Path) -> Iterator[str]:
     yield f"{_last_line(path)}."
     yield ""
-    said: dict[str, str] = {}  # by test, the longest of its lines: the summary's, if pytest came so far
+    failures: dict[str, str] = {}  # by test, the longest of its lines: the summary's, if pytest came so far
     for line in _text(path):
         test = re.search(r"tests/\S+?::\S+", line)
         if test and re.search(r"\b(FAILED|ERROR)\b", line):
-            said[test[0]] = max(said.get(test[0], ""), line, key=len)
-    yield from (f"* {line[:300]}" for line in list(said.values())[:MOST_LINES])
-    if len(said) > MOST_LINES:
-        yield f"* and {len(said) - MOST_LINES} more"
+            failures[test[0]] = max(failures.get(test[0], ""), line, key=len)
+    yield from (f"* {line[:300]}" for line in list(failures.values())[:MOST_LINES])
+    if len(failures) > MOST_LINES:
+        yield f"* and {len(failures) - MOST_LINES} more"
 
 
 def _last_line(path: Path) -> str:
@@ -132,20 +133,20 @@ def _sanitizer(path: Path) -> Iterator[str]:
 
 
 def _verdicts(path: Path) -> dict[str, str]:
-    """The last words of each tool, pytest's count and the exit status; without the latter it did not finish."""
+    """The last message of each tool, pytest's count and the exit status; without the latter it did not finish."""
     by_tool: dict[str, list[str]] = {}
     for line in _text(path):
         if match := re.match(r"(\w+check|compute-sanitizer): (.*)", line):
             by_tool.setdefault(match[1], []).append(match[2])
     verdicts = {}
     for tool, lines in by_tool.items():
-        said = [
-            line for line in lines if line.startswith("========= ") and not line.endswith("=")
-        ]  # not pytest's rules
-        words = [line.strip("= ") for line in [line for line in said if "SUMMARY" in line][-1:] or said[-1:]]
-        words += [line.strip("= ") for line in lines if re.match(r"[= ]*\d+ (passed|failed|skipped|error)", line)][-1:]
-        words += [line for line in lines[-1:] if line.startswith(("exit status", "not installed"))] or ["not finished"]
-        verdicts[tool] = "; ".join(words)
+        # The tool's own messages begin like pytest's rules, which end with "=" too.
+        messages = [line for line in lines if line.startswith("========= ") and not line.endswith("=")]
+        summaries = [line for line in messages if "SUMMARY" in line]
+        counts = [line for line in lines if re.match(r"[= ]*\d+ (passed|failed|skipped|error)", line)]
+        ending = [line for line in lines[-1:] if line.startswith(("exit status", "not installed"))] or ["not finished"]
+        last = [line.strip("= ") for line in (*(summaries or messages)[-1:], *counts[-1:])]
+        verdicts[tool] = "; ".join([*last, *ending])
     return verdicts
 
 
@@ -155,10 +156,10 @@ def _verdicts(path: Path) -> dict[str, str]:
 def _tuning(path: Path) -> Iterator[str]:
     record = json.loads(path.read_text())
     for data in record["jobs"]:
-        yield from tune.listing(tune.Found(**data))
+        yield from proposals.listing(proposals.Timings(**data))
         yield ""
     for sweep in record["routes"]:
-        yield from tune.crossing(sweep["title"], sweep["seconds"])
+        yield from proposals.crossing(sweep["title"], sweep["seconds"])
         yield ""
 
 

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench import blocked, measure
-from bench.cases import Case
-from bench.competitors import Loss
+from bench.cases import Case, Loss
 
 SLACK = 4.0
 
 
 @dataclass(frozen=True)
 class Errors:
-    """loss: absolute. gradient: the norm of the error over that of the gradient, of the worst input."""
+    """How far a loss and its gradients are off.
+
+    loss: absolute.
+    gradient: the norm of the error over that of the gradient, for the worst input.
+    """
 
     loss: float
     gradient: float
@@ -30,7 +34,7 @@ class Errors:
         return self.loss <= allowed.loss and self.gradient <= allowed.gradient  # a NaN is not
 
 
-# Nobody has to be better than this. "ieee": what dense fp32 with a centred Gram matrix reaches on any case. The others:
+# Errors that are always allowed. "ieee": what dense fp32 with a centred Gram matrix reaches on any case. The others:
 # one unit round-off of the format for the loss, since kernel values are of size 1, and a few for the gradient.
 FLOORS = {
     "ieee": Errors(loss=1e-6, gradient=2e-6),
@@ -41,35 +45,43 @@ FLOORS = {
 
 
 class Gate:
-    """The judge of one case: the references are computed when first asked for and kept."""
+    """Compares losses of a case with its references, which are computed when they are first needed and kept."""
 
     def __init__(self, case: Case, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
         self.case, self.sources, self.targets = case, sources, targets
-        self._truths: dict[str, tuple[tuple[Tensor, list[Tensor]], Errors]] = {}
+        self._references: dict[str, _Reference] = {}
 
     def errors(self, loss: Loss, estimator: str = "biased", leniency: float = 1.0) -> tuple[Errors, Errors]:
         """The errors of `loss`, and those allowed: `leniency` times the usual."""
         inputs = [*self.sources, *self.targets]
         value = loss(self.sources, self.targets)
         gradients = torch.autograd.grad(value, inputs)
-        if estimator not in self._truths:
-            self._truths[estimator] = self._truth(estimator)
-        exact, allowed = self._truths[estimator]
-        return _errors((value.detach(), gradients), exact), Errors(leniency * allowed.loss, leniency * allowed.gradient)
+        if estimator not in self._references:
+            self._references[estimator] = self._reference(estimator)
+        exact = self._references[estimator]
+        limits = Errors(leniency * exact.allowed.loss, leniency * exact.allowed.gradient)
+        return _errors(value.detach(), gradients, exact.loss, exact.gradients), limits
 
-    def _truth(self, estimator: str) -> tuple[tuple[Tensor, list[Tensor]], Errors]:
-        exact = reference(self.case, self.sources, self.targets, torch.float64, estimator)
+    def _reference(self, estimator: str) -> _Reference:
+        loss, gradients = reference(self.case, self.sources, self.targets, torch.float64, estimator)
         with measure.torch_products("ieee"):
-            usual = _errors(reference(self.case, self.sources, self.targets, torch.float32, estimator), exact)
-        floor = FLOORS[self.case.precision]
-        return exact, Errors(max(floor.loss, SLACK * usual.loss), max(floor.gradient, SLACK * usual.gradient))
+            rounded_loss, rounded = reference(self.case, self.sources, self.targets, torch.float32, estimator)
+        usual, floor = _errors(rounded_loss, rounded, loss, gradients), FLOORS[self.case.precision]
+        allowed = Errors(max(floor.loss, SLACK * usual.loss), max(floor.gradient, SLACK * usual.gradient))
+        return _Reference(loss, gradients, allowed)
 
 
-def _errors(found: tuple[Tensor, Sequence[Tensor]], exact: tuple[Tensor, Sequence[Tensor]]) -> Errors:
-    worst = max(
-        ((got.double() - want).norm() / want.norm()).item() for got, want in zip(found[1], exact[1], strict=True)
-    )
-    return Errors((found[0].double() - exact[0]).abs().item(), worst)
+class _Reference(NamedTuple):
+    """The loss and its gradients in fp64, and the errors that are allowed beside it."""
+
+    loss: Tensor
+    gradients: list[Tensor]
+    allowed: Errors
+
+
+def _errors(loss: Tensor, gradients: Sequence[Tensor], exact: Tensor, exact_gradients: Sequence[Tensor]) -> Errors:
+    worst = max([((g.double() - e).norm() / e.norm()).item() for g, e in zip(gradients, exact_gradients, strict=True)])
+    return Errors((loss.double() - exact).abs().item(), worst)
 
 
 def reference(
@@ -95,6 +107,6 @@ def reference(
 
 
 def _one_of_each(order: Tensor) -> Tensor:
-    """Where some copy of each distinct row stands."""
-    places = torch.arange(len(order), device=order.device)
-    return torch.empty_like(places[: int(order.max()) + 1]).scatter_(0, order, places)
+    """The index of some copy of each distinct row."""
+    indices = torch.arange(len(order), device=order.device)
+    return torch.empty_like(indices[: int(order.max()) + 1]).scatter_(0, order, indices)

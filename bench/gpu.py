@@ -1,7 +1,7 @@
 """Everything about one GPU in one command of fixed length: it builds, checks, measures, tunes and profiles.
 
     python3 bench/gpu.py --out DIR                        560 seconds, the build among them; results to DIR
-    python3 bench/gpu.py --out DIR --only values,main     some stages
+    python3 bench/gpu.py --out DIR --only values,main     some stages, of a checkout that is installed
     python3 bench/gpu.py --dry-run                        stages, limits and order; on any machine
 
 Needs a CUDA device, PyTorch for CUDA, Triton, pytest and numpy, and no network. Nothing stops what follows: a stage
@@ -39,13 +39,13 @@ def _tests() -> tuple[str, ...]:
     -vv, against the -q of pyproject.toml: a line per test as it ends."""
     workers = ("-n", str(max(1, min(8, (os.cpu_count() or 2) // 2)))) if importlib.util.find_spec("xdist") else ()
     options = ("-m", "gpu", "-vv", "--tb=short", "-p", "no:cacheprovider", *workers)
-    return (sys.executable, "-m", "pytest", "tests/test_gpu.py", *options)
+    return (sys.executable, "-m", "pytest", "tests/gpu", *options)
 
 
 RECORD = ("--out", "{out}/gpu.json", "--seconds", "{seconds}")
-ENVIRONMENT = Stage("environment", "what the machine has, or lacks", 30, _module("environment"), "", essential=True)
+ENVIRONMENT = Stage("environment", "what the machine has, or lacks", 30, _module("environment"), log="", essential=True)
 STAGES = (
-    Stage("build", "this checkout, with CUDA kernels for this GPU alone", 80, _module("install")),
+    Stage("build", "installs this checkout, with CUDA kernels for this GPU alone", 80, _module("install")),
     Stage(
         "values",
         "loss and gradients of every route, format and dtype against fp64",
@@ -53,9 +53,14 @@ STAGES = (
         _module("values", "--processes", "12", "--out", "{out}/values.jsonl"),
         step="values",
     ),
-    Stage("tests", "tests/test_gpu.py; recorded, no gate", 110, _tests(), "tests.txt", "values"),
+    Stage("tests", "tests/gpu; recorded, no gate", 110, _tests(), log="tests.txt", step="values"),
     Stage(
-        "sanitizer", "compute-sanitizer's memcheck and racecheck", 110, _module("sanitizer"), "sanitizer.txt", "values"
+        "sanitizer",
+        "compute-sanitizer's memcheck and racecheck",
+        110,
+        _module("sanitizer"),
+        log="sanitizer.txt",
+        step="values",
     ),
     Stage("main", "the benchmark's main rows", 140, _module("rows", "main", *RECORD)),
     Stage(

@@ -1,15 +1,17 @@
-"""Builds this checkout for the GPU at hand: with pip, or where that can't, with CMake into the source tree.
+"""Installs this checkout for the GPU at hand, as `pip install -e .` does.
 
     python -m bench.install
 
-Nothing is downloaded. CUDA kernels are compiled for this GPU alone, unless FASTMMD_CUDA_ARCHS names others. An
-extension in the source tree, fastmmd/_C*.so, goes before an installed one: remove it to return to that.
+Nothing is downloaded. CUDA kernels are compiled for this GPU alone, unless FASTMMD_CUDA_ARCHS names others. Where pip
+can't, CMake builds into the source tree, and links in fastmmd/ make kernels/ and models/ importable from the root of
+the checkout. `pip uninstall fastmmd` undoes the one, `rm fastmmd/_C*.so fastmmd/kernels fastmmd/models` the other.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,20 +22,31 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+ELSEWHERE = ("kernels", "models")  # packages of fastmmd that lie beside its folder: an editable install maps them
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, _end)
     settings = dict(os.environ)
     if torch.cuda.is_available() and torch.version.hip is None:
         settings.setdefault("FASTMMD_CUDA_ARCHS", "{}{}".format(*torch.cuda.get_device_capability()))
-    reason = outdated_setuptools()
-    if reason is None and (status := pip_install(settings)) != 0:
-        reason = f"pip ended with status {status}"
+    try:
+        reason = outdated_setuptools() or pip_install(settings) or not_importable()
+    except SystemExit:  # out of time: what needs no extension can still be measured
+        link_packages()
+        raise
     if reason is not None:
         print(f"CMake builds into the source tree, since {reason}", flush=True)
+        link_packages()
         if (status := cmake_build(settings)) != 0:
             return status
     return subprocess.run([sys.executable, "-m", "bench.environment"], cwd=ROOT).returncode
+
+
+def _end(*_: object) -> None:
+    """Ends the process, once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def outdated_setuptools() -> str | None:
@@ -48,27 +61,47 @@ def outdated_setuptools() -> str | None:
     return None
 
 
-def pip_install(settings: dict[str, str]) -> int:
-    """pip's exit status. Prints what the build says of itself as it comes; all of it if that fails."""
+def pip_install(settings: dict[str, str]) -> str | None:
+    """Why pip can't; None if it has installed the checkout. Prints the build's own lines as they come, and all of them
+    if it fails."""
     options = ("--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check")
-    command = (sys.executable, "-m", "pip", "install", "-v", *options, str(ROOT))
-    status, said = _stream(command, settings)
-    if status:
-        print(said, flush=True)
-    return status
+    command = (sys.executable, "-m", "pip", "install", "-v", *options, "-e", str(ROOT))
+    status, output = _stream(command, settings)
+    if status == 0:
+        return None
+    print(output, flush=True)
+    return f"pip ended with status {status}"
 
 
 def _stream(command: Sequence[str], settings: dict[str, str]) -> tuple[int, str]:
-    """The exit status and all output, whose lines for whoever installs are printed as they come."""
-    said = []
+    """The exit status and all output. Lines of setup.py, which begin with "fastmmd:", are printed as they come."""
+    lines = []
     with subprocess.Popen(
         command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         for line in process.stdout or ():
-            said.append(line)
+            lines.append(line)
             if line.lstrip().startswith("fastmmd: "):
                 print(line.strip(), flush=True)
-    return process.returncode, "".join(said)
+    return process.returncode, "".join(lines)
+
+
+def not_importable() -> str | None:
+    """Why what pip has installed is of no use; None if Python finds all of fastmmd from the root of the checkout."""
+    program = "; ".join(f"import fastmmd.{package}" for package in ELSEWHERE)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 0:
+        return None
+    return f"what pip has installed can't be imported: {done.stderr.strip().rpartition(chr(10))[2]}"
+
+
+def link_packages(checkout: Path = ROOT) -> None:
+    """Makes links to what is `ELSEWHERE`, in the place of an editable install."""
+    for package in ELSEWHERE:
+        link = checkout / "fastmmd" / package
+        if not link.exists():
+            link.unlink(missing_ok=True)  # a link to nothing
+            link.symlink_to(Path("..") / package, target_is_directory=True)
 
 
 def cmake_build(settings: dict[str, str], target: Path = ROOT / "fastmmd") -> int:
@@ -81,7 +114,12 @@ def cmake_build(settings: dict[str, str], target: Path = ROOT / "fastmmd") -> in
     with tempfile.TemporaryDirectory() as build:
         configure = (
             "cmake",
-            *("-S", str(ROOT / "csrc"), "-B", build, "-G", "Ninja"),
+            "-S",
+            str(ROOT / "csrc"),
+            "-B",
+            build,
+            "-G",
+            "Ninja",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from functools import reduce
+from operator import add, mul
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.cases import Case
+from fastmmd import Gaussian
 from fastmmd.bandwidth import mean_distance
 
 NAME = "KeOps"
@@ -16,6 +20,7 @@ WIDEST = 512  # features: its kernels hold whole rows in registers, and wider on
 
 
 def refuses(case: Case, device: torch.device) -> str | None:
+    """Why it takes no part in a case; None if it does."""
     if importlib.util.find_spec("pykeops") is None:
         return "not installed"
     if case.precision != "ieee":
@@ -38,25 +43,25 @@ class KeOps:
                 targets[0].new_full((case.n_target, 1), -1 / case.n_target),
             ]
         )
-        product, total = None, 0.0
-        for index, weight in enumerate(case.marginals):
-            matrix = self._matrix(sources[index], targets[index], index)
-            product = matrix if product is None else product * matrix
+        layers = zip(sources, targets, case.kernels, strict=True)
+        matrices = [_matrix(source, target, kernel) for source, target, kernel in layers]
+        total = case.joint * (signs * (reduce(mul, matrices) @ signs)).sum()
+        for matrix, weight in zip(matrices, case.marginals, strict=True):
             if weight:
                 total = total + weight * (signs * (matrix @ signs)).sum()
-        return total + case.joint * (signs * (product @ signs)).sum()
+        return total
 
-    def _matrix(self, source: Tensor, target: Tensor, index: int):  # type: ignore[no-untyped-def]
-        """Of one layer, symbolic."""
-        from pykeops.torch import LazyTensor
 
-        kernel = self.case.kernels[index]
-        with torch.no_grad():
-            if kernel.bandwidth == "mean":
-                bandwidth = mean_distance(source, target).to(source.dtype)
-            else:
-                bandwidth = source.new_tensor(kernel.bandwidth)
-        z = torch.cat([source, target])
-        z = (z - z.detach().mean(0)) / bandwidth.sqrt()
-        squared = ((LazyTensor(z[:, None, :]) - LazyTensor(z[None, :, :])) ** 2).sum(-1)
-        return sum((squared * (-1 / m)).exp() for m in kernel.multipliers)
+def _matrix(source: Tensor, target: Tensor, kernel: Gaussian) -> Any:
+    """The kernel matrix of a layer, symbolic."""
+    from pykeops.torch import LazyTensor
+
+    with torch.no_grad():
+        if kernel.static.rule == "mean":
+            bandwidth = mean_distance(source, target).to(source.dtype)
+        else:
+            bandwidth = source.new_tensor(kernel.static.number)
+    z = torch.cat([source, target])
+    z = (z - z.detach().mean(0)) / bandwidth.sqrt()
+    squared = ((LazyTensor(z[:, None, :]) - LazyTensor(z[None, :, :])) ** 2).sum(-1)
+    return reduce(add, [(squared * (-1 / m)).exp() for m in kernel.multipliers])

@@ -1,7 +1,7 @@
 """How it is measured: interleaved rounds, quantiles, ratios within a round, peak memory by allocations, and launches.
 
-On a shared machine the noise of a second hits everything measured in that second. So each round runs every competitor
-once, ratios are taken between the samples of one round, and quantiles come last.
+On a shared machine a disturbance of a second hits everything measured in that second. So each round runs every
+competitor once, ratios are taken between the samples of one round, and quantiles come last.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from bench.cases import Loss
+
 Mark = Callable[[], Any]  # notes a moment
 Phases = dict[str, tuple[Any, Any]]  # name: (begin, end)
 Step = Callable[[Mark], Phases]  # runs once and says when its phases began and ended
-Samples = dict[str, list[float]]  # phase: seconds, one number a round
+Samples = dict[str, list[float]]  # phase: seconds, one number per round
 
 PHASES = ("loss", "forward", "backward", "both")
 SAMPLE_SECONDS = 0.01  # shorter steps are repeated within a sample
@@ -49,7 +51,7 @@ class CpuClock:
 
     @staticmethod
     def settle() -> None:
-        """Waits until all marks are known."""
+        """Waits until all marks are known: they are already."""
 
 
 class CudaClock:
@@ -71,12 +73,11 @@ class CudaClock:
 
 
 def clock(device: torch.device) -> CpuClock | CudaClock:
+    """What measures time on a device."""
     return CudaClock() if device.type == "cuda" else CpuClock()
 
 
-def gradient_step(
-    loss: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor], sources: Sequence[Tensor], targets: Sequence[Tensor]
-) -> Step:
+def gradient_step(loss: Loss, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Step:
     """One training step's use of a loss (forward, backward, both) and one evaluation of it without gradients (loss).
 
     fastmmd computes its gradient in the forward pass, so compare "both"; the phases say where the time is spent.
@@ -98,9 +99,7 @@ def gradient_step(
     return step
 
 
-def graph_step(
-    loss: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor], sources: Sequence[Tensor], targets: Sequence[Tensor]
-) -> Step:
+def graph_step(loss: Loss, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Step:
     """Forward and backward captured once in a CUDA graph, then replayed: without what Python and launches cost."""
     inputs = [*sources, *targets]
     stream = torch.cuda.Stream()
@@ -132,7 +131,8 @@ def usable(device: torch.device) -> bool:
 
 @contextmanager
 def torch_products(precision: str) -> Iterator[None]:
-    """torch's own fp32 products: in TF32 unless `precision` is "ieee". (It has nothing faster for fp32 operands.)"""
+    """Within it torch's own fp32 products run in TF32, unless `precision` is "ieee". (It has nothing faster for fp32
+    operands.)"""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest" if precision == "ieee" else "high")
     try:
@@ -147,7 +147,7 @@ def interleave(steps: Mapping[str, Step], device: torch.device, rounds: int, sec
     timer = clock(device)
     plans = {}
     for name, step in steps.items():
-        once = _seconds_of_one(step, timer)
+        once = _shortest(step, timer)
         repeats = max(1, round(SAMPLE_SECONDS / once))
         plans[name] = repeats, max(FEWEST_ROUNDS, min(rounds, int(seconds_each / (once * repeats))))
     collected: dict[str, Samples] = {name: {} for name in steps}
@@ -158,12 +158,12 @@ def interleave(steps: Mapping[str, Step], device: torch.device, rounds: int, sec
             if number < last:
                 for phase, seconds in _sample(steps[name], repeats, timer).items():
                     collected[name].setdefault(phase, []).append(seconds)
-        order.append(order.pop(0))  # nobody always follows the same one
+        order.append(order.pop(0))  # so that no step always follows the same other step
     return collected
 
 
-def _seconds_of_one(step: Step, timer: CpuClock | CudaClock) -> float:
-    """Warms up, and takes the shortest of a few steps: what a moment's noise costs must not shorten the samples."""
+def _shortest(step: Step, timer: CpuClock | CudaClock) -> float:
+    """Seconds of the shortest of a few steps, after one that warms up: a disturbance must not shorten the samples."""
     _sample(step, 1, timer)
     shortest, spent = float("inf"), 0.0
     while spent < SAMPLE_SECONDS:
@@ -182,11 +182,12 @@ def _sample(step: Step, repeats: int, timer: CpuClock | CudaClock) -> dict[str, 
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Spread:
-    """Round by round, over the rounds that both took part in."""
+    """The spread of above / below, round by round, over the rounds that both took part in."""
     return Spread.of([a / b for a, b in zip(above, below, strict=False)])
 
 
 def difference(above: Sequence[float], below: Sequence[float]) -> Spread:
+    """The spread of above - below, over the same rounds as those of `ratio`."""
     return Spread.of([a - b for a, b in zip(above, below, strict=False)])
 
 
@@ -202,10 +203,10 @@ def peak_bytes(action: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated()
         action()
         return torch.cuda.max_memory_allocated() - before
-    events = _trace(action, [ProfilerActivity.CPU], profile_memory=True)
-    memory = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
+    events = _trace(action, [ProfilerActivity.CPU], memory=True)
+    allocations = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
     held = peak = 0
-    for event in memory:
+    for event in allocations:
         held += event["args"]["Bytes"]
         peak = max(peak, held)
     return peak
@@ -214,7 +215,6 @@ def peak_bytes(action: Callable[[], object], device: torch.device) -> int:
 def launches(action: Callable[[], object]) -> int:
     """Kernels, copies and fills that `action` starts on the CUDA device. Time nothing afterwards: the profiler's
     library stays attached to the process and slows launches down."""
-
     return sum(event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset") for event in _device_events(action))
 
 
@@ -232,8 +232,11 @@ def _device_events(action: Callable[[], object]) -> list[dict[str, Any]]:
     return _trace(watched, [ProfilerActivity.CPU, ProfilerActivity.CUDA])
 
 
-def _trace(action: Callable[[], object], activities: list[ProfilerActivity], **options: bool) -> list[dict[str, Any]]:
-    with profile(activities=activities, **options) as profiler:
+def _trace(
+    action: Callable[[], object], activities: list[ProfilerActivity], memory: bool = False
+) -> list[dict[str, Any]]:
+    """The profiler's events. memory: allocations and releases too."""
+    with profile(activities=activities, profile_memory=memory) as profiler:
         action()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"

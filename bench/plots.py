@@ -6,17 +6,19 @@ python -m bench.plots RECORD.json [...]     draws them beside a record made wher
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from bench.cases import Case
 from bench.competitors import BLOCKED, COMPILED, DENSE, FASTMMD, NAIVE, TWO_CALLS
-from bench.report import MIB, Report, Result
+from bench.record import MIB, Report, Result
 from fastmmd.models.files import write_atomically
 
+ABOVE_CONDITIONS = (0, 0.035, 1, 0.965)  # left, bottom, width, height: the line of conditions is below
 # Okabe & Ito's palette, told apart under every common colour blindness; the markers differ as well.
 STYLES = {
     FASTMMD: ("#0072B2", "o"),
@@ -42,38 +44,36 @@ def draw(report: Report, cases: Mapping[str, Case], out: Path) -> list[Path]:
 
 
 def _speedups(report: Report, cases: Mapping[str, Case]) -> Figure | None:
-    results = [r for r in report.results if r.competitor == FASTMMD and r.share is not None]
-    if not results:
+    shares = [(r, r.share) for r in report.results if r.competitor == FASTMMD and r.share is not None]
+    if not shares:
         return None
-    figure = Figure(figsize=(11, 1.9 + 0.52 * len(results)), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))
+    figure = Figure(figsize=(11, 1.9 + 0.52 * len(shares)), layout=ConstrainedLayoutEngine(rect=ABOVE_CONDITIONS))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    for row, result in enumerate(results):
+    for row, (result, share) in enumerate(shares):
         targets = report.targets(cases[result.case])
         floors = {NAIVE: targets.naive, DENSE: targets.dense, COMPILED: targets.compiled}
-        beside = row - 0.375  # spreads overlap, so each competitor has its own height
+        beside = row - 0.375  # spreads overlap, so each competitor has a height of its own
         for name, (colour, marker) in STYLES.items():
             if name in result.speedup:
                 _point(left, result.speedup[name], beside, colour, marker)
                 _floor(left, floors.get(name), beside, colour)
             beside += 0.15
-        _point(right, result.share, row, *STYLES[FASTMMD])
+        _point(right, share, row, *STYLES[FASTMMD])
         _floor(right, targets.share, row, STYLES[FASTMMD][0])
-    names = [name for name in STYLES if any(name in r.speedup for r in results)]
-    for name in names:
+    for name in [name for name in STYLES if any(name in r.speedup for r, _ in shares)]:
         left.plot([], [], STYLES[name][1], color=STYLES[name][0], label=f"over {name}")
     left.plot([], [], "|", color="black", markersize=9, markeredgewidth=2, label="target")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False)
     left.set(xscale="log", xlabel="times faster (forward + backward)")
     left.xaxis.set_major_formatter("{x:g}x")
-    left.set_yticks(range(len(results)), [r.case for r in results])
-    left.set_ylim(len(results) - 0.4, -0.6)
+    left.set_yticks(range(len(shares)), [r.case for r, _ in shares])
+    left.set_ylim(len(shares) - 0.4, -0.6)
     right.set(xlabel="share of torch.mm's rate")
     right.set_xlim(left=0)
     for axes in (left, right):
         axes.axvline(1, color="#777777", linewidth=1)
         axes.grid(axis="x", color="#e4e4e4")
-        for row in range(1, len(results)):
+        for row in range(1, len(shares)):
             axes.axhline(row - 0.5, color="#f0f0f0", linewidth=1)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -100,19 +100,23 @@ def _sizes(report: Report, cases: Mapping[str, Case]) -> Figure | None:
     title, members = max(series.items(), key=lambda item: len(item[1]), default=("", []))
     if len(members) < 2:
         return None
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))
+    figure = Figure(figsize=(11, 4.6), layout=ConstrainedLayoutEngine(rect=ABOVE_CONDITIONS))
     left, right = figure.subplots(1, 2)
     for name, (colour, marker) in STYLES.items():
-        found = [(case.n, r) for case in members for r in report.of(case.name) if r.competitor == name and r.seconds]
-        if not found:
+        results = {
+            case.n: result
+            for case in members
+            for result in report.of(case.name)
+            if result.competitor == name and result.seconds
+        }
+        if not results:
             continue
-        sizes, results = zip(*sorted(found, key=lambda item: item[0]), strict=True)
-        _line(left, sizes, results, colour, marker, name)
-        right.plot(sizes, [r.extra_bytes / MIB for r in results], marker + "-", color=colour)
+        sizes = sorted(results)
+        _line(left, sizes, [results[n] for n in sizes], colour, marker, name)
+        right.plot(sizes, [(results[n].extra_bytes or 0) / MIB for n in sizes], marker + "-", color=colour)
     ticks = [case.n for case in members]
-    for axes, what in ((left, "milliseconds (forward + backward)"), (right, "extra memory, MiB")):
-        axes.set(xscale="log", yscale="log", xlabel="N = source + target rows", ylabel=what)
+    for axes, label in ((left, "milliseconds (forward + backward)"), (right, "extra memory, MiB")):
+        axes.set(xscale="log", yscale="log", xlabel="N = source + target rows", ylabel=label)
         axes.set_xticks(ticks, [str(n) for n in ticks])
         axes.set_title(title, fontsize=10)
         axes.minorticks_off()
@@ -124,7 +128,7 @@ def _sizes(report: Report, cases: Mapping[str, Case]) -> Figure | None:
     return figure
 
 
-def _line(axes: Axes, sizes: tuple[int, ...], results: tuple[Result, ...], colour: str, marker: str, name: str) -> None:
+def _line(axes: Axes, sizes: Sequence[int], results: Sequence[Result], colour: str, marker: str, name: str) -> None:
     spreads = [[1e3 * value for value in r.seconds["both"]] for r in results]
     lows, middles, highs = zip(*spreads, strict=True)
     axes.plot(sizes, middles, marker + "-", color=colour, label=name)

@@ -36,7 +36,8 @@ from fastmmd.models.files import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 NCU, TORCH = "ncu", "torch.profiler"
 MOST_KERNELS = 80
-PROFILED = (  # case, backend; first what is asked for first
+NCU_SHARE = 0.75  # of the time: the rest is for torch.profiler, where ncu fails
+PROFILED = (  # case, backend; the most important first
     ("JMMD 36+36, d 256 x 31", "cuda"),
     ("JMMD 4096+4096, d 256 x 8, bf16", "triton"),
     ("JMMD 4096+4096, d 256 x 8, bf16", "cuda"),
@@ -48,7 +49,7 @@ PROFILED = (  # case, backend; first what is asked for first
     ("MMD 4096+4096, d 2048, bf16", "triton"),
     ("JMMD 64+64, d 2048 x 8", "triton"),
 )
-# What to ask for, by name of the quantity: the first that the GPU has, or the sum of several.
+# The GPU's counters of each quantity: the first that it has, or the sum of several.
 ACTIVE = "avg.pct_of_peak_sustained_active"
 METRICS: dict[str, tuple[tuple[str, ...], ...]] = {
     "seconds": (("gpu__time_duration.sum",),),
@@ -66,8 +67,7 @@ UNITS = SECONDS | {"%": 0.01, "byte": 1, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e
 class Kernel:
     """One kernel within a loss and its gradients.
 
-    launches: how many of it.
-    seconds: of all of them.
+    seconds: of all its launches.
     tensor, fp32, issue: share of the tensor cores' and fp32 pipes' peak, and of the issue slots, while an SM is active;
         mean over launches, weighted by time. None: not read.
     memory_bytes, l2_bytes: moved, by all launches. None: not read.
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     record: dict[str, Any] = {"environment": environment.describe(torch.device("cuda", 0)), "kernels": []}
     begin = time.monotonic()
-    kernels, refusal = with_ncu(0.75 * options.seconds)
+    kernels, refusal = with_ncu(NCU_SHARE * options.seconds)
     record |= {"tool": NCU if kernels else TORCH, "refusal": refusal}
     if kernels:
         record["kernels"] = [asdict(kernel) for kernel in kernels]
@@ -115,7 +115,7 @@ def save(record: Mapping[str, Any], out: Path) -> None:
 
 
 def program(seconds: float) -> None:
-    """Runs what is profiled, as much as there is time for. ncu prints when it ends."""
+    """Runs what is profiled, as much as there is time for. ncu prints once it has ended."""
     end = time.monotonic() + seconds
     for position, step in steps():
         if time.monotonic() > end:
@@ -175,12 +175,10 @@ def with_ncu(seconds: float) -> tuple[list[Kernel], str | None]:
     if tool is None:
         return [], "ncu is not installed"
     metrics = ",".join(name for choices in METRICS.values() for names in choices for name in names)
-    command = [
-        tool,
-        *("--csv", "--print-units", "base", "--nvtx", "--clock-control", "none", "--profile-from-start", "off"),
-        *("--launch-count", str(MOST_KERNELS), "--metrics", metrics),
-        *(sys.executable, "-m", "bench.profiling", "--program", "--seconds", f"{0.3 * seconds:.1f}"),
-    ]
+    output_options = ["--csv", "--print-units", "base", "--nvtx"]
+    counting = ["--clock-control", "none", "--profile-from-start", "off", "--launch-count", str(MOST_KERNELS)]
+    profiled = [sys.executable, "-m", "bench.profiling", "--program", "--seconds", f"{0.3 * seconds:.1f}"]
+    command = [tool, *output_options, *counting, "--metrics", metrics, *profiled]
     with tempfile.TemporaryFile("w+") as output:
         options: dict[str, Any] = {"stdout": output, "stderr": subprocess.STDOUT, "start_new_session": True}
         try:
@@ -197,16 +195,16 @@ def with_ncu(seconds: float) -> tuple[list[Kernel], str | None]:
     kernels = parse(text)
     if kernels:
         return kernels, None
-    words = [line.removeprefix("==ERROR==").strip() for line in text.splitlines() if line.startswith("==ERROR==")]
-    return [], "; ".join([ending, *words[:2]])
+    errors = [line.removeprefix("==ERROR==").strip() for line in text.splitlines() if line.startswith("==ERROR==")]
+    return [], "; ".join([ending, *errors[:2]])
 
 
 def parse(text: str) -> list[Kernel]:
-    """Kernels of ncu's CSV output, one line per launch and metric there, in the order of their first launch."""
-    body = text[text.find('"ID"') :] if '"ID"' in text else ""
+    """The kernels of ncu's CSV output, which has one line per launch and metric, in the order of their first launch."""
+    csv_text = text[text.find('"ID"') :] if '"ID"' in text else ""
     launches: dict[str, dict[str, float]] = {}
     of_launch: dict[str, tuple[int | None, str]] = {}
-    for cells in csv.DictReader(io.StringIO(body)):
+    for cells in csv.DictReader(io.StringIO(csv_text)):
         if not cells.get("Metric Name") or not cells.get("Kernel Name"):
             continue
         number = cells["ID"]
@@ -257,10 +255,13 @@ def _kernel(position: int | None, kernel: str, launches: Sequence[Mapping[str, f
         case,
         backend,
         kernel,
-        len(launches),
-        total("seconds"),
-        *(mean(name) for name in ("tensor", "fp32", "issue")),
-        *(total(name) for name in ("memory_bytes", "l2_bytes")),
+        launches=len(launches),
+        seconds=total("seconds"),
+        tensor=mean("tensor"),
+        fp32=mean("fp32"),
+        issue=mean("issue"),
+        memory_bytes=total("memory_bytes"),
+        l2_bytes=total("l2_bytes"),
     )
 
 
@@ -268,7 +269,7 @@ def _kernel(position: int | None, kernel: str, launches: Sequence[Mapping[str, f
 
 
 def with_torch(deadline: float) -> Iterator[Kernel]:
-    """Kernels with their times."""
+    """The kernels of each step with their times, until the deadline."""
     for position, step in steps():
         if time.monotonic() > deadline:
             return
@@ -278,7 +279,8 @@ def with_torch(deadline: float) -> Iterator[Kernel]:
         for name, seconds in measure.kernel_times(step):
             times.setdefault(name, []).append(seconds)
         for name, seconds_of in times.items():
-            yield Kernel(*PROFILED[position], name, len(seconds_of), sum(seconds_of))
+            case, backend = PROFILED[position]
+            yield Kernel(case, backend, name, launches=len(seconds_of), seconds=sum(seconds_of))
 
 
 # What is printed -----------------------------------------------------------------------------------------------------
@@ -295,8 +297,11 @@ def table(record: Mapping[str, Any]) -> Iterator[str]:
         kernel = Kernel(**data)
         numbers = (
             (kernel.seconds, 1e6),
-            *((share, 100) for share in (kernel.tensor, kernel.fp32, kernel.issue)),
-            *((moved, 1e-6) for moved in (kernel.memory_bytes, kernel.l2_bytes)),
+            (kernel.tensor, 100),
+            (kernel.fp32, 100),
+            (kernel.issue, 100),
+            (kernel.memory_bytes, 1e-6),
+            (kernel.l2_bytes, 1e-6),
         )
         cells = ["-" if value is None else f"{scale * value:.3g}" for value, scale in numbers]
         name = kernel.kernel.replace("|", "\\|")[:80]

@@ -1,4 +1,4 @@
-"""The record of a run: JSON to keep, Markdown to read.
+"""A record as Markdown.
 
 python -m bench.report RECORD.json      prints the table of a record, for one whose run was cut off
 python -m bench.report FOLDER           prints whatever bench/gpu.py has left in a folder
@@ -7,158 +7,18 @@ python -m bench.report FOLDER           prints whatever bench/gpu.py has left in
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bench import keops
-from bench.cases import CASES, Case, Targets
+from bench.cases import Case
 from bench.competitors import BLOCKED, COMPILED, DENSE, NAIVE, NEEDS, TWO_CALLS
 from bench.gate import Errors
 from bench.measure import PHASES, Spread
-from fastmmd.models.files import write_atomically
+from bench.record import MIB, Report, Result, StepShare, duration, spread_text
 
 BASELINES = (NAIVE, DENSE, BLOCKED, COMPILED, TWO_CALLS, keops.NAME)
-FAILED = "failed:"
-NO_TIME = "no time left"
-MIB = 2**20
-
-
-@dataclass
-class Result:
-    """One competitor on one case: skipped (why), red (errors beyond those allowed, nothing else), or measured.
-
-    seconds: by phase. extra_bytes: peak memory beside inputs and returned gradients. For fastmmd's backends also, round
-    by round and of forward + backward: speedup over other competitors, share of torch.mm's rate, and seconds over an
-    empty autograd.Function. On a GPU also, up to some number of rows: graph, seconds of forward + backward in a CUDA
-    graph; launches, of kernels, copies and fills, with "forward" and "both". backend: the one that "auto" took.
-    """
-
-    case: str
-    competitor: str
-    skipped: str | None = None
-    errors: Errors | None = None
-    allowed: Errors | None = None
-    seconds: dict[str, Spread] = field(default_factory=dict)
-    rounds: int = 0
-    extra_bytes: int | None = None
-    speedup: dict[str, Spread] = field(default_factory=dict)
-    share: Spread | None = None
-    overhead: Spread | None = None
-    graph: Spread | None = None
-    launches: dict[str, int] = field(default_factory=dict)
-    backend: str | None = None
-
-    @property
-    def label(self) -> str:
-        return f"{self.competitor} ({self.backend})" if self.backend else self.competitor
-
-    @property
-    def line(self) -> str:
-        """For people who watch the run."""
-        if self.red:
-            return f"{self.label}: wrong, {self.errors}"
-        if self.skipped:
-            return f"{self.label}: {self.skipped}"
-        share = f", {self.share.p50:.2f} of torch.mm's rate" if self.share else ""
-        return f"{self.label}: {_time(self.seconds['both'])}{share}"
-
-    @property
-    def failed(self) -> bool:
-        return self.skipped is not None and self.skipped.startswith(FAILED)
-
-    @property
-    def red(self) -> bool:
-        return self.errors is not None and self.allowed is not None and not self.errors.within(self.allowed)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Result:
-        data = dict(data)
-        for key in ("errors", "allowed"):
-            data[key] = data[key] and Errors(**data[key])
-        for key in ("share", "overhead", "graph"):
-            data[key] = data.get(key) and Spread(*data[key])
-        for key in ("seconds", "speedup"):
-            data[key] = {name: Spread(*values) for name, values in data[key].items()}
-        return cls(**data)
-
-
-@dataclass
-class StepShare:
-    """What a loss takes of a training step (bench/training.py). seconds: of the step with the loss. share: the part of
-    them that a step without the loss does not take."""
-
-    precision: str
-    loss: str
-    skipped: str | None = None
-    seconds: Spread | None = None
-    share: Spread | None = None
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> StepShare:
-        return cls(**{**data, **{key: data[key] and Spread(*data[key]) for key in ("seconds", "share")}})
-
-
-@dataclass
-class Report:
-    """checks: what was run before anything was timed, and how it ended."""
-
-    environment: dict[str, Any]
-    settings: dict[str, Any]
-    results: list[Result]
-    training: list[StepShare] = field(default_factory=list)
-    checks: dict[str, str] = field(default_factory=dict)
-
-    def save(self, path: Path) -> None:
-        with write_atomically(path) as file:
-            file.write(json.dumps(asdict(self), indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> Report:
-        data = json.loads(path.read_text())
-        return cls(
-            data["environment"],
-            data["settings"],
-            [Result.from_json(result) for result in data["results"]],
-            [StepShare.from_json(share) for share in data.get("training", [])],
-            data.get("checks", {}),
-        )
-
-    @classmethod
-    def resume(cls, path: Path, environment: dict[str, Any]) -> Report:
-        """The record at `path`, if it was made in the same environment; else a new one."""
-        if path.exists():
-            report = cls.load(path)
-            passing = {"date": "", "driver": "", "nvcc": "", "threads": ""}  # what a busy machine may fail to say
-            if report.environment | passing == environment | passing:
-                return report
-            print(f"{path} was made in another environment and is replaced", flush=True)
-        return cls(environment, {}, [])
-
-    def cases(self) -> dict[str, Case]:
-        """Those that occur in it, by name."""
-        names = {result.case for result in self.results}
-        return {case.name: case for case in CASES if case.name in names}
-
-    def targets(self, case: Case) -> Targets:
-        return case.targets_on("cuda" if self.environment["gpu"] else "cpu")
-
-    def of(self, case: str) -> Iterator[Result]:
-        return (result for result in self.results if result.case == case)
-
-    def conditions(self) -> str:
-        """One line for the foot of every table and plot."""
-        e = self.environment
-        machine = e["gpu"] or f"{e['cpu']}, {e['threads']} threads, {e['cpu_variant'] or 'nothing compiled'}"
-        revision = (e["revision"] or "unknown")[:10] + (" + changes" if e["dirty"] else "")
-        if e["gpu"]:
-            kernels = e.get("cuda_kernels")
-            machine += f", driver {e['driver']}, Triton {e['triton']}, "
-            machine += f"CUDA kernels for {kernels}" if kernels else "no CUDA kernels"
-        return f"{machine}; torch {e['torch']}, fastmmd {e['fastmmd']} ({revision}), fp32, {e['date'][:10]}"
 
 
 def markdown(report: Report, cases: dict[str, Case]) -> str:
@@ -209,18 +69,20 @@ def _summary(report: Report, cases: dict[str, Case]) -> Iterator[str]:
         yield _row(
             result.case,
             result.label,
-            _time(result.seconds["both"]),
+            duration(result.seconds["both"]),
             *(_speedup(result, others.get(name), floors.get(name)) for name in baselines),
-            _spread(result.share, "{:.2f}") + _target(">=", targets.share),
-            f"{result.extra_bytes / MIB:.2f} MiB" + _target("<", targets.extra_mib),
-            _time(result.overhead) if result.overhead else "-",
+            spread_text(result.share, "{:.2f}") + _target(">=", targets.share),
+            _memory(result) + _target("<", targets.extra_mib),
+            duration(result.overhead) if result.overhead else "-",
         )
 
 
 def _speedup(result: Result, other: Result | None, floor: float | None) -> str:
-    if result.speedup.get(other.competitor if other else ""):
-        return _spread(result.speedup[other.competitor], "{:.3g}") + _target(">=", floor)
-    return other.skipped if other and other.skipped and other.skipped.startswith(NEEDS) else "-"
+    if other is None:
+        return "-"
+    if other.competitor in result.speedup:
+        return spread_text(result.speedup[other.competitor], "{:.3g}") + _target(">=", floor)
+    return other.skipped if other.skipped and other.skipped.startswith(NEEDS) else "-"
 
 
 def _everyone(report: Report) -> Iterator[str]:
@@ -228,19 +90,27 @@ def _everyone(report: Report) -> Iterator[str]:
     for r in report.results:
         if r.skipped:
             continue
-        errors = (f"{r.errors.loss:.1e}", f"{r.errors.gradient:.1e}")
-        if r.red:
-            limits = f"{r.allowed.loss:.1e} and {r.allowed.gradient:.1e}"
+        errors = _errors(r.errors)
+        if r.wrong:
+            limits = " and ".join(_errors(r.allowed))
             yield _row(r.case, r.label, f"**wrong: errors beyond {limits}**", *[""] * 4, *errors, "")
             continue
-        times = [_time(r.seconds[phase]) for phase in PHASES]
-        yield _row(r.case, r.label, *times, f"{r.extra_bytes / MIB:.2f} MiB", *errors, str(r.rounds))
+        times = [duration(r.seconds[phase]) for phase in PHASES]
+        yield _row(r.case, r.label, *times, _memory(r), *errors, str(r.rounds))
+
+
+def _errors(errors: Errors | None) -> tuple[str, str]:
+    return ("-", "-") if errors is None else (f"{errors.loss:.1e}", f"{errors.gradient:.1e}")
+
+
+def _memory(result: Result) -> str:
+    return "-" if result.extra_bytes is None else f"{result.extra_bytes / MIB:.2f} MiB"
 
 
 def _on_a_gpu(report: Report, cases: dict[str, Case]) -> Iterator[str]:
-    """Of everyone: in a CUDA graph, and launches; nothing if neither was measured."""
-    found = [result for result in report.results if result.graph or result.launches]
-    if not found:
+    """Times in a CUDA graph, and launches; nothing if neither was measured."""
+    results = [result for result in report.results if result.graph or result.launches]
+    if not results:
         return
     yield "## In a CUDA graph"
     yield ""
@@ -250,11 +120,11 @@ def _on_a_gpu(report: Report, cases: dict[str, Case]) -> Iterator[str]:
     )
     yield ""
     yield from _head("case", "competitor", "eager", "in a graph", "launches, forward", "forward + backward")
-    for result in found:
+    for result in results:
         counts = [str(result.launches[phase]) if result.launches else "-" for phase in ("forward", "both")]
         target = report.targets(cases[result.case]).graph_us if result.speedup else None
-        graph = _time(result.graph) + _target("<", target) if result.graph else "-"
-        yield _row(result.case, result.label, _time(result.seconds["both"]), graph, *counts)
+        graph = duration(result.graph) + _target("<", target) if result.graph else "-"
+        yield _row(result.case, result.label, duration(result.seconds["both"]), graph, *counts)
     yield ""
 
 
@@ -269,15 +139,18 @@ def _training(report: Report) -> Iterator[str]:
     )
     yield ""
     yield from _head("precision of the network", "loss", "step", "share, %")
-    for share in report.training:
-        percent = share.share and Spread(*(100 * value for value in share.share))
-        step = _time(share.seconds) if share.seconds else share.skipped or "-"
-        yield _row(share.precision, share.loss, step, _spread(percent, "{:.2g}"))
+    yield from map(_step, report.training)
     yield ""
 
 
+def _step(share: StepShare) -> str:
+    percent = share.share and Spread(*[100 * value for value in share.share])
+    step = duration(share.seconds) if share.seconds else share.skipped or "-"
+    return _row(share.precision, share.loss, step, spread_text(percent, "{:.2g}"))
+
+
 def _skipped(report: Report) -> Iterator[str]:
-    """Who was not measured, and why: one line a reason."""
+    """Who was not measured, and why: one line per reason."""
     reasons: dict[str, list[str]] = {}
     for result in report.results:
         if result.skipped:
@@ -298,15 +171,6 @@ def _row(*cells: str) -> str:
 
 def _target(relation: str, value: float | None) -> str:
     return "" if value is None else f" ({relation} {value:g})"
-
-
-def _spread(spread: Spread | None, form: str) -> str:
-    return "-" if spread is None else f"{form} [{form} - {form}]".format(spread.p50, spread.p20, spread.p80)
-
-
-def _time(spread: Spread) -> str:
-    unit, scale = ("s", 1) if spread.p50 >= 1 else ("ms", 1e3) if spread.p50 >= 1e-3 else ("us", 1e6)
-    return _spread(Spread(*(scale * value for value in spread)), "{:.3g}") + " " + unit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

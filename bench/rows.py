@@ -25,7 +25,7 @@ import torch
 from bench import environment, folder, measure, throughput
 from bench.cases import Case, main_rows
 from bench.competitors import FASTMMD, line_up
-from bench.report import FAILED, NO_TIME, Report, Result
+from bench.record import FAILED, NO_TIME, Report, Result
 
 BACKENDS = ("auto", "cuda", "triton", "torch")
 # Above one second a step the alternatives at N = 131072 would take minutes.
@@ -40,17 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = Report.resume(options.out, environment.describe(device))
     report.checks = folder.checks(options.out.parent)
     if options.part == "launches":
-        own = [competitor for competitor in line_up(BACKENDS) if competitor.name.startswith(FASTMMD)]
-        throughput.count_launches(report, throughput.select(device), own, device, options.out, end)
+        backends = [competitor for competitor in line_up(BACKENDS) if competitor.name.startswith(FASTMMD)]
+        throughput.count_launches(report, throughput.select(device), backends, device, options.out, end)
         return 0
     if not measure_part(report, options.part, throughput.select(device), device, options.seconds, options.out):
         left = ("--out", str(options.out), "--seconds", f"{end - time.monotonic():.1f}")
         os.execv(sys.executable, [sys.executable, "-m", "bench.rows", options.part, *left])  # in a new process
-    return int(any(result.red or result.failed for result in report.results))
+    return int(any(result.wrong or result.failed for result in report.results))
 
 
 def _end(*_: object) -> None:
-    """Once: a second signal must not interrupt what the first one saves."""
+    """Ends the process, once: a second signal must not interrupt what the first one saves."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(128 + signal.SIGTERM)
 
@@ -82,8 +82,8 @@ def measure_part(
 
 @contextmanager
 def _unless_it_dies(report: Report, case: Case, out: Path) -> Iterator[None]:
-    """Keeps a failed row in the file for as long as a case is measured: what remains if the process crashes or hangs. A
-    process that is asked to end takes it back."""
+    """Within it the file says that the case has failed: what remains if the process crashes or hangs. A process that is
+    asked to end takes it back."""
     results = report.results
     report.results = [*results, Result(case.name, FASTMMD, f"{FAILED} its process crashed or hung")]
     report.save(out)

@@ -19,7 +19,7 @@ from bench import environment
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("memcheck", "racecheck")
 FOUND_ERRORS = 86  # compute-sanitizer's exit status for errors of its own
-CASES = ("tests/test_gpu.py", "-m", "gpu", "-k", "sanitizer", "-vv", "-p", "no:cacheprovider")
+TESTS = ("tests/gpu/test_sanitizer.py", "-m", "gpu", "-vv", "-p", "no:cacheprovider")
 
 
 def main(tools: Sequence[str] | None = None) -> int:
@@ -35,12 +35,19 @@ def main(tools: Sequence[str] | None = None) -> int:
 
 def examine(program: str, tool: str) -> int:
     """The exit status of one tool, whose lines are printed as they come, after its name."""
-    command = [program, "--tool", tool, "--error-exitcode", str(FOUND_ERRORS), sys.executable, "-m", "pytest", *CASES]
+    command = [program, "--tool", tool, "--error-exitcode", str(FOUND_ERRORS), sys.executable, "-m", "pytest", *TESTS]
     # Without torch's cache every tensor is an allocation of its own: an overrun leaves it, and new memory is new.
     settings = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    with subprocess.Popen(command, cwd=ROOT, env=settings, **pipes) as process:
-        for line in process.stdout:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        for line in process.stdout or ():
             print(f"{tool}: {line}", end="", flush=True)
     print(f"{tool}: exit status {process.returncode}", flush=True)
     return process.returncode

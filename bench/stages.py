@@ -1,4 +1,4 @@
-"""Stages of a command with a fixed time: each is a process with a log and a limit of its own, and all end with it.
+"""Stages of a command with a fixed time: each is a process with its own log and limit, and all end with the command.
 
 Only the standard library is needed, and nothing here touches a GPU: whatever a stage meets, the next one starts.
 """
@@ -27,13 +27,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Stage:
     """One process.
 
-    does: a line for people.
+    does: what it does, in a line.
     seconds: its limit; None: whatever the stages after it leave.
-    command: its words, where ``{out}`` stands for the folder of results and ``{seconds}`` for the seconds after which
-        it should begin nothing new (nine tenths of its limit).
+    command: its arguments, where ``{out}`` stands for the folder of results and ``{seconds}`` for the seconds after
+        which it should begin nothing new (nine tenths of its limit).
     log: the file that its output goes to; "": the terminal.
     step: neighbours of the same step run side by side; "": it runs alone.
-    essential: where it ends with status 2 there is nothing to do here, and no other stage starts.
+    essential: if it ends with status 2, there is nothing to do here, and no other stage starts.
     """
 
     name: str
@@ -77,13 +77,13 @@ class Runner:
 
     def run(self, stages: Sequence[Stage]) -> bool:
         """Runs all; whether each ended with status 0. A signal ends what runs, and nothing else starts."""
-        kept = self.closing.seconds or 0.0
+        reserved = self.closing.seconds or 0.0
         with self._listening():
             try:
                 for _, neighbours in groupby(stages, key=lambda stage: stage.step or stage.name):
                     step = tuple(neighbours)
                     later = stages[stages.index(step[-1]) + 1 :]
-                    self._run_step(step, kept, sum(stage.seconds or 0.0 for stage in later))
+                    self._run_step(step, reserved, sum(stage.seconds or 0.0 for stage in later))
                     if self.refused:
                         return False
                 if self.signal is None:
@@ -94,30 +94,30 @@ class Runner:
                 self.summarize()
         return self.signal is None and all(outcome.startswith("status 0") for outcome in self.outcomes.values())
 
-    def say(self, text: str) -> None:
-        """To the terminal and the log, with the seconds since the start."""
+    def log(self, text: str) -> None:
+        """Writes a line to the terminal and the log, with the seconds since the start."""
         line = f"[{time.monotonic() - self.begin:6.1f} s] {text}"
         print(line, flush=True)
         with (self.out / LOG).open("a") as file:
             file.write(line + "\n")
 
     def summarize(self) -> None:
-        self.say("stages: " + "; ".join(f"{name}: {outcome}" for name, outcome in self.outcomes.items()))
+        self.log("stages: " + "; ".join(f"{name}: {outcome}" for name, outcome in self.outcomes.items()))
 
     @property
     def _mark(self) -> str:
         return f"{os.getpid()}-{self.begin}"
 
-    def _seconds(self, stage: Stage, kept: float, later: float) -> float:
-        """What a stage gets now."""
-        left = self.begin + self.seconds - GRACE - kept - time.monotonic()
+    def _seconds(self, stage: Stage, reserved: float, later: float) -> float:
+        """What a stage gets now. reserved: for the closing stage. later: of the stages between."""
+        left = self.begin + self.seconds - GRACE - reserved - time.monotonic()
         return max(0.0, left - later if stage.seconds is None else min(stage.seconds, left))
 
-    def _run_step(self, step: Sequence[Stage], kept: float, later: float) -> None:
+    def _run_step(self, step: Sequence[Stage], reserved: float, later: float) -> None:
         running: list[_Started] = []
         try:
             for stage in step:
-                if (started := self._start(stage, kept, later)) is not None:
+                if (started := self._start(stage, reserved, later)) is not None:
                     running.append(started)
             while running and self.signal is None:
                 for started in tuple(running):
@@ -139,26 +139,26 @@ class Runner:
         self._note(started.stage, limit if status is None else f"status {status} after {seconds:.0f} s")
         self.refused = self.refused or (started.stage.essential and status == 2)
 
-    def _start(self, stage: Stage, kept: float, later: float) -> _Started | None:
-        seconds = self._seconds(stage, kept, later)
+    def _start(self, stage: Stage, reserved: float, later: float) -> _Started | None:
+        seconds = self._seconds(stage, reserved, later)
         if self.signal is not None:
             return None
         if seconds < min(FEWEST_SECONDS, stage.seconds or FEWEST_SECONDS):
             self._note(stage, "no time left")
             return None
-        words = [word.format(out=self.out, seconds=f"{0.9 * seconds:.1f}") for word in stage.command]
-        self.say(f"{stage.name}: {seconds:.0f} s at most: {' '.join(words)}")
+        command = [argument.format(out=self.out, seconds=f"{0.9 * seconds:.1f}") for argument in stage.command]
+        self.log(f"{stage.name}: {seconds:.0f} s at most: {' '.join(command)}")
         mark = f"{self._mark}/{stage.name}/"
-        log = None
+        output = None
         try:
             if stage.log:
-                log = (self.out / stage.log).open("ab" if stage.log == LOG else "wb")
+                output = (self.out / stage.log).open("ab" if stage.log == LOG else "wb")
             process = subprocess.Popen(
-                words,
+                command,
                 cwd=self.root,
                 env=os.environ | dict(self.settings) | {MARK: mark},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -166,14 +166,14 @@ class Runner:
             self._note(stage, f"not started: {error}")
             return None
         finally:
-            if log is not None:
-                log.close()
+            if output is not None:
+                output.close()
         begin = time.monotonic()
         return _Started(stage, process, f"{MARK}={mark}", begin, begin + seconds)
 
     def _note(self, stage: Stage, outcome: str) -> None:
         self.outcomes[stage.name] = outcome
-        self.say(f"{stage.name}: {outcome}")
+        self.log(f"{stage.name}: {outcome}")
 
     def _clear_drafts(self) -> None:
         """Removes what write_atomically leaves where its process is killed."""
@@ -182,7 +182,7 @@ class Runner:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """Signals are noted, and acted upon where processes are waited for."""
+        """Within it signals are noted, and acted upon where processes are waited for."""
 
         def note(number: int, _: object) -> None:
             self.signal = number
@@ -206,23 +206,23 @@ def select(stages: Sequence[Stage], names: Sequence[str]) -> tuple[Stage, ...]:
 def plan(stages: Sequence[Stage], seconds: float, closing: Stage) -> Iterator[str]:
     """A table of the stages with their limits and the latest second at which each starts."""
     yield f"{'from s':>8}{'limit s':>9}  {'stage':<12}{'file':<15}what"
-    kept = GRACE + (closing.seconds or 0.0)
+    reserved = GRACE + (closing.seconds or 0.0)
     latest = 0.0
     for _, neighbours in groupby(stages, key=lambda stage: stage.step or stage.name):
         step = tuple(neighbours)
         later = sum(stage.seconds or 0.0 for stage in stages[stages.index(step[-1]) + 1 :])
-        limits = [max(0.0, seconds - kept - latest - later) if s.seconds is None else s.seconds for s in step]
+        limits = [max(0.0, seconds - reserved - latest - later) if s.seconds is None else s.seconds for s in step]
         for position, (stage, limit) in enumerate(zip(step, limits, strict=True)):
             start = f"{latest:8.0f}" if position == 0 else f"{'beside':>8}"
             yield f"{start}{limit:9.0f}  {stage.name:<12}{stage.log or '-':<15}{stage.does}"
-        latest = min(seconds - kept, latest + max(limits))
+        latest = min(seconds - reserved, latest + max(limits))
     limit = closing.seconds or 0.0
-    yield f"{seconds - kept:8.0f}{limit:9.0f}  {closing.name:<12}{closing.log or '-':<15}{closing.does}"
+    yield f"{seconds - reserved:8.0f}{limit:9.0f}  {closing.name:<12}{closing.log or '-':<15}{closing.does}"
     yield f"{seconds:8.0f}  everything has ended"
 
 
 def _end(ending: Sequence[_Started]) -> None:
-    """Ends processes and whatever they started: their groups, and those that carry a mark of theirs elsewhere."""
+    """Ends processes and whatever they started: their groups, and what carries their marks in other sessions."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for started in ending:
             if started.process.poll() is None:

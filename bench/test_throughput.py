@@ -1,8 +1,10 @@
 """The quick cases under pytest-benchmark: ``pytest bench --benchmark-only``.
 
-Forward + backward, one group a case. For ratios, the compiled version and large cases use throughput.py, which runs
-the competitors in turns; here each has its own few seconds.
+Forward + backward, one group per case. For ratios, the compiled version and large cases use throughput.py, which runs
+the competitors in turns; here each has a few seconds for itself.
 """
+
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ MEASURED = [competitor for competitor in line_up() if competitor.name in (FASTMM
 
 @pytest.mark.parametrize("competitor", MEASURED, ids=lambda competitor: competitor.name)
 @pytest.mark.parametrize("case", [case for case in CASES if case.quick], ids=lambda case: case.name)
-def test_forward_and_backward(benchmark, case: Case, competitor: Competitor):
+def test_forward_and_backward(benchmark: Any, case: Case, competitor: Competitor) -> None:
     sources, targets = case.inputs()
     loss = competitor.make(case)
     errors, allowed = Gate(case, sources, targets).errors(loss)

@@ -26,11 +26,12 @@ import torch
 from torch import Tensor
 
 from bench import environment, measure, yardsticks
-from bench.cases import CASES, Case, main_rows
-from bench.competitors import FASTMMD, Competitor, Loss, automatic, line_up
+from bench.cases import CASES, Case, Loss, main_rows
+from bench.competitors import FASTMMD, Competitor, automatic, line_up
 from bench.gate import Gate
-from bench.report import FAILED, NO_TIME, Report, Result, markdown
-from fastmmd.dispatch import BACKENDS
+from bench.record import FAILED, NO_TIME, Report, Result
+from bench.report import markdown
+from fastmmd.dispatch import NAMES
 from fastmmd.models.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,12 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device.type == "cuda":
         count_launches(report, cases, line_up(options.backends), device, out)
     print(publish(report, out))
-    return 1 if any(result.red or result.failed for result in report.results) else 0
+    return 1 if any(result.wrong or result.failed for result in report.results) else 0
 
 
 def select(device: torch.device, quick: bool = False, text: str = "") -> list[Case]:
-    """The cases for a device. On a GPU, where time can be short, the main rows come first, then those with targets of
-    their own."""
+    """The cases for a device. On a GPU, where time can be short, the main rows come first, then those whose targets
+    differ from the common ones."""
     cases = [
         case
         for case in CASES
@@ -98,7 +99,7 @@ def measure_all(
 
 
 def publish(report: Report, out: Path) -> str:
-    """Writes the table and, where matplotlib is installed, the plots beside the record; returns the table."""
+    """Writes the table and, where matplotlib is installed, the plots beside the record. Returns the table."""
     cases = report.cases()
     table = markdown(report, cases)
     with write_atomically(out.with_suffix(".md")) as file:
@@ -119,7 +120,8 @@ def run(
     sources, targets = case.inputs(device)
     budget_bytes = _budget_bytes(options.memory_budget_gib, device)
     gate = Gate(case, sources, targets)
-    results, steps = [], {}
+    results: list[Result] = []
+    steps: dict[str, measure.Step] = {}
     for competitor in competitors:
         result = Result(case.name, competitor.name, competitor.absent(case, device, budget_bytes))
         if competitor.name == FASTMMD:
@@ -130,7 +132,7 @@ def run(
         try:
             loss = competitor.make(case)
             result.errors, result.allowed = gate.errors(loss, competitor.estimator, competitor.leniency)
-            if result.red:
+            if result.wrong:
                 continue
             begin = time.perf_counter()
             peak = measure.peak_bytes(partial(_gradients, loss, sources, targets), device)
@@ -145,11 +147,9 @@ def run(
         except Exception as error:  # out of memory, a compiler's complaint: the others are still worth measuring
             steps.pop(competitor.name, None)
             result.skipped = f"{FAILED} {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
-    yard = {
-        MATMUL: yardsticks.matmul(sources, targets, case.precision),
-        EMPTY: measure.gradient_step(yardsticks.empty_function, sources, targets),
-    }
-    samples = measure.interleave({**steps, **yard}, device, options.rounds, options.seconds)
+    steps[MATMUL] = yardsticks.matmul(sources, targets, case.precision)
+    steps[EMPTY] = measure.gradient_step(yardsticks.empty_function, sources, targets)
+    samples = measure.interleave(steps, device, options.rounds, options.seconds)
     for result in results:
         if result.competitor in steps:
             _fill(result, samples)
@@ -209,19 +209,19 @@ def _budget_bytes(gib: float | None, device: torch.device) -> float:
 
 
 def _fill(result: Result, samples: dict[str, measure.Samples]) -> None:
-    own = samples[result.competitor]
-    result.seconds = {phase: measure.Spread.of(values) for phase, values in own.items()}
-    result.rounds = len(own["both"])
+    phases = samples[result.competitor]
+    result.seconds = {phase: measure.Spread.of(values) for phase, values in phases.items()}
+    result.rounds = len(phases["both"])
     if result.competitor + GRAPH in samples:
         result.graph = measure.Spread.of(samples[result.competitor + GRAPH]["both"])
     if not result.competitor.startswith(FASTMMD):
         return
     bound = [yardsticks.PRODUCTS_PER_LAYER * seconds for seconds in samples[MATMUL]["both"]]
-    result.share = measure.ratio(bound, own["both"])
-    result.overhead = measure.difference(own["both"], samples[EMPTY]["both"])
+    result.share = measure.ratio(bound, phases["both"])
+    result.overhead = measure.difference(phases["both"], samples[EMPTY]["both"])
     for name, other in samples.items():
         if name not in (result.competitor, MATMUL, EMPTY) and not name.endswith(GRAPH):
-            result.speedup[name] = measure.ratio(other["both"], own["both"])
+            result.speedup[name] = measure.ratio(other["both"], phases["both"])
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -230,7 +230,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--cases", default="", metavar="TEXT", help="only cases whose name contains this")
-    parser.add_argument("--backends", nargs="+", default=["auto"], choices=BACKENDS, help="fastmmd's (default: auto)")
+    parser.add_argument("--backends", nargs="+", default=["auto"], choices=NAMES, help="fastmmd's (default: auto)")
     parser.add_argument("--rounds", type=int, default=15, help="at most (default: 15)")
     parser.add_argument("--seconds", type=float, default=4.0, help="at most, per competitor and case (default: 4)")
     parser.add_argument("--minutes", type=float, help="after these no further case starts (default: all are measured)")

@@ -16,15 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench import environment, measure
-from bench.cases import TRAINING, Case
-from bench.competitors import FASTMMD, NAIVE, Loss, line_up
+from bench.cases import TRAINING, Case, Loss
+from bench.competitors import FASTMMD, NAIVE, line_up
 from bench.measure import Mark, Phases, Step
-from bench.report import Report, StepShare
+from bench.record import Report, StepShare
 
 IMAGES = (3, 224, 224)
 PRECISIONS = {"fp32": None, "bf16 autocast": torch.bfloat16}
-
-
 ROUNDS = 9
 
 
@@ -68,7 +66,10 @@ def shares(
     case: Case = TRAINING,
     images: tuple[int, int, int] = IMAGES,
 ) -> Iterator[StepShare]:
-    """Of the naive loss and of fastmmd's, at each precision of the network. `network`: from a number of classes."""
+    """What the naive loss and fastmmd's take of a step, at each precision of the network.
+
+    network: makes one, from a number of classes.
+    """
     makes = _losses()
     try:
         model = network(case.dims[1])
@@ -76,7 +77,7 @@ def shares(
         for precision in PRECISIONS:
             yield from (StepShare(precision, name, f"{missing.name or missing} is not installed") for name in makes)
         return
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     batch = torch.randn(case.n, *images, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(case.dims[1], (case.n_source,), device=device)
     for precision, dtype in PRECISIONS.items():
@@ -88,7 +89,7 @@ def shares(
         for name in losses:
             whole = samples[name]["both"]
             parts = [(a - b) / a for a, b in zip(whole, without, strict=False)]
-            yield StepShare(precision, name, None, measure.Spread.of(whole), measure.Spread.of(parts))
+            yield StepShare(precision, name, seconds=measure.Spread.of(whole), share=measure.Spread.of(parts))
 
 
 def _losses() -> dict[str, Callable[[Case], Loss]]:

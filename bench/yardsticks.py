@@ -10,16 +10,14 @@ from torch import Tensor
 
 from bench.measure import Mark, Phases, Step
 
-# Gram matrix and gradient need 3 N^2 d flop a layer if each pair is computed once (1 for the distance, 2 for the
+# Gram matrix and gradient need 3 N^2 d flop per layer if each pair is computed once (1 for the distance, 2 for the
 # gradients of both rows); one [N, d] x [d, N] product has 2 N^2 d.
 PRODUCTS_PER_LAYER = 1.5
-
-
 OUT_ELEMENTS = 1 << 30  # of a product's output: larger ones are computed in slabs of rows
 
 
 def matmul(sources: Sequence[Tensor], targets: Sequence[Tensor], precision: str = "ieee") -> Step:
-    """One product ``[N, d_l] x [d_l, N]`` a layer; of bf16 operands if `precision` says so, else by torch's setting.
+    """One product ``[N, d_l] x [d_l, N]`` per layer; of bf16 operands if `precision` says so, else by torch's setting.
     The output is allocated once, so that only the product is timed."""
     layers = [torch.cat([source, target]).detach() for source, target in zip(sources, targets, strict=True)]
     if precision == "bf16":

@@ -1,3 +1,5 @@
+"""The gate's reference, who passes it, and what does not."""
+
 from dataclasses import replace
 
 import pytest
@@ -11,12 +13,12 @@ from fastmmd import discrepancy
 
 CPU = torch.device("cpu")
 SMALL = Case("small", 12, 8, (16, 4), JAN, 0.2, (0.3, 0.1))
-EVERYONE = {c.name: c for c in line_up(("auto", "torch", "reference")) if c.name != COMPILED}
+COMPETITORS = {c.name: c for c in line_up(("auto", "torch", "reference")) if c.name != COMPILED}
 PEERS = ("pytorch-adapt", "geomloss", keops.NAME)
 
 
 def in_fp64(case, sources, targets, estimator="biased"):
-    """The library's own dense reference, by differences."""
+    """fastmmd's dense reference, by differences."""
     sources, targets = ([x.detach().double().requires_grad_() for x in side] for side in (sources, targets))
     options = {"joint": case.joint, "marginal": case.marginals, "estimator": estimator, "backend": "reference"}
     loss = discrepancy(sources, targets, case.kernels, **options).loss
@@ -24,7 +26,7 @@ def in_fp64(case, sources, targets, estimator="biased"):
 
 
 @pytest.mark.parametrize("estimator", ["biased", "unbiased"])
-def test_reference_equals_the_librarys(estimator, monkeypatch):
+def test_reference_equals_fastmmds(estimator, monkeypatch):
     monkeypatch.setattr("bench.blocked.BLOCK_ELEMENTS", 60)  # blocks of 3 rows
     sources, targets = SMALL.inputs()
     loss, gradients = reference(SMALL, sources, targets, torch.float64, estimator)
@@ -46,9 +48,9 @@ def test_reference_of_copies_equals_that_of_all_rows():
 
 
 @pytest.mark.parametrize("case", [SMALL, CASES[0], CASES[1]], ids=lambda case: case.name)
-@pytest.mark.parametrize("name", [name for name in EVERYONE if name not in PEERS])
+@pytest.mark.parametrize("name", [name for name in COMPETITORS if name not in PEERS])
 def test_competitors_agree_with_the_reference(name, case):
-    competitor = EVERYONE[name]
+    competitor = COMPETITORS[name]
     if competitor.absent(case, CPU, 2**30):
         pytest.skip(competitor.absent(case, CPU, 2**30))
     errors, allowed = Gate(case, *case.inputs()).errors(competitor.make(case), competitor.estimator)
@@ -58,7 +60,7 @@ def test_competitors_agree_with_the_reference(name, case):
 @pytest.mark.parametrize("backend", ["cuda", "triton"])
 @pytest.mark.parametrize("case", main_rows()[:3], ids=lambda case: case.name)
 def test_gpu_backends_pass_the_gate_where_they_run_on_the_cpu(backend, case):
-    """As tests/conftest.py says. What the gate refuses is not timed."""
+    """As tests/conftest.py says."""
     (competitor,) = line_up((backend,))[:1]
     if reason := competitor.absent(case, CPU, 2**30):
         pytest.skip(reason)
@@ -69,7 +71,7 @@ def test_gpu_backends_pass_the_gate_where_they_run_on_the_cpu(backend, case):
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_agree_with_the_reference(name):
     case = SMALL if name == keops.NAME else Case("one layer", 20, 20, (16,), JAN[:1])
-    competitor = EVERYONE[name]
+    competitor = COMPETITORS[name]
     if competitor.absent(case, CPU, 2**30):
         pytest.skip(competitor.absent(case, CPU, 2**30))
     errors, allowed = Gate(case, *case.inputs()).errors(competitor.make(case), competitor.estimator)
@@ -78,7 +80,7 @@ def test_peers_agree_with_the_reference(name):
 
 @pytest.mark.parametrize("wrong", [lambda x: 1.001 * x, lambda x: x + 1e-4, lambda x: x + 1e-3 * (x - x.detach())])
 def test_gate_catches_a_wrong_loss_and_a_wrong_gradient(wrong):
-    right = EVERYONE[DENSE].make(SMALL)
+    right = COMPETITORS[DENSE].make(SMALL)
     gate = Gate(SMALL, *SMALL.inputs())
     errors, allowed = gate.errors(lambda sources, targets: wrong(right(sources, targets)))
     assert not errors.within(allowed)
@@ -89,7 +91,7 @@ def test_gate_catches_a_wrong_loss_and_a_wrong_gradient(wrong):
 @pytest.mark.parametrize("name", [NAIVE, DENSE])
 @pytest.mark.parametrize("case", [Case("one", 256, 256, (8,), JAN[:1]), Case("two", 256, 256, (16, 4), JAN)])
 def test_stated_need_is_the_measured_peak(name, case):
-    competitor = EVERYONE[name]
+    competitor = COMPETITORS[name]
     step = measure.gradient_step(competitor.make(case), *case.inputs())
     peak = measure.peak_bytes(lambda: step(measure.CpuClock.mark), CPU)
     assert competitor.needs(case) == pytest.approx(peak, rel=0.25)
@@ -97,7 +99,7 @@ def test_stated_need_is_the_measured_peak(name, case):
 
 
 @pytest.mark.slow
-def test_compiled_agrees_with_the_reference():
+def test_compiled_version_agrees_with_the_reference():
     (competitor,) = [c for c in line_up() if c.name == COMPILED]
     if competitor.absent(SMALL, CPU, 2**30):
         pytest.skip(competitor.absent(SMALL, CPU, 2**30))
@@ -109,7 +111,7 @@ def test_blocked_computes_all_copies_in_blocks(monkeypatch):
     monkeypatch.setattr("bench.blocked.BLOCK_ELEMENTS", 60)
     case = replace(SMALL, n_source=24, n_target=16, copies=4)
     sources, targets = case.inputs()
-    loss = EVERYONE[BLOCKED].make(case)
+    loss = COMPETITORS[BLOCKED].make(case)
     errors, allowed = Gate(case, sources, targets).errors(loss)
     assert errors.within(allowed)
     value = loss(sources, targets)
@@ -131,13 +133,13 @@ def test_keops_says_why_it_takes_no_part(monkeypatch):
 def test_the_gate_allows_a_formats_rounding_and_no_more(precision, bits):
     case = replace(SMALL, precision=precision)
     gate = Gate(case, *case.inputs())
-    right = EVERYONE[DENSE].make(case)
+    right = COMPETITORS[DENSE].make(case)
 
     def rounded(bits):
         def loss(sources, targets):
             step = 2.0 ** (bits + 1)  # of the fraction
-            cut = [[x + (_fraction(x, step) - x).detach() for x in side] for side in (sources, targets)]
-            return right(*cut)
+            sides = [[x + (_rounded(x, step) - x).detach() for x in side] for side in (sources, targets)]
+            return right(sides[0], sides[1])
 
         return loss
 
@@ -147,6 +149,6 @@ def test_the_gate_allows_a_formats_rounding_and_no_more(precision, bits):
     assert not errors.within(allowed)
 
 
-def _fraction(x, step):
+def _rounded(x, step):
     fraction, exponent = torch.frexp(x.detach())
     return torch.ldexp((fraction * step).round() / step, exponent)

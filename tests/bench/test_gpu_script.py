@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_dry_run_prints_stages_limits_and_order_without_packages(tmp_path):
     assert not out.exists()
 
 
-def test_dry_run_of_some_stages(capsys):
+def test_dry_run_lists_the_stages_that_are_asked_for(capsys):
     assert gpu.main(["--dry-run", "--only", "main,values", "--seconds", "300"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[2] for line in lines[1:-1]] == ["environment", "values", "main", "report"]
@@ -71,12 +72,11 @@ def test_the_documents_table_is_the_plan():
     assert {file for _, _, file in rows if file} == FILES
 
 
-def test_stages_write_eight_files_at_most_and_none_in_a_subfolder():
+def test_stages_write_the_listed_files_and_none_in_a_subfolder():
     named = {word.removeprefix("{out}/") for stage in gpu.STAGES for word in stage.command if word.startswith("{out}/")}
     logs = {stage.log for stage in (gpu.ENVIRONMENT, *gpu.STAGES, gpu.REPORT) if stage.log}
     assert named | logs == FILES
     assert not any("/" in name for name in FILES)
-    assert len(FILES) <= 8
 
 
 MODULES = [stage for stage in gpu.STAGES if stage.command[2].startswith("bench.")]
@@ -109,12 +109,13 @@ def test_without_a_gpu_it_says_what_it_needs_and_starts_nothing(tmp_path):
 
 
 @without_a_gpu
-def test_the_whole_command_where_a_stage_fails(tmp_path, monkeypatch):
-    """As on a machine whose GPU went away: the failure is noted, and the report is rendered."""
+def test_failing_stage_is_noted_and_the_report_is_rendered(tmp_path, monkeypatch):
+    """As on a machine whose GPU went away."""
     probe = stages.Stage("environment", "", 30, (sys.executable, "-c", "print('a GPU')"), "", essential=True)
     quick = [stage for stage in gpu.STAGES if stage.name == "main"]
     monkeypatch.setattr(gpu, "ENVIRONMENT", probe)
     monkeypatch.setattr(gpu, "STAGES", tuple(quick))
+    monkeypatch.setattr(gpu, "REPORT", replace(gpu.REPORT, seconds=120.0))  # the machine may be busy
     assert gpu.main(["--out", str(tmp_path)]) == 1
     log = (tmp_path / "log.txt").read_text()
     for stage in quick:
@@ -145,18 +146,21 @@ def test_the_environment_names_what_runs_and_what_does_not(monkeypatch, capsys):
 
 
 def test_a_missing_package_is_named(monkeypatch):
+    specs = {"pytest": object(), "numpy": object()}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None if name == "triton" else object())
+    monkeypatch.setattr(environment.importlib.util, "find_spec", specs.get)
     assert environment.missing() == "not installed: triton"
 
 
 def test_a_backend_is_measured_once(monkeypatch):
     """Beside "auto" the one that it takes is left out, and auto's rows name it."""
-    monkeypatch.setattr(dispatch, "unavailable", lambda name, device: "no CUDA" if name == "cuda" else None)
+
+    def choose(name, call):
+        return "triton" if call.problem.n > 99 else "torch"
+
+    monkeypatch.setattr(dispatch, "unavailable", lambda name, device: {"cuda": "no CUDA"}.get(name))
     auto, cuda, triton, plain = line_up(("auto", "cuda", "triton", "torch"))[:4]
-    taken = automatic(CASES[0], CPU)
-    assert taken == "cpu"
-    monkeypatch.setattr(dispatch, "choose", lambda name, device, problem: "triton" if problem.n > 99 else "torch")
+    monkeypatch.setattr(dispatch, "choose", choose)
     few, many = CASES[0], next(case for case in CASES if case.n > 99)
     refusals = [[c.refuses(case, CPU) for c in (auto, cuda, triton, plain)] for case in (few, many)]
     assert refusals == [[None, "no CUDA", None, BY_ITSELF], [None, "no CUDA", BY_ITSELF, None]]
@@ -165,3 +169,10 @@ def test_a_backend_is_measured_once(monkeypatch):
 
 
 BY_ITSELF = "it is what fastmmd takes by itself"
+
+
+@pytest.mark.parametrize("case", CASES[:3], ids=lambda case: case.name)
+def test_auto_takes_the_cpu_backend_for_cpu_tensors(case):
+    if reason := dispatch.unavailable("cpu", CPU):
+        pytest.skip(reason)
+    assert automatic(case, CPU) == "cpu"

@@ -10,7 +10,8 @@ from bench.cases import CASES, Case, Targets, main_rows
 from bench.competitors import BLOCKED, COMPILED, DENSE, FASTMMD, NAIVE, Competitor, line_up
 from bench.gate import Errors
 from bench.measure import PHASES, Spread
-from bench.report import Report, Result, StepShare, markdown
+from bench.record import Report, Result, StepShare
+from bench.report import markdown
 
 CASE = Case("tiny", 4, 4, (3,), (), targets=Targets(naive=25, share=0.5, extra_mib=4), gpu_targets=Targets(graph_us=15))
 
@@ -36,7 +37,7 @@ def report():
     return Report(environment, {"rounds": 5}, [ours, wrong, Result("tiny", DENSE, "dense form needs 44 GiB")])
 
 
-def test_round_trip(report, tmp_path):
+def test_saved_record_is_loaded_unchanged(report, tmp_path):
     report.save(tmp_path / "new" / "record.json")
     assert Report.load(tmp_path / "new" / "record.json") == report
 
@@ -72,7 +73,7 @@ def of_a_gpu(report):
     return report
 
 
-def test_round_trip_of_a_gpus_record(of_a_gpu, tmp_path):
+def test_saved_record_of_a_gpu_is_loaded_unchanged(of_a_gpu, tmp_path):
     of_a_gpu.save(tmp_path / "record.json")
     assert Report.load(tmp_path / "record.json") == of_a_gpu
 
@@ -89,7 +90,7 @@ def test_a_record_is_resumed_in_the_same_environment_only(of_a_gpu, tmp_path, ca
     assert "another environment" in capsys.readouterr().out
 
 
-def test_columns_of_a_gpu(of_a_gpu):
+def test_table_of_a_gpu_has_its_columns_and_targets(of_a_gpu):
     table = markdown(of_a_gpu, {"tiny": CASE})
     assert "A GPU, driver 580.1, Triton 3.6.0, CUDA kernels for 90 90+PTX by nvcc 13.0; torch" in table
     assert "* tests: passed: 3 passed" in table
@@ -107,7 +108,7 @@ def test_records_of_earlier_versions_load():
     assert "## Share of a training step" not in table
 
 
-def test_cases_of_a_device():
+def test_cpus_measure_fp32_alone_and_gpus_all_cases_main_rows_first():
     cpu, gpu = (throughput.select(torch.device(name)) for name in ("cpu", "cuda"))
     assert not any(case.gpu or case.precision != "ieee" for case in cpu)
     assert set(gpu) == set(CASES)
@@ -115,8 +116,8 @@ def test_cases_of_a_device():
     main = main_rows()
     assert tuple(gpu[: len(main)]) == main
     assert [(case.n, case.dims) for case in main[:3]] == [(72, (256, 31)), (128, (2048, 8)), (256, (256, 10))]
-    own = [case.gpu_targets != Case.gpu_targets for case in gpu[len(main) :]]
-    assert own == sorted(own, reverse=True)  # then those with targets of their own
+    with_targets = [case.gpu_targets != Case.gpu_targets for case in gpu[len(main) :]]
+    assert with_targets == sorted(with_targets, reverse=True)  # then those whose targets are not the common ones
     assert any(case.n == 131072 and case.dims == (256, 8) for case in gpu)
     assert any(case.n == 8192 and case.dims == (2048,) for case in gpu)
 
@@ -153,7 +154,7 @@ def test_a_wrong_competitor_fails_the_run_and_is_not_timed(tmp_path, monkeypatch
     out = tmp_path / "run.json"
     assert throughput.main(["--quick", "--cases", "36+36", "--out", str(out)]) == 1
     (result,) = Report.load(out).results
-    assert result.red
+    assert result.wrong
     assert not result.seconds
     assert "**wrong" in capsys.readouterr().out
 
@@ -198,9 +199,9 @@ def test_without_matplotlib_there_are_no_plots(tmp_path, monkeypatch, capsys):
     arguments = ["--quick", "--cases", "36+36", "--rounds", "3", "--seconds", "0.1", "--out", str(out)]
     assert throughput.main(arguments) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"run.json", "run.md"}
-    said = capsys.readouterr().err
-    assert "no plots without matplotlib" in said
-    assert "later: python -m bench.plots run.json" in said
+    errors = capsys.readouterr().err
+    assert "no plots without matplotlib" in errors
+    assert "later: python -m bench.plots run.json" in errors
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

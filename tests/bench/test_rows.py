@@ -10,7 +10,7 @@ import pytest
 from bench import rows, throughput
 from bench.cases import JAN, Case, main_rows
 from bench.competitors import DENSE, FASTMMD, Competitor, line_up
-from bench.report import NO_TIME, Report, Result
+from bench.record import NO_TIME, Report, Result
 from tests.bench.test_gate import CPU
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def measure(report, part, out, seconds=60.0, cases=(MAIN, OTHER)):
 
 
 @pytest.mark.usefixtures("few")
-def test_main_rows_then_the_rest(tmp_path):
+def test_main_rows_come_first_and_then_the_rest(tmp_path):
     out = tmp_path / "gpu.json"
     report = Report({"gpu": "a GPU"}, {}, [])
     assert measure(report, "main", out) == [MAIN.name] * 2
@@ -50,8 +50,8 @@ def test_what_is_measured_is_not_measured_again(tmp_path):
     report = Report({}, {}, [Result(MAIN.name, "kept")])
     measure(report, "main", out)
     measure(report, "rest", out)
-    found = [(result.case, result.competitor) for result in Report.load(out).results]
-    assert found == [(MAIN.name, "kept"), (OTHER.name, FASTMMD), (OTHER.name, DENSE)]
+    results = [(result.case, result.competitor) for result in Report.load(out).results]
+    assert results == [(MAIN.name, "kept"), (OTHER.name, FASTMMD), (OTHER.name, DENSE)]
 
 
 @pytest.mark.usefixtures("few")
@@ -69,7 +69,7 @@ def test_a_wrong_row_stops_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(throughput, "line_up", lambda backends: (wrong, line_up()[0]))
     report = Report({}, {}, [])
     assert measure(report, "main", tmp_path / "gpu.json", cases=(MAIN,)) == [MAIN.name]
-    assert [(result.competitor, result.red) for result in report.results] == [("wrong", True), (FASTMMD, False)]
+    assert [(result.competitor, result.wrong) for result in report.results] == [("wrong", True), (FASTMMD, False)]
 
 
 DIED = "failed: its process crashed or hung"
@@ -132,8 +132,8 @@ def test_where_the_device_is_unusable_a_new_process_measures_what_is_left(tmp_pa
     monkeypatch.setattr(rows.os, "execv", lambda program, words: started.append(words))
     monkeypatch.setattr(rows.torch, "device", lambda *_: CPU)
     assert rows.main(["rest", "--out", str(out), "--seconds", "60"]) == 1
-    ((python, dash, module, part, *_, left),) = started
-    assert (python, dash, module, part) == (sys.executable, "-m", "bench.rows", "rest")
+    ((*command, left),) = started
+    assert command == [sys.executable, "-m", "bench.rows", "rest", "--out", str(out), "--seconds"]
     assert 0 < float(left) <= 60
     assert [result.case for result in Report.load(out).results] == [MAIN.name]
 
@@ -160,21 +160,29 @@ def test_an_error_outside_the_competitors_fails_its_case_alone(tmp_path, monkeyp
 
 
 @pytest.mark.usefixtures("few")
-def test_launches_of_what_is_measured(tmp_path, monkeypatch):
+def test_launches_are_counted_of_what_is_measured_alone(tmp_path, monkeypatch):
+    def launches(action):
+        action()
+        return 7
+
     out = tmp_path / "gpu.json"
-    monkeypatch.setattr(throughput.measure, "launches", lambda action: action() is None or 7)
+    monkeypatch.setattr(throughput.measure, "launches", launches)
     report = Report({}, {}, [])
     measure(report, "main", out)
-    own = [competitor for competitor in line_up() if competitor.name == FASTMMD]
-    throughput.count_launches(report, [MAIN, OTHER], own, CPU, out)
+    counted = [competitor for competitor in line_up() if competitor.name == FASTMMD]
+    throughput.count_launches(report, [MAIN, OTHER], counted, CPU, out)
     counts = {result.competitor: result.launches for result in Report.load(out).results}
     assert counts == {FASTMMD: {"forward": 7, "both": 7}, DENSE: {}}
 
 
 def test_outcomes_of_checks_are_kept_with_the_rows(tmp_path, monkeypatch):
+    def measure_nothing(report, part, cases, device, seconds, out):
+        report.save(out)
+        return True
+
     (tmp_path / "tests.txt").write_text("...\n=== 9 passed in 3.00s ===\n")
     monkeypatch.setattr(rows.environment, "describe", lambda device: {"gpu": "a GPU"})
-    monkeypatch.setattr(rows, "measure_part", lambda report, part, cases, device, seconds, out: not report.save(out))
+    monkeypatch.setattr(rows, "measure_part", measure_nothing)
     monkeypatch.setattr(rows.signal, "signal", lambda *_: None)
     assert rows.main(["main", "--out", str(tmp_path / "gpu.json"), "--seconds", "9"]) == 0
     assert Report.load(tmp_path / "gpu.json").checks == {"tests": "9 passed in 3.00s"}

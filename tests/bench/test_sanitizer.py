@@ -1,4 +1,4 @@
-"""compute-sanitizer, played by a shell script."""
+"""compute-sanitizer, replaced by a shell script."""
 
 import sys
 
@@ -56,10 +56,12 @@ def test_each_tool_has_lines_of_its_own(tmp_path, tool, capsys):
 
 def test_a_tool_that_was_ended_has_not_finished(tmp_path):
     log = tmp_path / "sanitizer.txt"
-    log.write_text("racecheck: collected 16 items\nmemcheck: exit status 0\nracecheck: tests/test_gpu.py ...\n")
+    log.write_text(
+        "racecheck: collected 16 items\nmemcheck: exit status 0\nracecheck: tests/gpu/test_sanitizer.py ...\n"
+    )
     assert folder._verdicts(log) == {"racecheck": "not finished", "memcheck": "exit status 0"}
 
 
-def test_without_a_sanitizer(tmp_path, monkeypatch, capsys):
+def test_absent_sanitizer_is_no_failure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(environment, "tool", lambda name: None)
     assert run(capsys, tmp_path) == (0, {"compute-sanitizer": "not installed"})

@@ -1,5 +1,5 @@
-"""The runner of bench/gpu.py's stages, with stages that fail, crash, hang and don't listen. Nothing here is timed: what
-is looked at is what has ended, what is in the files and what followed."""
+"""The runner of bench/gpu.py's stages, with stages that fail, crash, hang and don't listen. No clock decides on a test:
+what is looked at is what has ended, what is in the files and what followed."""
 
 import os
 import signal
@@ -48,23 +48,22 @@ def wait_until(condition):
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch):
-    monkeypatch.setattr(stages, "GRACE", 0.5)
+    monkeypatch.setattr(stages, "GRACE", 1.0)
 
 
-def test_stages_run_in_order_and_log_what_they_say(tmp_path):
+def test_stages_run_in_order_and_their_output_is_logged(tmp_path):
     passed, outcomes, log = run(
         tmp_path,
-        python("one", "print('first words')"),
-        python("two", "print('second words', file=sys.stderr)"),
-        python("three", "print('third words')", log="three.txt"),
+        python("first", "print('first words')"),
+        python("second", "print('second words', file=sys.stderr)"),
+        python("third", "print('third words')", log="third.txt"),
     )
     assert passed
-    assert list(outcomes) == ["one", "two", "three", "closing"]
+    assert list(outcomes) == ["first", "second", "third", "closing"]
     assert all(outcome.startswith("status 0") for outcome in outcomes.values())
-    assert (
-        log.index("first words") < log.index("second words") < log.index("closed") < log.index("stages: one: status 0")
-    )
-    assert (tmp_path / "out" / "three.txt").read_text() == "third words\n"
+    positions = [log.index(words) for words in ("first words", "second words", "closed", "stages: first: status 0")]
+    assert positions == sorted(positions)
+    assert (tmp_path / "out" / "third.txt").read_text() == "third words\n"
 
 
 @pytest.mark.parametrize(
@@ -113,14 +112,14 @@ def test_what_a_stage_leaves_behind_ends_with_it(tmp_path):
 def test_neighbours_of_a_step_run_side_by_side(tmp_path):
     """Each waits for a file that the other writes."""
     meet = (
-        "import pathlib\nmine, other = (pathlib.Path(x) for x in ({mine!r}, {other!r}))\n"
-        "mine.touch()\nwhile not other.exists(): time.sleep(0.02)\n"
+        "import pathlib\nwritten, awaited = (pathlib.Path(x) for x in ({written!r}, {awaited!r}))\n"
+        "written.touch()\nwhile not awaited.exists(): time.sleep(0.02)\n"
     )
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     passed, outcomes, _ = run(
         tmp_path,
-        python("a", meet.format(mine=a, other=b), step="together"),
-        python("b", meet.format(mine=b, other=a), step="together"),
+        python("a", meet.format(written=a, awaited=b), step="together"),
+        python("b", meet.format(written=b, awaited=a), step="together"),
     )
     assert passed, outcomes
 
@@ -148,10 +147,10 @@ def test_a_stage_without_a_limit_gets_what_the_later_ones_leave(tmp_path):
     rest = Stage("rest", "", None, command)
     _, _, log = run(tmp_path, rest, python("later", "", seconds=30), seconds=160.0)
     seconds = float(log.split("limit ")[1].split()[0])
-    assert 0 < seconds <= 0.9 * (160 - 0.5 - 20 - 30)
+    assert 0 < seconds <= 0.9 * (160 - stages.GRACE - 20 - 30)
 
 
-def test_the_words_of_a_command_are_filled_in(tmp_path):
+def test_arguments_of_a_command_are_filled_in(tmp_path):
     command = (sys.executable, "-c", "import sys; print(*sys.argv[1:])", "{out}/x.json", "{seconds}")
     _, _, log = run(tmp_path, Stage("filled", "", 10, command))
     assert f"{tmp_path}/out/x.json 9.0\n" in log
@@ -185,12 +184,12 @@ def test_a_signal_to_the_runner_leaves_no_child(tmp_path, number):
     child = tmp_path / "child"
     wait_until(lambda: child.exists() and child.read_text().endswith("\n"))
     runner.send_signal(number)
-    said, _ = runner.communicate(timeout=PATIENCE)
+    output, _ = runner.communicate(timeout=PATIENCE)
     assert runner.returncode == 1
-    assert f"hangs: ended by signal {number.value}" in said
-    assert "later: " not in said
+    assert f"hangs: ended by signal {number.value}" in output
+    assert "later: " not in output
     assert not runs(int(child.read_text()))
-    assert said.splitlines()[-1].split("] ")[1].startswith("stages: ")
+    assert output.splitlines()[-1].split("] ")[1].startswith("stages: ")
 
 
 def test_drafts_of_killed_writers_are_removed(tmp_path):
@@ -203,10 +202,10 @@ def test_drafts_of_killed_writers_are_removed(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {LOG}
 
 
-def test_own_logs_begin_anew_and_the_common_one_goes_on(tmp_path):
+def test_log_of_one_stage_begins_anew_and_the_common_one_goes_on(tmp_path):
     for _ in range(2):
-        run(tmp_path, python("own", "print('words')", log="own.txt"), python("common", "print('common words')"))
-    assert (tmp_path / "out" / "own.txt").read_text() == "words\n"
+        run(tmp_path, python("alone", "print('words')", log="alone.txt"), python("common", "print('common words')"))
+    assert (tmp_path / "out" / "alone.txt").read_text() == "words\n"
     assert (tmp_path / "out" / LOG).read_text().count("\ncommon words\n") == 2
 
 
@@ -219,13 +218,13 @@ def test_stages_are_selected_by_name_in_their_order():
 
 
 def test_processes_are_found_by_their_environment():
-    process = subprocess.Popen(["sleep", "600"], env=os.environ | {stages.MARK: "mine/1/"})
+    process = subprocess.Popen(["sleep", "600"], env=os.environ | {stages.MARK: "a_run/1/"})
     try:
         while not Path(f"/proc/{process.pid}/environ").read_bytes():  # for a moment a new program has none
             assert process.poll() is None
-        assert list(stages._marked(f"{stages.MARK}=mine/1/")) == [process.pid]
-        assert list(stages._marked(f"{stages.MARK}=mine/")) == [process.pid]
-        assert not list(stages._marked(f"{stages.MARK}=mine/2/"))
+        assert list(stages._marked(f"{stages.MARK}=a_run/1/")) == [process.pid]
+        assert list(stages._marked(f"{stages.MARK}=a_run/")) == [process.pid]
+        assert not list(stages._marked(f"{stages.MARK}=a_run/2/"))
     finally:
         process.kill()
         process.wait()
