@@ -61,7 +61,7 @@ def network():
 
 @pytest.fixture
 def blobs():
-    """A function that makes a `DomainPair` of blobs: 9 source and 6 target items a batch, 5 batches an epoch."""
+    """A function that makes a `DomainPair` of blobs: 9 source and 6 target items per batch, 5 batches per epoch."""
 
     def make(**settings):
         defaults = {"source_batch": 9, "target_batch": 6, "steps_per_epoch": 5}

@@ -52,7 +52,7 @@ def booleans(text):
 
 
 def matrices(*accuracies, folds=3):
-    """Method -> [folds, 3, 3] with 10 images a class, `accuracies` tenths of which are right."""
+    """Method -> [folds, 3, 3] with 10 images per class, `accuracies` tenths of which are right."""
     return {
         f"method {right}": np.array(
             [np.full((3, 3), (10 - right) // 2) + np.eye(3, dtype=int) * (right - (10 - right) // 2)] * folds

@@ -57,7 +57,7 @@ def test_no_warnings_on_many_columns(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_balance(name):
-    """Of a feature that says nothing, a class has about the share that it had in training; balanced, one half."""
+    """Where features say nothing, a class has about its share of the training items; balanced, one half."""
     features = np.arange(64)[:, None] // 8 % 2
     labels = np.arange(64) % 8 == 0
     plain, even = (probabilities(classifier(name, b).fit(features, labels), features, 2)[0, 1] for b in (False, True))
@@ -128,7 +128,7 @@ def test_logistic_regression_ends_at_its_minimum(classes, dtype):
 
 @pytest.mark.parametrize("name", ["lasso", "svm"])
 def test_the_intercept_is_all_but_free(name):
-    """Of a feature that says nothing, each class has its part of the items."""
+    """Where features say nothing, each class has its share of the items."""
     labels = np.arange(64) % 8 == 0
     found = probabilities(classifier(name).fit(np.zeros((64, 1)), labels), np.zeros((1, 1)), 2)
     margin = np.log(found[0, 1] / found[0, 0])

@@ -14,17 +14,14 @@ from fastmmd.models.cli import CONFIGS, main, packaged
 from fastmmd.models.data import Mnist5k
 from fastmmd.models.module import TransferTask
 
+from .figures import assert_drawn
+
 SHORT = ["--data.steps_per_epoch=4", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=2"]
 SILENT = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
 
 def digits(subcommand, method, output, *args):
     main([subcommand, "--config=digits.yaml", f"--config={method}.yaml", f"--output={output}", *SILENT, *args])
-
-
-def is_picture(path):
-    with Image.open(path) as image:
-        return image.format == "PNG" and len(image.convert("L").getcolors()) > 10
 
 
 @pytest.mark.parametrize("method", ["source_only", "statistics", "target_only", "dan", "jan", "both"])
@@ -51,8 +48,8 @@ def test_fit_then_test_validate_and_predict(tmp_path, caplog, monkeypatch):
 
     digits("test", "both", tmp_path)
     assert "of 899); target labels ignored in training; checkpoint: last, not selected" in caplog.text
-    assert is_picture(tmp_path / "confusion.png")
-    assert is_picture(tmp_path / "per_class.png")
+    assert_drawn(tmp_path / "confusion.png")
+    assert_drawn(tmp_path / "per_class.png")
     with open(tmp_path / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 899
@@ -258,7 +255,7 @@ def test_packaged_configurations_are_found_by_name(tmp_path, monkeypatch):
 
 def test_figure_of_methods(tmp_path):
     figures.methods({"task": {"one": [50.0, 60.0], "two": [70.0]}}, "title", tmp_path / "methods.png")
-    assert is_picture(tmp_path / "methods.png")
+    assert_drawn(tmp_path / "methods.png")
 
 
 def test_figure_of_long_class_names(tmp_path):
@@ -266,8 +263,8 @@ def test_figure_of_long_class_names(tmp_path):
     matrix = torch.tensor([[8, 1, 1], [0, 0, 0], [2, 3, 5]]).numpy()  # a class without images
     figures.confusions({"a": matrix, "b": matrix, "c": matrix}, classes, tmp_path / "confusions.png", "title")
     figures.per_class(matrix, classes, "title", tmp_path / "per_class.png")
-    assert is_picture(tmp_path / "confusions.png")
-    assert is_picture(tmp_path / "per_class.png")
+    assert_drawn(tmp_path / "confusions.png")
+    assert_drawn(tmp_path / "per_class.png")
 
 
 def test_figures_of_many_classes_are_small_and_quick(tmp_path, monkeypatch):

@@ -36,8 +36,8 @@ def test_stream_passes_over_everything_again_and_again():
     items = [item for batch in batches(steps=14) for item, _ in batch]
     assert len(items) == 6 * 7
     passes = [items[k : k + 7] for k in range(0, len(items), 7)]
-    assert all(sorted(one) == list(range(7)) for one in passes)
-    assert len({tuple(one) for one in passes}) > 1
+    assert all(sorted(order) == list(range(7)) for order in passes)
+    assert len({tuple(order) for order in passes}) == 6
 
 
 def test_batch_larger_than_domain():
@@ -264,7 +264,7 @@ def test_few_items_of_each_class(blobs):
 @pytest.mark.parametrize("count", [4, 20, 21, 23, 40, 41, 83])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_shares_are_complete_and_equally_many_batches(blobs, count, ranks):
-    data = blobs(target_batch=1)  # four items a batch in evaluation
+    data = blobs(target_batch=1)  # four items per batch in evaluation
     items = list(range(count))
     data.domains["target"] = Blobs(100)
     shares = []

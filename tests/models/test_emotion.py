@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from fastmmd.models import emotion, experiment
 from fastmmd.models.cli import TransferCLI
@@ -20,6 +19,8 @@ from fastmmd.models.data.readers import MIKELS
 from fastmmd.models.emotion import METHODS, TASKS, Roots, compare, method_args, sweep_args, task_args
 from fastmmd.models.experiment import Run
 from fastmmd.models.module import TransferTask
+
+from .figures import assert_drawn
 
 SHRINK = {"fi": 100, "artphoto": 5, "iaps": 2}
 SILENT = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
@@ -146,8 +147,7 @@ def test_miniature_table(roots, tmp_path, monkeypatch, capsys):
         rows = list(csv.DictReader(file))
     assert all((tmp_path / row["folder"] / "predictions.csv").is_file() for row in rows)
     for name in ("accuracy", "classes_iaps_artphoto", "confusion_iaps_artphoto", "domains_iaps_artphoto"):
-        with Image.open(tmp_path / f"{name}.png") as image:
-            assert len(image.convert("L").getcolors()) > 10
+        assert_drawn(tmp_path / f"{name}.png")
     assert (tmp_path / "pairs_iaps_artphoto.md").is_file()
 
     times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")}

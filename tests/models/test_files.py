@@ -74,9 +74,7 @@ def test_error_without_a_name_gets_the_whole_path(tmp_path, monkeypatch, where, 
     path = tmp_path / "a.txt"
     path.write_text("old")
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", fail) if where == "replace" else patch.setattr(
-            files, "open", fail, raising=False
-        )
+        patch.setattr(files.os if where == "replace" else files, where, fail, raising=False)
         with pytest.raises(OSError, match=f"{os.strerror(number)}; .*choose another.*: '{path}'$") as caught:
             write(path.relative_to(tmp_path))
     assert caught.value.errno == number

@@ -25,7 +25,7 @@ from fastmmd.models.trained import load_trained
 from .conftest import CLASSES, Trunk
 
 PLAIN = Preprocessing((0.0,) * 3, (1.0,) * 3)
-# Of the network and the images of `mldrnet.yaml`, so small that a run takes seconds.
+# The network and the images of `mldrnet.yaml`, so small that a run takes seconds.
 SMALL = [
     *("--model.network.init_args.channels=[4,6,6,6]", "--model.network.init_args.width=12"),
     *("--model.network.init_args.branch_channels=4", "--model.network.init_args.branch_map=2"),

@@ -350,8 +350,9 @@ def test_fi_reads_valid(tmp_path):
 
 def test_fi_in_the_archives_folder_keeps_its_votes(tmp_path):
     root = test_readers.fi(tmp_path / "FI", test_readers.WELL + test_readers.REJECTED)
-    assert read_fi(tmp_path).samples == read_fi(root).samples
-    assert read_fi(tmp_path).votes is not None
+    above, inside = read_fi(tmp_path), read_fi(root)
+    assert above.samples == inside.samples
+    assert above.votes.tolist() == inside.votes.tolist() == list(map(list, test_readers.WELL)) * 8
 
 
 def test_another_copys_table_is_not_taken(tmp_path):

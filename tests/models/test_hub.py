@@ -165,14 +165,19 @@ def test_subsets_and_workers_read_their_own_rows(tmp_path):
 
 def test_looks_are_kept_until_the_files_change(tmp_path, monkeypatch):
     sharded(tmp_path, "train", emoset(8))
-    looked, look = [], scans._look
-    monkeypatch.setattr(scans, "_look", lambda domain, item: looked.append(item) or look(domain, item))
+    looks, look = [], scans._look
+
+    def noted(domain, item):
+        looks.append(item)
+        return look(domain, item)
+
+    monkeypatch.setattr(scans, "_look", noted)
     first = read_domain("hub", str(tmp_path))
     read_domain("hub", str(tmp_path))
-    assert len(looked) == 8
+    assert sorted(looks) == list(range(8))
     sharded(tmp_path, "train", emoset(8, start=8))
     changed = read_domain("hub", str(tmp_path))
-    assert len(looked) == 16
+    assert sorted(looks[8:]) == list(range(8))
     assert changed.content(0) == encoded(8)
     assert changed.fingerprint != first.fingerprint
 

@@ -23,6 +23,8 @@ from fastmmd.models.fixed_features import FixedFeaturesRun
 from fastmmd.models.mldrnet import Experiments
 from fastmmd.models.trained import load_trained
 
+from .figures import assert_drawn
+
 SHORT = (
     "--config=mldrnet_small.yaml",
     *(f"--data.{part}_transform.init_args.{side}=32" for part in ("train", "eval") for side in ("resize", "crop")),
@@ -70,7 +72,12 @@ def figures_of(monkeypatch):
 
     def keep(module, name):
         kept, draw = [], getattr(module, name)
-        monkeypatch.setattr(module, name, lambda first, *rest: [kept.append(first), draw(first, *rest)][1])
+
+        def keeping(first, *rest):
+            kept.append(first)
+            return draw(first, *rest)
+
+        monkeypatch.setattr(module, name, keeping)
         return kept
 
     return keep
@@ -167,14 +174,19 @@ def test_methods(small, tmp_path, figures_of):
 
 def test_pictures(small, tmp_path, monkeypatch):
     """The network is the run's, the images are those that it was tested on, and filters see their centres."""
-    seen = []
+    calls = []
     strongest = filters.strongest
-    monkeypatch.setattr(filters, "strongest", lambda *given: [seen.append(given), strongest(*given)][1])
+
+    def noted(*arguments):
+        calls.append(arguments)
+        return strongest(*arguments)
+
+    monkeypatch.setattr(filters, "strongest", noted)
     small.pictures(images=3, top=2)
     for name in ("filters", "distributions", "retrieval"):
-        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        assert_drawn(tmp_path / f"{name}.png")
     assert list(rows(tmp_path, "retrieval")) == list(MIKELS)
-    ((network, tested, transform, count),) = seen
+    ((network, tested, transform, count),) = calls
     (folder,) = (tmp_path / "well" / "mldrnet4-mean").iterdir()
     trained = load_trained(folder / "checkpoints" / "last.ckpt")
     assert count == 2
@@ -186,13 +198,18 @@ def test_pictures(small, tmp_path, monkeypatch):
 
 def test_transfer(small, sets, tmp_path):
     small.roots |= write_emotion_sets(sets, size=32, shrink={"artphoto": 10})
-    asked = []
+    executed = []
     execute = small._execute
-    small._execute = lambda runs: [asked.extend(runs), execute(runs)][1]
+
+    def noted(runs):
+        executed.extend(runs)
+        return execute(runs)
+
+    small._execute = noted
     small.transfer()
     assert list(rows(tmp_path, "transfer")) == list(transferred(1.0, 1.0))
     assert (tmp_path / "transfer.png").is_file()
-    models = {run.method: run.cli(tmp_path).model for run in asked}
+    models = {run.method: run.cli(tmp_path).model for run in executed}
     seen = {
         key: model.transfer and (list(model.hparams.layers), model.transfer.joint, list(model.transfer.marginal))
         for key, model in models.items()
@@ -209,17 +226,32 @@ def test_transfer(small, sets, tmp_path):
     assert all(model.hparams.target_labels == "ignored" for model in models.values())
 
 
-def test_digits_need_no_root(tmp_path, monkeypatch):
+class Enough(Exception):
+    """Ends a command once its runs are known."""
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """The runs of a command, of which none begins."""
+    runs = []
+
+    def end(new, output, jobs):
+        runs.extend(new)
+        raise Enough
+
+    monkeypatch.setattr(mldrnet, "execute_all", end)
+    return runs
+
+
+def test_digits_need_no_root(tmp_path, planned):
     """Both networks, with and without terms, between both pairs of sets; one of the runs is trained."""
-    asked = []
-    monkeypatch.setattr(mldrnet, "execute_all", lambda runs, output, jobs: asked.extend(runs) or pytest.fail("enough"))
     short = ("--data.steps_per_epoch=2", "--trainer.max_epochs=1", *SHORT[-2:])
-    with pytest.raises(pytest.fail.Exception, match="enough"):
+    with pytest.raises(Enough):
         Experiments(seeds=[0], output=tmp_path, overrides=short).digits()
-    assert [(run.task, run.method) for run in asked] == [
+    assert [(run.task, run.method) for run in planned] == [
         (task, arm.key) for task in ("mnist", "fonts") for arm in transferred(0.3, 0.3, 2).values()
     ]
-    result = asked[-1].execute(tmp_path)
+    result = planned[-1].execute(tmp_path)
     assert (result["steps"], result["target_labels"], result["test_images"]) == (2, "ignored", 899)
 
 
@@ -232,11 +264,16 @@ def test_nothing_published_stands_beside_invented_labels(fi, tmp_path, monkeypat
         text = (tmp_path / file).read_text()
         assert "ublished" not in text
         assert "Generated pictures, invented labels." in text
-    known = []
-    monkeypatch.setattr(demo, "_runs", lambda arms: known.extend(arms["well"]) or pytest.fail("enough"))
-    with pytest.raises(pytest.fail.Exception, match="enough"):
+    names = []
+
+    def end(arms):
+        names.extend(arms["well"])
+        raise Enough
+
+    monkeypatch.setattr(demo, "_runs", end)
+    with pytest.raises(Enough):
         demo.methods()
-    assert known == [name for name in compared(Weights()) if name not in ("AlexNet + SVM", "VGG-19", "ResNet-101")]
+    assert names == [name for name in compared(Weights()) if name not in ("AlexNet + SVM", "VGG-19", "ResNet-101")]
 
 
 def test_what_is_missing_is_named(fi, tmp_path):
@@ -254,15 +291,13 @@ def test_what_is_missing_is_named(fi, tmp_path):
         Experiments(folders, output=tmp_path).fusion()
 
 
-def test_command_line(fi, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(mldrnet, "execute_all", lambda runs, output, jobs: asked.extend(runs) or pytest.fail("enough"))
+def test_command_line(fi, tmp_path, planned):
     args = [f"--root={fi}", "--seeds=[3, 4]", "--jobs=1", f"--output={tmp_path}", "--overrides=[--data.workers=0]"]
-    with pytest.raises(pytest.fail.Exception, match="enough"):
+    with pytest.raises(Enough):
         auto_cli(Experiments, args=[*args, "methods", "--names=[VGG-19, A-CNN]", "--weights.vgg19=vgg.pth"])
-    assert [(run.method, run.seed) for run in asked] == [("vgg19", 3), ("vgg19", 4), ("acnn", 3), ("acnn", 4)]
-    assert "--model.network.init_args.backbone.init_args.weights=vgg.pth" in asked[0].args
-    assert asked[0].args[-1] == "--data.workers=0"
+    assert [(run.method, run.seed) for run in planned] == [("vgg19", 3), ("vgg19", 4), ("acnn", 3), ("acnn", 4)]
+    assert "--model.network.init_args.backbone.init_args.weights=vgg.pth" in planned[0].args
+    assert planned[0].args[-1] == "--data.workers=0"
     with pytest.raises(ValueError, match="args: expected nothing that the run itself sets"):
         auto_cli(Experiments, args=[*args[:-1], "--overrides=[--data.fold=3]", "depth"])
 

@@ -313,7 +313,7 @@ def test_loss_is_fp32_under_mixed_precision():
 
 
 def test_contrastive_term_is_that_of_the_combined_layers():
-    """Of labelled domains alone, each by itself, behind the network's own fusion."""
+    """Only labelled domains have the term, each by itself, behind the network's own fusion."""
     torch.manual_seed(0)
     sizes = {"channels": (4, 6), "branch_channels": 4, "branch_map": 2, "width": 6, "gru_width": 3, "dropout": 0.0}
     network = MldrNet(3, 2, "gru", **sizes)

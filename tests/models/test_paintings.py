@@ -113,7 +113,7 @@ def thumbnail(picture):
 
 
 def accuracy(classes, style, feature, count=120):
-    """Of a linear classifier of a feature, cross-validated."""
+    """The cross-validated accuracy of a linear classifier of a feature."""
     labels = np.repeat([list(LOOKS).index(name) for name in classes], count)
     features = [feature(painting(label, k % count, 3, 64, style)) for k, label in enumerate(labels)]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=1000))

@@ -28,7 +28,7 @@ NORMALISED = v2.Compose(
 
 
 class Pictures:
-    """Pictures as a domain, one a class in turn."""
+    """Pictures as a domain; their classes take turns."""
 
     def __init__(self, pictures, classes=1, names=None):
         self.pictures = pictures

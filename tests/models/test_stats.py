@@ -61,8 +61,10 @@ def test_pictures_in_tables(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
-    content = [(layouts.save(noise(k), path := tmp_path / f"{k}.png"), path.read_bytes())[1] for k in (1, 2, 1)]
-    cells = [{"bytes": cell, "path": f"{k}.png"} for k, cell in enumerate(content)]
+    cells = []
+    for row, seed in enumerate((1, 2, 1)):
+        layouts.save(noise(seed), tmp_path / f"{seed}.png")
+        cells.append({"bytes": (tmp_path / f"{seed}.png").read_bytes(), "path": f"{row}.png"})
     table = datasets.Dataset.from_dict({"image": cells, "label": ["fear", "awe", "awe"]})
     table.cast_column("image", datasets.Image()).to_parquet(tmp_path / "train.parquet")
     text = statistics("hub", str(tmp_path / "train.parquet"))

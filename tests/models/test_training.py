@@ -80,7 +80,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, blobs, stop, workers):
 
 
 def test_resumed_run_with_accumulated_gradients(tmp_path, blobs):
-    """Of the five batches of an epoch two make a step, and the last one by itself."""
+    """Two of an epoch's five batches make a step, and the last one by itself."""
     whole, whole_trainer, seen = train(tmp_path / "whole", blobs, accumulate=2)
     assert whole_trainer.global_step == 12
     assert list(seen) == list(range(12))
@@ -133,9 +133,12 @@ def test_resnet50_takes_one_step():
 def test_ramp_spans_the_training(blobs, monkeypatch):
     weights = []
     objective = TransferTask.objective
-    monkeypatch.setattr(
-        TransferTask, "objective", lambda self, batch, weight, trace: weights.append(weight) or objective(self, batch)
-    )
+
+    def weighted(task, batch, weight, trace):
+        weights.append(weight)
+        return objective(task, batch)
+
+    monkeypatch.setattr(TransferTask, "objective", weighted)
     for ramped in (True, False):
         weights.clear()
         task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, fastmmd.TransferLoss(), ramp=ramped)
@@ -151,7 +154,7 @@ def test_ramp_spans_the_training(blobs, monkeypatch):
     [(None, 1, [1, 1, 1]), (50, 2, [1, 1, 1]), (4, 1, [1, 1, 1]), (2, 1, [2, 3, 2]), (0, 1, [0, 0, 0])],
 )
 def test_every_epoch_logs_its_loss(tmp_path, blobs, every, accumulate, logged):
-    """Five batches an epoch, which are fewer than Lightning's interval of 50 steps."""
+    """Five batches per epoch, which are fewer than Lightning's interval of 50 steps."""
     task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, fastmmd.TransferLoss())
     settings = {"max_epochs": 3, "log_every_n_steps": every, "accumulate_grad_batches": accumulate}
     training = trainer(**settings, logger=CSVLogger(tmp_path, name="", version=""))

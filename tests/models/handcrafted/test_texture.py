@@ -104,7 +104,7 @@ def test_tamura_turned():
 
 
 def test_the_finest_checkerboard_is_in_the_finest_wavelets():
-    """Of 0 and 1: the diagonal details are +-1, the other two bands 0."""
+    """A checkerboard of 0 and 1: the diagonal details are +-1, the other two bands 0."""
     found = wavelets(Views(checkerboard(1)))
     assert found["wavelet_brightness_1"] == pytest.approx(1 / 3, rel=0.05)
     assert found["wavelet_brightness_2"] + found["wavelet_brightness_3"] < 0.05
