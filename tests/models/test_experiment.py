@@ -221,9 +221,11 @@ def test_interruption_is_one_line(tmp_path, monkeypatch):
 
 
 class Killed(Run):
-    """Seed 1 is killed once, seed 2 always; the others finish."""
+    """Seed 1 is killed once, seed 2 always, once seed 1 has begun; the others finish."""
 
     def execute(self, root):
+        while self.seed == 2 and not (root / "seed1.txt").exists():
+            time.sleep(0.01)
         with open(root / f"{self.name}.txt", "a") as file:
             file.write("begun ")
         tries = (root / f"{self.name}.txt").read_text().count("begun")
@@ -245,7 +247,8 @@ def test_killed_process_costs_no_other_run(tmp_path, monkeypatch, capsys, jobs):
     assert "mnist, jan, seed2: failed: BrokenProcessPool" in out
     for seed in (0, 1, 3, 4, 5):
         assert f"mnist, jan, seed{seed}: 50.0 %" in out
-    assert (tmp_path / "seed2.txt").read_text() == "begun begun "
+    begun = (tmp_path / "seed2.txt").read_text().count("begun")
+    assert begun in {1: [2], 2: [1, 2]}[jobs]  # seed 1 beside it may end the first pool before it begins
     assert not active_children()
 
 
