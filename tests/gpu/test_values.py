@@ -163,7 +163,7 @@ def test_nan_and_infinity_are_not_hidden(backend, bad, precision):
     assert results[4].isnan().any()
 
 
-@pytest.mark.parametrize("n", [100, int(median.BLOCK_ELEMENTS**0.5)], ids=["one block", "streaming"])
+@pytest.mark.parametrize("n", [100, int(median.TILE_ELEMENTS**0.5)], ids=["one block", "streaming"])
 def test_median_is_exact_beside_a_far_row(n):
     sources, targets = inputs(n, n, (20,))
     with torch.no_grad():
