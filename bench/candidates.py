@@ -6,7 +6,7 @@ its rules are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
@@ -64,18 +64,23 @@ def rule_for(backend: str, route: str, case: Case, proposed: Sequence[AnyRule] =
 
 
 def _holds(rule: AnyRule, case: Case) -> bool:
-    """Whether the layers of a case are as few and narrow as a rule has them."""
-    if len(case.dims) > rule.max_layers:
+    """Whether the layers of a case are as few and narrow as a rule has them, whatever its rows and precision."""
+    width = sum(_padded_widths(backend_of(rule.config))(case.dims))
+    if not rule.fits(vendor=rule.vendor, rows=rule.min_rows, dims=case.dims, width=width, format=rule.formats[0]):
         return False
-    if backend_of(rule.config) == "triton" or extension.module is None:
-        return True
-    if rule.max_width is not None and sum(fused.padded_widths(case.dims)) > rule.max_width:
-        return False
-    if not isinstance(rule.config, fused.Config) or not extension.module.CUDA:
+    if not isinstance(rule.config, fused.Config) or extension.module is None or not extension.module.CUDA:
         return True
     on_host = extension.module.CUDA_ON_HOST or not torch.cuda.is_available()
     device = torch.device("cpu") if on_host else torch.device("cuda", 0)
     return fused.fits(case.dims, case.precision, rule.config, architecture.shared_memory(device))
+
+
+def _padded_widths(backend: str) -> Callable[[Sequence[int]], Sequence[int]]:
+    if backend == "cuda":
+        return fused.padded_widths
+    from fastmmd.kernels.fused import padded_widths
+
+    return padded_widths
 
 
 def _case(n: int, dims: tuple[int, ...], precision: str = "ieee", copies: int = 1) -> Case:

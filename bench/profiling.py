@@ -10,8 +10,6 @@ at, after another that compiles and warms up.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import os
 import signal
@@ -27,15 +25,15 @@ from typing import Any
 
 import torch
 
-from bench import environment, measure
+from bench import environment, measure, nsight
 from bench.cases import CASES, Case
 from bench.competitors import line_up
+from bench.nsight import NCU, Launches
 from fastmmd import dispatch
 from fastmmd.models.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
-NCU, TORCH = "ncu", "torch.profiler"
-MOST_KERNELS = 80
+TORCH = "torch.profiler"
 NCU_SHARE = 0.75  # of the time: the rest is for torch.profiler, where ncu fails
 PROFILED = (  # case, backend; the most important first
     ("JMMD 36+36, d 256 x 31", "cuda"),
@@ -49,18 +47,6 @@ PROFILED = (  # case, backend; the most important first
     ("MMD 4096+4096, d 2048, bf16", "triton"),
     ("JMMD 64+64, d 2048 x 8", "triton"),
 )
-# The GPU's counters of each quantity: the first that it has, or the sum of several.
-ACTIVE = "avg.pct_of_peak_sustained_active"
-METRICS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "seconds": (("gpu__time_duration.sum",),),
-    "tensor": ((f"sm__pipe_tensor_cycles_active.{ACTIVE}",), (f"sm__inst_executed_pipe_tensor.{ACTIVE}",)),
-    "fp32": ((f"sm__pipe_fma_cycles_active.{ACTIVE}",), (f"sm__inst_executed_pipe_fma.{ACTIVE}",)),
-    "issue": ((f"sm__inst_issued.{ACTIVE}",), (f"smsp__issue_active.{ACTIVE}",)),
-    "memory_bytes": (("dram__bytes.sum",), ("dram__bytes_read.sum", "dram__bytes_write.sum")),
-    "l2_bytes": (("lts__t_bytes.sum",),),
-}
-SECONDS = {"ns": 1e-9, "nsecond": 1e-9, "us": 1e-6, "usecond": 1e-6, "ms": 1e-3, "msecond": 1e-3, "s": 1, "second": 1}
-UNITS = SECONDS | {"%": 0.01, "byte": 1, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}  # as ncu writes them
 
 
 @dataclass
@@ -174,15 +160,16 @@ def with_ncu(seconds: float) -> tuple[list[Kernel], str | None]:
     tool = environment.tool(NCU)
     if tool is None:
         return [], "ncu is not installed"
-    metrics = ",".join(name for choices in METRICS.values() for names in choices for name in names)
-    output_options = ["--csv", "--print-units", "base", "--nvtx"]
-    counting = ["--clock-control", "none", "--profile-from-start", "off", "--launch-count", str(MOST_KERNELS)]
-    profiled = [sys.executable, "-m", "bench.profiling", "--program", "--seconds", f"{0.3 * seconds:.1f}"]
-    command = [tool, *output_options, *counting, "--metrics", metrics, *profiled]
+    program = [sys.executable, "-m", "bench.profiling", "--program", "--seconds", f"{0.3 * seconds:.1f}"]
     with tempfile.TemporaryFile("w+") as output:
-        options: dict[str, Any] = {"stdout": output, "stderr": subprocess.STDOUT, "start_new_session": True}
         try:
-            with subprocess.Popen(command, cwd=ROOT, **options) as process:
+            with subprocess.Popen(
+                nsight.command(tool, program),
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            ) as process:
                 try:
                     ending = f"ncu ended with status {process.wait(seconds)}"
                 except subprocess.TimeoutExpired:
@@ -195,73 +182,28 @@ def with_ncu(seconds: float) -> tuple[list[Kernel], str | None]:
     kernels = parse(text)
     if kernels:
         return kernels, None
-    errors = [line.removeprefix("==ERROR==").strip() for line in text.splitlines() if line.startswith("==ERROR==")]
-    return [], "; ".join([ending, *errors[:2]])
+    return [], "; ".join([ending, *nsight.errors(text)[:2]])
 
 
 def parse(text: str) -> list[Kernel]:
-    """The kernels of ncu's CSV output, which has one line per launch and metric, in the order of their first launch."""
-    csv_text = text[text.find('"ID"') :] if '"ID"' in text else ""
-    launches: dict[str, dict[str, float]] = {}
-    of_launch: dict[str, tuple[int | None, str]] = {}
-    for cells in csv.DictReader(io.StringIO(csv_text)):
-        if not cells.get("Metric Name") or not cells.get("Kernel Name"):
-            continue
-        number = cells["ID"]
-        of_launch[number] = _position(cells), cells["Kernel Name"]
-        if (value := _value(cells.get("Metric Value") or "", cells.get("Metric Unit") or "")) is not None:
-            launches.setdefault(number, {})[cells["Metric Name"]] = value
-    groups: dict[tuple[int | None, str], list[dict[str, float | None]]] = {}
-    for number, metrics in launches.items():
-        groups.setdefault(of_launch[number], []).append({name: _quantity(name, metrics) for name in METRICS})
-    return [_kernel(position, kernel, quantities) for (position, kernel), quantities in groups.items()]
+    """The kernels of ncu's output, in the order of their first launch."""
+    labels = [label(position) for position in range(len(PROFILED))]
+    return [_kernel(launches) for launches in nsight.parse(text, labels)]
 
 
-def _position(cells: Mapping[str | None, Any]) -> int | None:
-    """Which of PROFILED a launch belongs to: its label is in one of the columns for NVTX ranges."""
-    row = " ".join(str(value) for value in cells.values())
-    return next((position for position in range(len(PROFILED)) if label(position) in row), None)
-
-
-def _value(text: str, unit: str) -> float | None:
-    try:
-        return float(text.replace(",", "")) * UNITS.get(unit, 1.0)
-    except ValueError:  # "n/a": a metric that the GPU does not have
-        return None
-
-
-def _quantity(name: str, metrics: Mapping[str, float]) -> float | None:
-    for names in METRICS[name]:
-        if all(metric in metrics for metric in names):
-            return sum(metrics[metric] for metric in names)
-    return None
-
-
-def _kernel(position: int | None, kernel: str, launches: Sequence[Mapping[str, float | None]]) -> Kernel:
-    case, backend = PROFILED[position] if position is not None else ("?", "?")
-    weights = [launch["seconds"] or 0.0 for launch in launches]
-
-    def total(name: str) -> float | None:
-        values = [launch[name] for launch in launches]
-        return None if None in values else sum(value for value in values if value is not None)
-
-    def mean(name: str) -> float | None:
-        values = [launch[name] for launch in launches]
-        if None in values or not sum(weights):
-            return None
-        return sum(w * (value or 0.0) for w, value in zip(weights, values, strict=True)) / sum(weights)
-
+def _kernel(launches: Launches) -> Kernel:
+    case, backend = PROFILED[launches.label] if launches.label is not None else ("?", "?")
     return Kernel(
         case,
         backend,
-        kernel,
-        launches=len(launches),
-        seconds=total("seconds"),
-        tensor=mean("tensor"),
-        fp32=mean("fp32"),
-        issue=mean("issue"),
-        memory_bytes=total("memory_bytes"),
-        l2_bytes=total("l2_bytes"),
+        launches.kernel,
+        launches=len(launches.quantities),
+        seconds=launches.total("seconds"),
+        tensor=launches.mean("tensor"),
+        fp32=launches.mean("fp32"),
+        issue=launches.mean("issue"),
+        memory_bytes=launches.total("memory_bytes"),
+        l2_bytes=launches.total("l2_bytes"),
     )
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bench import environment, profiling
+from bench import environment, nsight, profiling
 from bench.profiling import PROFILED, Kernel
 
 HEAD = (
@@ -13,7 +13,7 @@ HEAD = (
     'Msg_Type:Msg","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC","Section Name",'
     '"Metric Name","Metric Unit","Metric Value"'
 )
-ACTIVE = profiling.ACTIVE
+ACTIVE = nsight.ACTIVE
 
 
 def output(*launches):
@@ -108,7 +108,7 @@ def ncu(tmp_path, monkeypatch):
         tool = tmp_path / "ncu"
         tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n{script}\n')
         tool.chmod(0o755)
-        tools = {profiling.NCU: str(tool)} if script is not None else {}
+        tools = {nsight.NCU: str(tool)} if script is not None else {}
         monkeypatch.setattr(environment, "tool", tools.get)
         out = tmp_path / "profile.json"
         assert profiling.main(["--out", str(out), "--seconds", "600"]) == 0

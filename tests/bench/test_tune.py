@@ -20,6 +20,8 @@ from fastmmd.backends.cuda import architecture, fused
 from fastmmd.backends.launch_rules import Rule
 from tests.bench.test_gate import CPU
 
+pytest.importorskip("fastmmd._C", reason="the compiled extension says how wide layers are")
+
 BACKENDS = routes.BACKENDS if triton.version() else ("cuda",)
 JOBS = {job.name: job for job in candidates.jobs(BACKENDS)}
 SMALL = JOBS["cuda small, d up to 512"]

@@ -26,7 +26,7 @@ def extension(tmp_path_factory):
 
 ROUTES = "tests/cuda/on_host"
 PUBLIC = ("tests/test_backends.py", "tests/test_gradients.py", "tests/test_invariances.py", "tests/test_nan.py")
-BENCH = ("tests/bench/test_tune.py", "tests/bench/test_gate.py", "tests/bench/test_values.py")
+BENCH = ("tests/bench/test_tune.py", "tests/bench/test_gate.py", "tests/bench/test_variants.py")
 SAMPLE = (ROUTES, "-k", "test_fp64 or one_sided or dtype")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fastmmd
 from bench import routes
-from fastmmd import Gaussian, autograd
+from fastmmd import Gaussian, autograd, median
 from fastmmd.backends import cuda
 from tests.helpers import JAN, call_of, layers, relative
 
@@ -28,6 +28,7 @@ BACKENDS = [*GPU_BACKENDS, "torch"]
 CONFIGS = routes.configs()
 NAMED_CONFIGS = [pytest.param(name, marks=WITH_CUDA if name.startswith("cuda") else ()) for name in CONFIGS]
 DIMS = (70, 8)
+STREAMING_ROWS = int(median.TILE_ELEMENTS**0.5)  # of each side: the median is taken over several tiles of distances
 # Rows of source and target, dims, precision: as the launch rules send them to each route.
 TYPICAL = {
     "small": (64, 60, (256, 31), "ieee"),

@@ -8,12 +8,13 @@ import torch
 
 import fastmmd
 from bench import measure
-from fastmmd import Gaussian, median
+from fastmmd import Gaussian
 from tests.gpu.helpers import (
     BACKENDS,
     DEVICE,
     GPU_BACKENDS,
     NEEDS_GPU,
+    STREAMING_ROWS,
     TYPICAL,
     check,
     inputs,
@@ -96,7 +97,7 @@ def test_cuda_graph_keeps_nothing_of_the_inputs_that_it_was_captured_with(backen
         assert same_bits(results, run(sources, targets, backend=backend, precision=precision))
 
 
-@pytest.mark.parametrize("n", [64, int(median.TILE_ELEMENTS**0.5)], ids=["one block", "streaming"])
+@pytest.mark.parametrize("n", [64, STREAMING_ROWS], ids=["one tile", "streaming"])
 @pytest.mark.parametrize("rule", ["median", 20.0])
 def test_cuda_graph_follows_other_bandwidths(n, rule):
     sources, targets = inputs(n, n, (20,))
@@ -116,8 +117,7 @@ def test_cuda_graph_follows_other_bandwidths(n, rule):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_waits_for_the_device(backend):
     kernels = (Gaussian("median"), Gaussian(detach_bandwidth=False))
-    # Few rows, many, and so many that the median is taken in several blocks.
-    sizes = [inputs(n, n, (20, 8)) for n in (64, 300, int(median.TILE_ELEMENTS**0.5))]
+    sizes = [inputs(n, n, (20, 8)) for n in (64, 300, STREAMING_ROWS)]
 
     def everything() -> None:
         for estimator in ("biased", "unbiased", "linear"):

@@ -8,7 +8,7 @@ import torch
 from bench import routes
 from bench.cases import Case
 from bench.gate import reference
-from fastmmd import Gaussian, median
+from fastmmd import Gaussian
 from fastmmd.backends.cuda import architecture
 from fastmmd.backends.cuda import launch_rules as cuda_rules
 from tests.gpu.helpers import (
@@ -17,6 +17,7 @@ from tests.gpu.helpers import (
     GPU_BACKENDS,
     NAMED_CONFIGS,
     NEEDS_GPU,
+    STREAMING_ROWS,
     TYPICAL,
     WITH_CUDA,
     check,
@@ -163,7 +164,7 @@ def test_nan_and_infinity_are_not_hidden(backend, bad, precision):
     assert results[4].isnan().any()
 
 
-@pytest.mark.parametrize("n", [100, int(median.TILE_ELEMENTS**0.5)], ids=["one block", "streaming"])
+@pytest.mark.parametrize("n", [100, STREAMING_ROWS], ids=["one tile", "streaming"])
 def test_median_is_exact_beside_a_far_row(n):
     sources, targets = inputs(n, n, (20,))
     with torch.no_grad():

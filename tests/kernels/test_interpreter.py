@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 ROOT = Path(__file__).parents[2]
-FILES = ("test_backends", "test_invariances", "bench/test_values")
+FILES = ("test_backends", "test_invariances", "bench/test_variants")
 # Through the public interface: what a Python function around the kernels could get wrong.
 PUBLIC = (
     "half_inputs or different_dtypes or strided or constant or negative or terms or never_written or median_of_zero "
