@@ -56,7 +56,7 @@ def test_no_warnings_on_many_columns(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_balance(name):
+def test_balanced_classifiers_give_each_class_the_same_weight(name):
     """Where features say nothing, a class has about its share of the training items; balanced, one half."""
     features = np.arange(64)[:, None] // 8 % 2
     labels = np.arange(64) % 8 == 0

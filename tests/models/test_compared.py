@@ -52,7 +52,7 @@ def test_parameters_of_the_transfer_network():
     ],
     ids=["acnn", "tcnn"],
 )
-def test_maps(build, expected):
+def test_sizes_of_maps(build, expected):
     found = []
     with torch.device("meta"):
         backbone = build()
@@ -71,7 +71,7 @@ def test_alexnet_is_that_of_2014():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_shapes(name):
+def test_shapes_of_features_and_logits(name):
     network = small(name)
     least = LEAST[name]
     for height, width in ((least, least), (64, 48), (97, 130)):

@@ -72,7 +72,7 @@ def test_maps_of_the_papers_images():
 
 @pytest.mark.parametrize(("fusion", "fuse"), FUSIONS)
 @pytest.mark.parametrize(("depth", "height", "width"), [(1, 11, 11), (2, 32, 32), (4, 47, 30), (6, 64, 17)])
-def test_shapes(fusion, fuse, depth, height, width):
+def test_shapes_of_levels_and_logits(fusion, fuse, depth, height, width):
     network = small(fusion, fuse, depth)
     layers, logits = network(torch.rand(2, 3, height, width))
     assert list(layers) == [f"level{k}" for k in range(1, depth + 1)]

@@ -271,7 +271,7 @@ def test_rates_of_the_layers_and_schedule(network):
         assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 5e-4)
 
 
-def test_schedules():
+def test_schedules_by_hand():
     assert inverse_decay(0) == 1
     assert inverse_decay(10_000) == pytest.approx(4**-0.75)
     assert ramp(0, 100) == 0

@@ -47,7 +47,7 @@ def run(checkpoint, images, output, *args):
         return list(csv.DictReader(file))
 
 
-def test_digits(digits, tmp_path, capsys):
+def test_digits_have_predictions_and_contact_sheets(digits, tmp_path, capsys):
     save_digits(tmp_path / "images", 50)
     (tmp_path / "images" / "notes.txt").write_text("no picture")
     (tmp_path / "images" / ".hidden.png").write_text("no picture")
@@ -126,7 +126,7 @@ def test_an_earlier_predictions_sheets_are_no_pictures(digits, tmp_path):
         assert len(run(digits, tmp_path, tmp_path / "output")) == 2
 
 
-def test_one_file(digits, tmp_path):
+def test_a_single_file_is_predicted_as_in_its_folder(digits, tmp_path):
     save_digits(tmp_path, 2)
     whole = run(digits, tmp_path, tmp_path / "output")
     path = tmp_path / whole[1]["path"]

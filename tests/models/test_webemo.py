@@ -17,7 +17,7 @@ def root(tmp_path):
     return layouts.write_webemo(tmp_path, {"train": pictures(FINE, 2), "test": pictures(FINE, 1)})
 
 
-def test_levels(root):
+def test_levels_group_the_same_pictures(root):
     fine, six, two = (read_domain("webemo", str(root), {"levels": levels}) for levels in (25, 6, 2))
     assert fine.classes == list(FINE)
     assert len(fine) == 75
@@ -41,7 +41,7 @@ POSITIVE = {
 }
 
 
-def test_parts(root):
+def test_parts_are_those_of_the_lists(root):
     domain = read_webemo(root, part=None)
     assert domain.parts == ["train"] * 50 + ["test"] * 25
     assert read_webemo(root, part="test").names == domain.names[50:]

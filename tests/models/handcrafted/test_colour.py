@@ -159,7 +159,7 @@ def test_distance_to_uniform_falls_with_the_number_of_colours():
         ("white", [0.97, 0.97, 0.97]),
     ],
 )
-def test_names(name, colour):
+def test_names_of_colours(name, colour):
     found = of(plain(colour))
     assert {other: found[other] for other in COLOURS} == {other: float(other == name) for other in COLOURS}
 

@@ -19,7 +19,7 @@ def described(picture):
     return dict(zip(NAMES, describe(picture).tolist(), strict=True))
 
 
-def test_names():
+def test_names_are_unique_and_counted_by_group():
     assert len(set(NAMES)) == len(NAMES) == 83
     counts = {group: sum(name.startswith(f"{group}.") for name in NAMES) for group in GROUPS}
     assert counts == {"colour": 26, "contrasts": 15, "texture": 27, "composition": 14, "content": 1}
@@ -77,7 +77,7 @@ def test_grey_of_16_bits():
         ("1", 1, "white"),
     ],
 )
-def test_modes(mode, ink, colour):
+def test_every_mode_is_described_as_its_rgb_picture(mode, ink, colour):
     expected = describe(Image.new("RGB", (30, 40), colour))
     torch.testing.assert_close(describe(Image.new(mode, (30, 40), ink)), expected)
 
@@ -139,7 +139,7 @@ def test_deterministic():
     assert not torch.equal(describe(painting(2, 6, size=128)), first)
 
 
-def test_pickles():
+def test_describe_can_be_pickled():
     assert pickle.loads(pickle.dumps(describe)) is describe
 
 
