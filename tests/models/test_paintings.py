@@ -54,8 +54,8 @@ def digest(style):
 def test_same_in_every_process():
     code = "from tests.models.test_paintings import digest, STYLES; print(*map(digest, STYLES))"
     root = Path(__file__).parents[2]
-    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == [digest(style) for style in STYLES]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [digest(style) for style in STYLES]
 
 
 def test_unknown_style_is_refused():

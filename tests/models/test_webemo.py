@@ -52,8 +52,8 @@ def test_pictures_wherever_they_lie(root):
     expected = [kind for _, kind in sorted(kinds(read_webemo(root)).items(), key=lambda item: item[0][-14:])]
     for path in sorted(root.glob("*/*/*.jpg")):
         shutil.move(path, root / f"{path.parent.name}_{path.name}" if path.name[-7] > "5" else root / path.name)
-    found = sorted(kinds(read_webemo(root)).items(), key=lambda item: item[0][-14:])
-    assert [kind for _, kind in found] == expected
+    moved = sorted(kinds(read_webemo(root)).items(), key=lambda item: item[0][-14:])
+    assert [kind for _, kind in moved] == expected
 
 
 def test_pictures_that_vanished_and_pictures_of_no_list(root):

@@ -29,9 +29,9 @@ def test_values_are_in_the_order_of_the_names():
     picture = painting(0, 0, size=64)
     views, values = Views.of(picture), described(picture)
     for group, module in GROUPS.items():
-        found = module.features(views)
-        assert tuple(found) == module.NAMES
-        for name, value in found.items():
+        of_group = module.features(views)
+        assert tuple(of_group) == module.NAMES
+        for name, value in of_group.items():
             assert values[f"{group}.{name}"] == pytest.approx(value, rel=1e-6)
 
 
