@@ -193,14 +193,9 @@ def _needs_grad(variables: Sequence[Tensor | None]) -> tuple[bool, ...]:
 
 
 def evaluate_traced(
-    objective: Objective,
-    sources: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    bandwidths: Tensor | None,
-    backend: str,
-    precision: str | None,
+    objective: Objective, bandwidths: Tensor | None, inputs: Sequence[Tensor], backend: str, precision: str | None
 ) -> Evaluation:
-    """As `fastmmd.autograd.evaluate`, through the op."""
+    """As `fastmmd.autograd.evaluate`, through the op. inputs: sources, then targets."""
     kernels = objective.kernels
     flat_objective = (
         [multiplier for kernel in kernels for multiplier in kernel.multipliers],
@@ -213,7 +208,7 @@ def evaluate_traced(
         list(objective.marginal),
         objective.estimator,
     )
-    variables = (bandwidths, *sources, *targets)
+    variables, layers = (bandwidths, *inputs), len(kernels)
     if not torch.compiler.is_compiling():
         refuse_tangents(variables)
     needs_grad, how = _needs_grad(variables), (backend, precision or "")
@@ -221,6 +216,6 @@ def evaluate_traced(
         loss, statistics, *_ = _Transformed.apply(needs_grad, (*flat_objective, *how), *variables)
     else:
         loss, statistics, _ = torch.ops.fastmmd.discrepancy(
-            list(sources), list(targets), bandwidths, *flat_objective, list(needs_grad), *how
+            list(inputs[:layers]), list(inputs[layers:]), bandwidths, *flat_objective, list(needs_grad), *how
         )
     return Evaluation(loss, statistics.detach())

@@ -138,27 +138,22 @@ def _route(
 ) -> Evaluation:
     """The estimator's own way, the dense reference, the custom op, or a backend's one pass."""
     by_pairs_of_pairs = objective.estimator in linear_time.ESTIMATORS
-    if not by_pairs_of_pairs and backend != "reference" and transforms.active(*sources, *targets, bandwidths):
-        return custom_op.evaluate_traced(objective, sources, targets, bandwidths, backend, precision)
+    inputs = (*sources, *targets)
+    if not by_pairs_of_pairs and backend != "reference" and transforms.active(bandwidths, *inputs):
+        return custom_op.evaluate_traced(objective, bandwidths, inputs, backend, precision)
     call = Call(
-        objective.problem(sources[0].shape[0], targets[0].shape[0]),
-        sources,
-        targets,
-        bandwidths,
-        _needs_grad(sources, targets),
-        precision,
+        problem=objective.problem(sources[0].shape[0], targets[0].shape[0]),
+        sources=sources,
+        targets=targets,
+        bandwidths=bandwidths,
+        needs_grad=tuple([x.requires_grad for x in inputs]) if torch.is_grad_enabled() else (False,) * len(inputs),
+        precision=precision,
     )
     if by_pairs_of_pairs:
         return linear_time.estimate(call, objective.estimator)
     if backend == "reference":
         return reference.differentiable(call)
     return autograd.evaluate(call, backend)
-
-
-def _needs_grad(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[bool, ...]:
-    if not torch.is_grad_enabled():
-        return (False,) * (2 * len(sources))
-    return tuple([x.requires_grad for x in (*sources, *targets)])
 
 
 def _distance(squared: Tensor, kernels: Sequence[Gaussian]) -> Tensor:

@@ -167,7 +167,7 @@ def test_float64_on_a_device_without_it_is_torchs_error():
         fastmmd.mmd(torch.randn(5, 3).double(), torch.randn(5, 3))
 
 
-def test_where_fp64_is():
+def test_which_devices_accumulate_in_fp64():
     assert fastmmd.dtypes.accumulation_dtype(torch.device("cuda")) == torch.float64
     assert fastmmd.dtypes.accumulation_dtype(torch.device("cpu")) == torch.float64
     assert fastmmd.dtypes.accumulation_dtype(torch.device("mps")) == torch.float32

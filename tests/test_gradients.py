@@ -120,7 +120,7 @@ def test_one_sided_gradients(backend, needed):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_scale_and_reuse(backend):
+def test_gradients_scale_and_can_be_taken_again(backend):
     source, target = pair()
     loss = fastmmd.mmd(source, target, backend=backend)
     once = torch.autograd.grad(loss, (source, target), retain_graph=True)

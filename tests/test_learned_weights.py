@@ -28,7 +28,7 @@ def test_the_gradient_is_the_value_of_each_gaussian():
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rule", ["mean", "mean_all", "median", 2.0])
 @pytest.mark.parametrize("estimator", ["biased", "unbiased", "linear", "circular"])
-def test_as_the_same_numbers(backend, rule, estimator):
+def test_weight_tensors_act_as_the_same_numbers(backend, rule, estimator):
     sources, targets = layers(9, (5, 3), 0), layers(9, (5, 3), 1, 0.5)
     numbers = ((0.5, 2.0, 0.25), (1.0, 3.0))
     options = {"joint": 0.7, "marginal": (0.3, 0.2), "estimator": estimator, "backend": backend}
@@ -69,7 +69,7 @@ def test_linear_in_the_weights(n, m, count, seed):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_transforms(backend):
+def test_weights_under_every_transform(backend):
     source, target = (x.detach() for x in (*layers(7, (3,), 0), *layers(5, (3,), 1, 0.5)))
 
     def loss(weights):

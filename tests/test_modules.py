@@ -24,7 +24,7 @@ def test_jmmd_loss_has_jans_kernels():
     torch.testing.assert_close(fastmmd.JMMDLoss()(sources, targets), expected)
 
 
-def test_mmd_loss():
+def test_mmd_loss_is_the_function_with_its_options():
     source, target = layers(12, (8,), 0)[0], layers(12, (8,), 1)[0]
     for estimator in ("biased", "unbiased", "linear", "circular"):
         kernel = Gaussian("median", (1, 2))

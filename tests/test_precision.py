@@ -94,7 +94,7 @@ def test_torch_with_the_old_setting_alone(monkeypatch, before):
 
 
 @pytest.mark.usefixtures("untouched")
-def test_an_error_restores_it_too():
+def test_the_setting_is_restored_after_an_error():
     with pytest.raises(ZeroDivisionError), matmul_precision(CPU, "tf32"):
         1 / 0  # noqa: B018
     assert torch_precision(CPU) == "ieee"
@@ -104,7 +104,7 @@ HANG = 60.0  # seconds; no machine is so busy
 
 
 @pytest.mark.usefixtures("untouched")
-def test_one_thread_at_a_time():
+def test_threads_hold_the_setting_one_at_a_time():
     """While a thread computes with TF32, another one that needs full fp32 waits for it."""
     holds, leave, enters, events = threading.Event(), threading.Event(), threading.Event(), []
 

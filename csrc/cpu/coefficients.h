@@ -68,8 +68,8 @@ class Coefficients {
         column_norms[l] = work_.norms[l] + column_group * kGroupRows;
       }
     }
-    fused_pass<T, WithGradient>(problem_, layers_.mixture, tile_bounds<T>(problem_, row_group, column_group), out,
-                                row_norms, column_norms, sums);
+    tile_pass<T, WithGradient>(problem_, layers_.mixture, tile_bounds<T>(problem_, row_group, column_group), out,
+                               row_norms, column_norms, sums);
     if constexpr (WithGradient)
       if (row_group != column_group)
         for (int l = 0; l < problem_.num_layers; ++l)

@@ -47,8 +47,8 @@ TileBounds<T> tile_bounds(const Problem& problem, int64_t row_group, int64_t col
 //     C_ij^l = W_ij (joint * prod_{l' != l} k_ij^l' + marginal_l) * slope_ij^l,
 // zero on the diagonal and outside the batch. norms: squared norms of the rows and columns, per layer.
 template <typename T, bool WithGradient>
-void fused_pass(const Problem& problem, const Mixture<T>* mixture, const TileBounds<T>& bounds, T* const* tile,
-                const T* const* row_norms, const T* const* column_norms, TileSums* sums) {
+void tile_pass(const Problem& problem, const Mixture<T>* mixture, const TileBounds<T>& bounds, T* const* tile,
+               const T* const* row_norms, const T* const* column_norms, TileSums* sums) {
   constexpr int U = kGroupRows / kLanes<T>;
   const int L = problem.num_layers;
   Vec<T> partial[2][kTerms][U] = {};   // per column lane, by the row's domain

@@ -49,13 +49,6 @@ int run(const SmallProblem& p, bool with_gradient, int chunk, Device device) {
 
 }   // namespace
 
-int probe(Device device) {
-  if (const cudaError_t error = cudaSetDevice(device.index); error != cudaSuccess) return error;
-  return loadable(small_distances<float>);
-}
-
-const char* error_message(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }
-
 int64_t small_workspace_bytes(const Problem& problem, bool f64, SmallLaunch config) {
   return workspace(problem, f64, config).bytes;
 }

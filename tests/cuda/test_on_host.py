@@ -1,4 +1,4 @@
-"""The CUDA kernels' values: pytest again, in processes whose extension runs them on the CPU, a fiber for each thread.
+"""The CUDA kernels' values: pytest again, in processes whose extension runs them on the CPU, one fiber per thread.
 
 tests/csrc/cuda_on_host/check_kernels runs them under sanitizers.
 """
@@ -24,19 +24,20 @@ def extension(tmp_path_factory):
     return next(folder.glob("_C*.so"))
 
 
+ROUTES = "tests/cuda/on_host"
 PUBLIC = ("tests/test_backends.py", "tests/test_gradients.py", "tests/test_invariances.py", "tests/test_nan.py")
+BENCH = ("tests/bench/test_tune.py", "tests/bench/test_gate.py", "tests/bench/test_variants.py")
+SAMPLE = (ROUTES, "-k", "test_fp64 or one_sided or dtype")
 
 
 @pytest.mark.parametrize(
     ("order", "arguments"),
     [
-        pytest.param("forward", ("tests/cuda/on_host",), id="routes"),
+        pytest.param("forward", (ROUTES,), id="routes"),
         pytest.param("forward", (*PUBLIC, "-k", "cuda"), id="public"),
-        pytest.param("forward", tuple(f"tests/bench/test_{n}.py" for n in ("tune", "gate", "variants")), id="bench"),
-        *(
-            pytest.param(order, ("tests/cuda/on_host", "-k", "test_fp64 or one_sided or dtype"), id=f"{order} threads")
-            for order in ("reverse", "shuffled")
-        ),
+        pytest.param("forward", BENCH, id="bench"),
+        pytest.param("reverse", SAMPLE, id="reverse threads"),
+        pytest.param("shuffled", SAMPLE, id="shuffled threads"),
     ],
 )
 def test_on_the_host(extension, order, arguments):

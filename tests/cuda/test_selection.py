@@ -6,95 +6,114 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastmmd
-from fastmmd import Gaussian, compiled, dispatch
+from fastmmd import Gaussian, dispatch, extension
 from fastmmd.backends import cuda, triton
-from fastmmd.problem import make_problem
+from fastmmd.backends.cuda import architecture, fused, gemm, launch_rules, small
+from fastmmd.problem import MAX_LAYERS
+from tests.helpers import call_of
 
-CUDA = torch.device("cuda", 0)
-H200, CONSUMER = 227 << 10, 99 << 10  # shared memory of a block
+H200, CONSUMER = 227 << 10, 99 << 10  # shared memory of a thread block
 
 
-def extension(**attributes):
-    """Stands for a build with CUDA kernels."""
+def build(**attributes):
+    """Stands for an extension with CUDA kernels."""
 
-    def shared_bytes(format, units, layers, with_gradient, buffers):
+    def shared_bytes(format, width, layers, with_gradient, launch):
         element = 2 if format in ("bf16", "f16") else 4
-        return 3000 + element * 64 * ((1 + buffers) * 16 * units + layers * 64)
+        return 3000 + element * 64 * ((1 + launch.stages) * width + layers * 64)
 
     usual = {
         "CUDA": True,
         "CUDA_ABSENT": "",
         "CUDA_ON_HOST": False,
         "CUDA_ARCHS": "90",
-        "cuda_tiles_shared_bytes": shared_bytes,
-        "cuda_probe": lambda device: "",
+        "CUDA_MAX_GAUSSIANS": 128,
+        "CUDA_MAX_ROWS": 1 << 30,
+        "CUDA_FEATURE_GROUP": 16,
+        "CUDA_FUSED_TILE_ROWS": 64,
+        "CUDA_FUSED_MAX_LAYERS": 2,
+        "CUDA_FUSED_MAX_WIDTH": 320,
+        "CudaFusedLaunch": SimpleNamespace,
+        "cuda_fused_shared_bytes": shared_bytes,
+        "cuda_probe": lambda index: "",
     }
     return SimpleNamespace(**(usual | attributes))
 
 
+CACHES = (
+    launch_rules.choose,
+    architecture.not_compiled_for,
+    architecture.shared_memory,
+    extension.problem,
+    small._prepared,
+)
+
+
 @pytest.fixture(autouse=True)
-def forget():
+def stand_in(monkeypatch):
+    monkeypatch.setattr(extension, "module", build())
+    for cache in CACHES:
+        cache.cache_clear()
     yield
-    for cached in (cuda.line, cuda._not_compiled_for, cuda._shared_memory):
-        cached.cache_clear()
-
-
-def problem(n, gaussians=5):
-    """Of three layers."""
-    kernel = Gaussian(multipliers=tuple(range(1, 1 + gaussians)))
-    return make_problem(n, n, (kernel.static,) * 3, 1.0, (0.0,) * 3, "biased")
+    for cache in CACHES:
+        cache.cache_clear()
 
 
 @given(
-    format=st.sampled_from(cuda.ALL),
+    format=st.sampled_from(launch_rules.FORMATS),
     n=st.integers(2, 1 << 20),
-    dims=st.lists(st.integers(1, 100_000), min_size=1, max_size=8).map(tuple),
-    shared=st.sampled_from([H200, CONSUMER]),
+    dims=st.lists(st.integers(1, 100_000), min_size=1, max_size=MAX_LAYERS).map(tuple),
+    shared_memory=st.sampled_from([0, H200, CONSUMER]),
 )
-def test_every_problem_finds_a_line(format, n, dims, shared):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "module", extension())
-        cuda.line.cache_clear()
-        line = cuda.line(n, dims, format, shared)
-    assert line.reason
-    if isinstance(line.config, cuda.Tiles):
+def test_every_problem_has_a_rule(format, n, dims, shared_memory):
+    rule = launch_rules.choose(n, dims, format, shared_memory)
+    assert rule.reason
+    if isinstance(rule.config, fused.Config):
         assert format != "fp64"
+        assert shared_memory > 0
 
 
 @pytest.mark.parametrize(
-    ("n", "dims", "format", "shared", "config"),
+    ("n", "dims", "format", "shared_memory", "config"),
     [
-        (72, (256, 31), "ieee", H200, cuda.Small(64, 32)),
-        (128, (2048, 8), "tf32", H200, cuda.Small(256, 64)),
-        (256, (256,) * 8, "fp64", H200, cuda.Small(256, 64)),
-        (128, (100_000,), "ieee", H200, cuda.Blocks(64 << 20)),
-        (257, (256, 8), "bf16", H200, cuda.Blocks(64 << 20)),
-        (8192, (256, 8), "bf16", H200, cuda.Tiles(264, 2)),
-        (8192, (256, 8), "bf16", CONSUMER, cuda.Tiles(264, 1)),
-        (8192, (256, 8), "tf32x3", H200, cuda.Tiles(264, 1)),
-        (8192, (256, 8), "tf32", CONSUMER, cuda.Blocks(64 << 20)),
-        (8192, (256, 8), "ieee", H200, cuda.Blocks(64 << 20)),
-        (8192, (64, 8), "ieee", H200, cuda.Tiles(264, 2)),
-        (8192, (64, 8), "fp64", H200, cuda.Blocks(64 << 20)),
-        (8192, (2048,), "bf16", H200, cuda.Blocks(64 << 20)),
-        (8192, (64, 8, 8), "bf16", H200, cuda.Blocks(64 << 20)),
+        (72, (256, 31), "ieee", H200, small.Config(part_features=64, chunk=32)),
+        (128, (2048, 8), "tf32", H200, small.Config(part_features=256, chunk=64)),
+        (256, (256,) * 8, "fp64", H200, small.Config(part_features=256, chunk=64)),
+        (128, (100_000,), "ieee", H200, gemm.Config(workspace_bytes=64 << 20)),
+        (257, (256, 8), "bf16", H200, gemm.Config(workspace_bytes=64 << 20)),
+        (8192, (256, 8), "bf16", H200, fused.Config(thread_blocks=264, stages=2)),
+        (8192, (256, 8), "bf16", CONSUMER, fused.Config(thread_blocks=264, stages=1)),
+        (8192, (256, 8), "tf32x3", H200, fused.Config(thread_blocks=264, stages=1)),
+        (8192, (256, 8), "tf32", CONSUMER, gemm.Config(workspace_bytes=64 << 20)),
+        (8192, (256, 8), "ieee", H200, gemm.Config(workspace_bytes=64 << 20)),
+        (8192, (64, 8), "ieee", H200, fused.Config(thread_blocks=264, stages=2)),
+        (8192, (64, 8), "fp64", H200, gemm.Config(workspace_bytes=64 << 20)),
+        (8192, (2048,), "bf16", H200, gemm.Config(workspace_bytes=64 << 20)),
+        (8192, (64, 8, 8), "bf16", H200, gemm.Config(workspace_bytes=64 << 20)),
     ],
 )
-def test_routes(monkeypatch, n, dims, format, shared, config):
-    monkeypatch.setattr(compiled, "module", extension())
-    assert cuda.line(n, dims, format, shared).config == config
+def test_each_problem_takes_its_route(n, dims, format, shared_memory, config):
+    assert launch_rules.choose(n, dims, format, shared_memory).config == config
+
+
+def call(*dtypes, n=4, gaussians=5, device="cpu", precision=None):
+    """A layer of 40 features per dtype."""
+    kernel = Gaussian(multipliers=tuple(range(1, 1 + gaussians)))
+    inputs = [torch.zeros(n // 2, 40, dtype=dtype, device=device) for dtype in dtypes]
+    return call_of(inputs, inputs, (kernel,) * len(dtypes), precision=precision)
 
 
 def test_no_format_is_less_precise_than_asked_for():
-    single, half = [torch.zeros(2, 2)], [torch.zeros(2, 2, dtype=torch.float16)]
+    single, half = call(torch.float32), call(torch.float16)
     for precision in fastmmd.checks.PRECISIONS:
-        assert cuda.product_format(precision, single, torch.float32) == precision
-        assert cuda.product_format(precision, single, torch.float64) == "fp64"
-    assert cuda.product_format("tf32", half, torch.float32) == "f16"
-    assert cuda.product_format("ieee", half, torch.float32) == "ieee"
-    assert cuda.product_format("tf32", [*half, *single], torch.float32) == "tf32"
+        assert launch_rules.product_format(precision, single) == precision
+        assert launch_rules.product_format(precision, call(torch.float64)) == "fp64"
+    assert launch_rules.product_format("tf32", half) == "f16"
+    assert launch_rules.product_format("ieee", half) == "ieee"
+    assert launch_rules.product_format("tf32", call(torch.float16, torch.float32)) == "tf32"
 
 
 @pytest.mark.parametrize(
@@ -114,68 +133,93 @@ def test_no_format_is_less_precise_than_asked_for():
         ("100 100+PTX", (12, 0), True),
     ],
 )
-def test_architectures(built, capability, runs):
-    reason = cuda.missing_architecture(capability, built)
+def test_code_runs_on_the_architectures_that_can_read_it(built, capability, runs):
+    reason = architecture.missing_architecture(capability, built)
     assert (reason is None) == runs
     if not runs:
         assert built in reason
 
 
+class Recorder(SimpleNamespace):
+    """An extension that keeps what it is asked for, as (route, format of products), and computes nothing."""
+
+    def __init__(self):
+        structures = (
+            "Layer",
+            "Problem",
+            "Buffers",
+            "CudaDevice",
+            "CudaSmallLaunch",
+            "CudaFusedBuffers",
+            "CudaGemmPass",
+        )
+        super().__init__(**vars(build(**dict.fromkeys(structures, SimpleNamespace))), asked=[])
+
+    def cuda_small_workspace_bytes(self, problem, f64, launch):
+        return 0
+
+    def cuda_small(self, problem, buffers, dtypes, f64, launch, device):
+        self.asked.append(("small", None))
+
+    def cuda_gemm_pass_programs(self, rows, columns):
+        return 1
+
+    def cuda_gemm_pass(self, problem, buffers, f64, device):
+        self.asked.append(("gemm", "tf32" if buffers.tf32 else "ieee"))
+
+    def cuda_fused(self, problem, buffers, format, launch, device):
+        self.asked.append(("fused", format))
+
+
 @pytest.mark.parametrize(
-    ("capability", "n", "route", "format"),
+    ("capability", "n", "route", "formats"),
     [
-        ((7, 5), 64, cuda.Small, None),
-        ((7, 5), 300, cuda.Blocks, "ieee"),
-        ((7, 5), 5000, cuda.Blocks, "ieee"),
-        ((8, 0), 64, cuda.Small, None),
-        ((8, 0), 300, cuda.Blocks, "tf32"),
-        ((8, 0), 5000, cuda.Tiles, "tf32"),
+        ((7, 5), 64, "small", {torch.float32: None, torch.float16: None}),
+        ((7, 5), 300, "gemm", {torch.float32: "ieee", torch.float16: "ieee"}),
+        ((7, 5), 5000, "gemm", {torch.float32: "ieee", torch.float16: "ieee"}),
+        ((8, 0), 64, "small", {torch.float32: None, torch.float16: None}),
+        ((8, 0), 300, "gemm", {torch.float32: "tf32", torch.float16: "tf32"}),
+        ((8, 0), 5000, "fused", {torch.float32: "tf32", torch.float16: "f16"}),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_no_tensor_core_is_asked_for_below_8_0(monkeypatch, capability, n, route, format, dtype):
-    """Tiles trap there, and rounding to TF32 would only lose digits."""
-    taken = []
+def test_no_tensor_core_is_asked_for_below_8_0(monkeypatch, capability, n, route, formats, dtype):
+    """The fused route traps there, and rounding to TF32 would only lose digits."""
+    recorder = Recorder()
+    monkeypatch.setattr(extension, "module", recorder)
+    monkeypatch.setattr(architecture, "capability", lambda device: capability)
+    cuda.run(call(dtype, n=n, precision="tf32"))
+    assert set(recorder.asked) == {(route, formats[dtype])}
 
-    def instead(problem, sources, targets, bandwidths, needs_grad, format_or_dtype, config):
-        taken.append((type(config), None if isinstance(config, cuda.Small) else format_or_dtype))
-        return torch.zeros(()), torch.zeros(3), [None, None]
 
-    monkeypatch.setattr(compiled, "module", extension())
-    monkeypatch.setattr(cuda, "_capability", lambda device: capability)
-    for name in ("small", "tiles", "blocks"):
-        monkeypatch.setattr(cuda, name, instead)
-    cuda._shared_memory.cache_clear()
-    half = torch.zeros(n // 2, 40, dtype=dtype)
-    one_layer = make_problem(n // 2, n // 2, (Gaussian().static,), 1.0, (0.0,), "biased")
-    cuda.run(one_layer, [half], [half], None, [True, True], "tf32")
-    format = "f16" if (format, dtype) == ("tf32", torch.float16) else format
-    assert taken == [(route, format)]
+def on_a_gpu(n, gaussians=5):
+    """A call of three layers."""
+    with FakeTensorMode():
+        return call(*[torch.float32] * 3, n=n, gaussians=gaussians, device="cuda:0")
 
 
 def test_auto_takes_cuda_for_few_rows_and_triton_for_many(monkeypatch):
-    monkeypatch.setattr(compiled, "module", extension())
-    monkeypatch.setattr(cuda, "_not_compiled_for", lambda index: None)
+    monkeypatch.setattr(architecture, "not_compiled_for", lambda index: None)
     monkeypatch.setattr(triton, "unavailable", lambda device: None)
-    assert dispatch.choose("auto", CUDA, problem(64)) == "cuda"
-    assert dispatch.choose("auto", CUDA, problem(5000)) == "triton"
-    assert dispatch.choose("auto", CUDA, problem(64, gaussians=43)) == "triton"
+    assert dispatch.choose("auto", on_a_gpu(128)) == "cuda"
+    assert dispatch.choose("auto", on_a_gpu(10_000)) == "triton"
+    assert dispatch.choose("auto", on_a_gpu(128, gaussians=43)) == "triton"
     monkeypatch.setattr(triton, "unavailable", lambda device: "no compiler")
-    assert dispatch.choose("auto", CUDA, problem(5000)) == "cuda"
-    assert dispatch.choose("auto", CUDA, problem(64, gaussians=43)) == "torch"
+    assert dispatch.choose("auto", on_a_gpu(10_000)) == "cuda"
+    assert dispatch.choose("auto", on_a_gpu(128, gaussians=43)) == "torch"
 
 
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (extension(CUDA=False, CUDA_ABSENT="no nvcc was found"), "installed without CUDA kernels: no nvcc was found"),
-        (extension(), "it computes on CUDA devices, the tensors are on cpu"),
+        (build(CUDA=False, CUDA_ABSENT="no nvcc was found"), "installed without CUDA kernels: no nvcc was found"),
+        (build(), "it computes on CUDA devices, the tensors are on cpu"),
         (None, "can't be imported"),
     ],
 )
 def test_why_it_cannot_run_is_said(monkeypatch, module, reason):
-    monkeypatch.setattr(compiled, "module", module)
+    monkeypatch.setattr(extension, "module", module)
     if module is None:
-        monkeypatch.setattr(compiled, "reason", "fastmmd._C can't be imported")
+        monkeypatch.setattr(extension, "reason", "fastmmd._C can't be imported")
     with pytest.raises(RuntimeError, match=reason):
         fastmmd.mmd(torch.zeros(3, 2), torch.zeros(3, 2), backend="cuda")

@@ -62,13 +62,13 @@ def compile(launch: Launch, target: str) -> Any:
 
 
 def resources(compiled: Any) -> dict[str, Any]:
-    """registers (a thread), spills (instructions that move registers to or from local memory), shared (bytes a block),
-    matrix (the matrix instruction that occurs most often; None: plain arithmetic)."""
+    """registers (per thread), spills (instructions that move registers to or from local memory), shared (bytes per
+    thread block), matrix (the matrix instruction that occurs most often; None: plain arithmetic)."""
     if "amdgcn" in compiled.asm:
         text = compiled.asm["amdgcn"]
         registers = int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1])
         spills = len(re.findall(r"\bscratch_(?:load|store)\w*", text))
-        found = re.findall(r"v_mfma_\w+", text)
+        instructions = re.findall(r"v_mfma_\w+", text)
     else:
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
             file.write(compiled.asm["cubin"])
@@ -76,8 +76,8 @@ def resources(compiled: Any) -> dict[str, Any]:
             usage, sass = _tool("cuobjdump", "-res-usage", file.name), _tool("nvdisasm", "-c", file.name)
         registers = int(re.search(r"REG:(\d+)", usage)[1])
         spills = len(re.findall(r"\b(?:LDL|STL)\b", sass))
-        found = re.findall(r"\b((?:H|D|HG|UTC\w?)MMA[.\w]*)", sass)
-    matrix = max(sorted(set(found)), key=found.count) if found else None
+        instructions = re.findall(r"\b((?:H|D|HG|UTC\w?)MMA[.\w]*)", sass)
+    matrix = max(sorted(set(instructions)), key=instructions.count) if instructions else None
     return {"registers": registers, "spills": spills, "shared": int(compiled.metadata.shared), "matrix": matrix}
 
 

@@ -1,6 +1,6 @@
 """Triton's interpreter, made honest.
 
-As it comes, it multiplies bf16 operands as bit patterns, cuts bf16 casts off instead of rounding them, and computes
+As it comes, it multiplies bf16 operands as bit patterns, truncates in bf16 casts instead of rounding, and computes
 "tf32" and "tf32x3" products at fp32 accuracy, so that a bad choice of precision would pass here and fail on a GPU.
 `correct` replaces the two operations; with Triton 3.6 and NumPy >= 2.4 it also makes run-time loop bounds work.
 """
@@ -43,16 +43,16 @@ def _dot(self: Any, a: Any, b: Any, total: Any, input_precision: Any, *_: Any) -
     if a.dtype.scalar == tl.float32:
         precision = getattr(input_precision, "name", str(input_precision)).lower()
         if precision == "tf32":
-            x, y = _cut_to_tf32(x), _cut_to_tf32(y)
+            x, y = _truncated_to_tf32(x), _truncated_to_tf32(y)
         elif precision == "tf32x3":
-            x_high, y_high = _cut_to_tf32(x), _cut_to_tf32(y)
-            x_low, y_low = _cut_to_tf32(x - x_high), _cut_to_tf32(y - y_high)
-            found = x_low @ y_high + x_high @ y_low + x_high @ y_high
-            return interpreter.TensorHandle(found + total.data, total.dtype.scalar)
+            x_high, y_high = _truncated_to_tf32(x), _truncated_to_tf32(y)
+            x_low, y_low = _truncated_to_tf32(x - x_high), _truncated_to_tf32(y - y_high)
+            product = x_low @ y_high + x_high @ y_low + x_high @ y_high
+            return interpreter.TensorHandle(product + total.data, total.dtype.scalar)
     return interpreter.TensorHandle(np.matmul(x, y, dtype=total.data.dtype) + total.data, total.dtype.scalar)
 
 
-def _cut_to_tf32(x: np.ndarray) -> np.ndarray:
+def _truncated_to_tf32(x: np.ndarray) -> np.ndarray:
     """What a tensor core does with the fp32 bits that it gets."""
     return (np.ascontiguousarray(x).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
 

@@ -1,4 +1,4 @@
-"""Every kernel of the launch table compiles for every target, within limits, and as well as it did.
+"""Every kernel of the launch rules compiles for every target, within limits, and as well as it did.
 
 Registers, spills and instructions depend on Triton's version, so each committed report holds for one. Under another
 version only the limits are checked, and CI asks for a report: `python -m tests.kernels.aot` writes it.
@@ -20,15 +20,20 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from tests.kernels import aot  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}  # bytes a block can have
+SHARED = {
+    "sm_80": 163 << 10,
+    "sm_90": 227 << 10,
+    "sm_100": 227 << 10,
+    "gfx942": 64 << 10,
+}  # bytes a thread block can have
 
 # A few spills are the assembler's choice: it stops at 64, 80 or 128 registers so that more warps fit. More: a reason.
 A_FEW = 32
 SPILLS = {
     # On sm_80: mma.sync takes operands from registers, unlike wgmma; smaller tiles would read the columns more often.
-    "JMMD (256, 8), many rows, bf16: fused_tiles",
-    "JMMD (256, 8), many rows, bf16, source only: fused_tiles",
-    # Sixteen values a pair are held at once; nobody is known to train with more than three layers.
+    "JMMD (256, 8), many rows, bf16: fused_loss",
+    "JMMD (256, 8), many rows, bf16, source only: fused_loss",
+    # Sixteen values per pair are held at once; nobody is known to train with more than three layers.
     "JMMD of 8 layers: loss_and_gradients",
 }
 
@@ -37,31 +42,31 @@ SPILLS = {
 def reports() -> dict[str, dict[str, dict]]:
     """target -> kernel -> resources. Each target in a process: compiling holds the interpreter lock."""
 
-    def one(target: str) -> dict[str, dict]:
+    def report(target: str) -> dict[str, dict]:
         command = [sys.executable, "-m", "tests.kernels.aot", target]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, f"{target}: {done.stderr[-6000:]}"
         return json.loads(done.stdout)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return dict(zip(aot.TARGETS, pool.map(one, aot.TARGETS), strict=True))
+        return dict(zip(aot.TARGETS, pool.map(report, aot.TARGETS), strict=True))
 
 
 @pytest.mark.parametrize("target", aot.TARGETS)
 def test_within_limits(reports, target):
-    for name, found in reports[target].items():
-        assert found["shared"] <= SHARED[target], name
-        assert found["spills"] <= A_FEW or name in SPILLS, f"{name}: {found['spills']} spills"
+    for name, used in reports[target].items():
+        assert used["shared"] <= SHARED[target], name
+        assert used["spills"] <= A_FEW or name in SPILLS, f"{name}: {used['spills']} spills"
 
 
 @pytest.mark.parametrize("target", aot.TARGETS)
 def test_matrix_instructions(reports, target):
     """fp32 products in "ieee" have none on NVIDIA; everything else that multiplies uses them."""
-    products = ("partial_distances", "fused_tiles")
-    for name, found in reports[target].items():
-        plain = target != "gfx942" and not any(f in name for f in ("tf32", "bf16", "fp64"))
+    products = ("partial_distances", "fused_loss")
+    for name, used in reports[target].items():
+        plain = target != "gfx942" and not any(format in name for format in ("tf32", "bf16", "fp64"))
         if name.endswith(products):
-            assert (found["matrix"] is None) == plain, name
+            assert (used["matrix"] is None) == plain, name
 
 
 @pytest.mark.parametrize("target", aot.TARGETS)
@@ -70,8 +75,8 @@ def test_no_worse_than_reported(reports, target):
         pytest.skip(f"no report of {aot.REPORT.stem}: compares nothing by number")
     before = json.loads(aot.REPORT.read_text())[target]
     assert reports[target].keys() == before.keys(), "the kernels changed: renew the report"
-    for name, found in reports[target].items():
-        assert found["matrix"] == before[name]["matrix"], name
-        assert found["spills"] <= before[name]["spills"] + 4, name
-        assert found["registers"] <= before[name]["registers"] + 16, name
-        assert found["shared"] <= before[name]["shared"], name
+    for name, used in reports[target].items():
+        assert used["matrix"] == before[name]["matrix"], name
+        assert used["spills"] <= before[name]["spills"] + 4, name
+        assert used["registers"] <= before[name]["registers"] + 16, name
+        assert used["shared"] <= before[name]["shared"], name

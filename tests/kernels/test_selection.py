@@ -4,15 +4,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastmmd
-from fastmmd import Gaussian, dispatch
+from fastmmd import dispatch
 from fastmmd.backends import cuda
 from fastmmd.backends import triton as backend
-from fastmmd.problem import make_problem
+from fastmmd.problem import MAX_LAYERS
+from tests.helpers import JAN, call_of
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from fastmmd.kernels import blocks, small, table, tiles
+from fastmmd.kernels import fused, gemm, launch_rules, small
 
 CUDA = torch.device("cuda")
 
@@ -22,12 +24,12 @@ CUDA = torch.device("cuda")
     precision=st.sampled_from(fastmmd.checks.PRECISIONS),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     n=st.integers(2, 1 << 20),
-    dims=st.lists(st.integers(1, 100_000), min_size=1, max_size=8).map(tuple),
+    dims=st.lists(st.integers(1, 100_000), min_size=1, max_size=MAX_LAYERS).map(tuple),
 )
-def test_every_problem_finds_a_line(vendor, precision, dtype, n, dims):
-    line = table.line(vendor, n, dims, table.product_format(vendor, precision, dtype))
-    assert isinstance(line.config, small.Config | tiles.Config | blocks.Config)
-    assert line.reason
+def test_every_problem_has_a_rule(vendor, precision, dtype, n, dims):
+    rule = launch_rules.choose(vendor, n, dims, launch_rules.product_format(vendor, precision, dtype))
+    assert type(rule.config) in launch_rules.ROUTES
+    assert rule.reason
 
 
 @pytest.mark.parametrize(
@@ -36,32 +38,34 @@ def test_every_problem_finds_a_line(vendor, precision, dtype, n, dims):
         (72, (256, 31), "ieee", small),
         (128, (2048, 8), "tf32", small),
         (256, (256,) * 8, "bf16", small),
-        (128, (100_000,), "ieee", blocks),
-        (257, (256, 8), "bf16", blocks),
-        (8192, (256, 8), "bf16", tiles),
-        (8192, (256, 8), "tf32", blocks),
-        (8192, (2048,), "bf16", blocks),
+        (128, (100_000,), "ieee", gemm),
+        (257, (256, 8), "bf16", gemm),
+        (8192, (256, 8), "bf16", fused),
+        (8192, (256, 8), "tf32", gemm),
+        (8192, (2048,), "bf16", gemm),
     ],
 )
-def test_routes(n, dims, format, route):
-    assert isinstance(table.line("nvidia", n, dims, format).config, route.Config)
+def test_each_problem_takes_its_route(n, dims, format, route):
+    assert isinstance(launch_rules.choose("nvidia", n, dims, format).config, route.Config)
 
 
 def test_no_format_is_less_precise_than_asked_for():
     for precision in fastmmd.checks.PRECISIONS:
-        assert table.product_format("nvidia", precision, torch.float32) == precision
-        assert table.product_format("nvidia", precision, torch.float64) == "ieee"
-        assert table.product_format("amd", precision, torch.float32) in ("ieee", precision)
+        assert launch_rules.product_format("nvidia", precision, torch.float32) == precision
+        assert launch_rules.product_format("nvidia", precision, torch.float64) == "ieee"
+        assert launch_rules.product_format("amd", precision, torch.float32) in ("ieee", precision)
 
 
 def test_auto_takes_triton_on_a_gpu_and_torch_where_it_cannot_run(monkeypatch):
-    problem = make_problem(64, 64, (Gaussian().static,), 1.0, (0.0,), "biased")
+    with FakeTensorMode():
+        inputs = [torch.empty(64, d, device=CUDA) for d in (256, 31)]
+    call = call_of(inputs, inputs, JAN)
     monkeypatch.setattr(cuda, "unavailable", lambda device: "not built")
     monkeypatch.setattr(backend, "_missing", lambda: None)
     monkeypatch.setattr(backend, "_too_old", lambda index: None)
-    assert dispatch.choose("auto", CUDA, problem) == "triton"
+    assert dispatch.choose("auto", call) == "triton"
     monkeypatch.setattr(backend, "_too_old", lambda index: "too old")
-    assert dispatch.choose("auto", CUDA, problem) == "torch"
+    assert dispatch.choose("auto", call) == "torch"
     with pytest.raises(RuntimeError, match=r"backend 'triton' can't run here: too old.*\['torch', 'reference'\]"):
         dispatch.check("triton", CUDA)
 

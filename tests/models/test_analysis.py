@@ -28,16 +28,16 @@ CLASSES = ("amusement", "anger", "awe")
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that are saved in a test."""
-    found = []
+    figures_saved = []
     savefig = Figure.savefig
 
     def remember(figure, *args, **kwargs):
-        if figure not in found:
-            found.append(figure)
+        if figure not in figures_saved:
+            figures_saved.append(figure)
         savefig(figure, *args, **kwargs)
 
     monkeypatch.setattr(Figure, "savefig", remember)
-    return found
+    return figures_saved
 
 
 def assert_pictures(path):
@@ -216,9 +216,10 @@ def test_holm_by_hand():
 
 def test_paired_difference_by_hand():
     # Differences 1, 2, 3: mean 2, standard deviation 1; t(0.975, 2) = 4.3027; p = 2 P(t_2 > 2 sqrt 3) = 0.0742.
-    found = paired_difference([11, 22, 33], [10, 20, 30])
-    assert (found.mean, found.low, found.high) == pytest.approx((2, 2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
-    assert found.p == pytest.approx(0.0742, abs=1e-4)
+    difference = paired_difference([11, 22, 33], [10, 20, 30])
+    assert difference.mean == pytest.approx(2)
+    assert (difference.low, difference.high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+    assert difference.p == pytest.approx(0.0742, abs=1e-4)
     wider = paired_difference([11, 22, 33], [10, 20, 30], test_share=2 / 3)
     assert wider.high == pytest.approx(2 + 4.3027, abs=1e-4)  # 1/3 + 2/3 = 1
     same = paired_difference([1, 2], [1, 2])
@@ -228,15 +229,15 @@ def test_paired_difference_by_hand():
 
 
 def test_pairs_of_methods():
-    found = compare({"CTD": booleans("0" * 12), "JAN": booleans("1" * 11 + "0"), "Ours": booleans("1" * 12)})
-    assert [(pair.first, pair.second, pair.only_first, pair.only_second) for pair in found] == [
+    pairs = compare({"CTD": booleans("0" * 12), "JAN": booleans("1" * 11 + "0"), "Ours": booleans("1" * 12)})
+    assert [(pair.first, pair.second, pair.only_first, pair.only_second) for pair in pairs] == [
         ("CTD", "JAN", 0, 11),
         ("CTD", "Ours", 0, 12),
         ("JAN", "Ours", 0, 1),
     ]
-    assert [pair.p for pair in found] == pytest.approx([2 / 2**11, 2 / 2**12, 1])
-    assert [pair.p_holm for pair in found] == pytest.approx([4 / 2**11, 6 / 2**12, 1])
-    text = pairs_table(found, "F->I").markdown()
+    assert [pair.p for pair in pairs] == pytest.approx([2 / 2**11, 2 / 2**12, 1])
+    assert [pair.p_holm for pair in pairs] == pytest.approx([4 / 2**11, 6 / 2**12, 1])
+    text = pairs_table(pairs, "F->I").markdown()
     assert "| CTD - Ours | 0 | 12 | -12 of 12 | < 0.001 | 0.001 |" in text
     assert "Pairs that differ at the 5 % level after correction: 2 of 3." in text
     assert text.endswith(published_margin("F->I") + "\n")
@@ -274,19 +275,19 @@ def write_predictions(path, rows):
 
 
 def test_predictions_of_folds_and_methods(tmp_path):
-    one = write_predictions(tmp_path / "1.csv", [("x.jpg", "awe", "awe"), ("y.jpg", "fear", "awe")])
-    two = write_predictions(tmp_path / "2.csv", [("z.jpg", "fear", "fear")])
-    whole, turned = read_predictions(one, two), read_predictions(two, one)
+    first = write_predictions(tmp_path / "1.csv", [("x.jpg", "awe", "awe"), ("y.jpg", "fear", "awe")])
+    second = write_predictions(tmp_path / "2.csv", [("z.jpg", "fear", "fear")])
+    whole, turned = read_predictions(first, second), read_predictions(second, first)
     assert whole.confusion.tolist() == [[1, 0], [1, 1]]
     assert whole.without("awe").correct.tolist() == [False, True]
     assert whole.probabilities.tolist() == [[0.25, 0.75]] * 3
     correct = paired({"a": whole, "b": turned})
-    assert [found.tolist() for found in correct.values()] == [[True, False, True]] * 2
+    assert [right.tolist() for right in correct.values()] == [[True, False, True]] * 2
 
     with pytest.raises(ValueError, match="every image once, got 4 rows for 2"):
-        paired({"a": read_predictions(one, one)})
+        paired({"a": read_predictions(first, first)})
     with pytest.raises(ValueError, match="b: expected the test images and labels of a, got 3 others"):
-        paired({"a": read_predictions(one), "b": read_predictions(two)})
+        paired({"a": read_predictions(first), "b": read_predictions(second)})
     with pytest.raises(ValueError, match=re.escape("got ['joy']")):
         whole.without("joy")
     with pytest.raises(ValueError, match="at least one file"):

@@ -22,11 +22,11 @@ def blobs(count=90, classes=3, columns=5, distance=8.0, seed=0):
 def test_separable_classes(name, classes, balanced):
     features, labels = blobs(classes=classes)
     fitted = classifier(name, balanced).fit(features[:60], labels[:60])
-    found = probabilities(fitted, features[60:], classes)
-    assert np.array_equal(found.argmax(axis=1), labels[60:])
-    np.testing.assert_allclose(found.sum(axis=1), 1)
+    predicted = probabilities(fitted, features[60:], classes)
+    assert np.array_equal(predicted.argmax(axis=1), labels[60:])
+    np.testing.assert_allclose(predicted.sum(axis=1), 1)
     again = classifier(name, balanced).fit(features[:60], labels[:60])
-    assert np.array_equal(probabilities(again, features[60:], classes), found)
+    assert np.array_equal(probabilities(again, features[60:], classes), predicted)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,11 +35,11 @@ def test_absent_classes_have_a_column(name):
     for present in ([0, 2], [0, 1, 2]):
         kept = np.isin(labels, present)
         fitted = classifier(name).fit(features[kept], 2 * labels[kept])
-        found = probabilities(fitted, features, 6)
-        assert found.shape == (90, 6)
-        np.testing.assert_allclose(found.sum(axis=1), 1)
-        assert not found[:, [k for k in range(6) if k not in [2 * label for label in present]]].any()
-        assert np.array_equal(found[kept].argmax(axis=1), 2 * labels[kept])
+        predicted = probabilities(fitted, features, 6)
+        assert predicted.shape == (90, 6)
+        np.testing.assert_allclose(predicted.sum(axis=1), 1)
+        assert not predicted[:, [k for k in range(6) if k not in [2 * label for label in present]]].any()
+        assert np.array_equal(predicted[kept].argmax(axis=1), 2 * labels[kept])
     with pytest.raises(ValueError, match=r"num_classes: expected more than the labels fitted, \[0, 2, 4\], got 4"):
         probabilities(fitted, features, 4)
 
@@ -56,7 +56,7 @@ def test_no_warnings_on_many_columns(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_balance(name):
+def test_balanced_classifiers_give_each_class_the_same_weight(name):
     """Where features say nothing, a class has about its share of the training items; balanced, one half."""
     features = np.arange(64)[:, None] // 8 % 2
     labels = np.arange(64) % 8 == 0
@@ -101,10 +101,10 @@ def test_held_out_items_are_not_seen(fold):
     features, labels = blobs(distance=2.0)
     folds = np.arange(90) // 18
     tested = folds == fold
-    found = held_out("logistic", features, labels, folds)
-    other = held_out("logistic", features, np.where(tested, (labels + 1) % 3, labels), folds)
-    np.testing.assert_array_equal(other[tested], found[tested])
-    assert (np.abs(other - found).max(axis=1) > 1e-3).tolist() == (~tested).tolist()
+    predicted = held_out("logistic", features, labels, folds)
+    relabelled = held_out("logistic", features, np.where(tested, (labels + 1) % 3, labels), folds)
+    np.testing.assert_array_equal(relabelled[tested], predicted[tested])
+    assert (np.abs(relabelled - predicted).max(axis=1) > 1e-3).tolist() == (~tested).tolist()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -116,22 +116,22 @@ def test_logistic_regression_ends_at_its_minimum(classes, dtype):
     features = random.normal(size=(200, 300)) + 0.3 * np.eye(300)[labels]
     features = (features * random.lognormal(size=300)).astype(dtype)
     fitted = classifier("logistic").fit(features, labels)
-    found = probabilities(fitted, features, classes)
-    residuals = found - np.eye(classes)[labels]
+    predicted = probabilities(fitted, features, classes)
+    residuals = predicted - np.eye(classes)[labels]
     if classes == 2:
         residuals = residuals[:, 1:]
     np.testing.assert_allclose(residuals.T @ fitted[:-1].transform(features) + fitted[-1].coef_, 0, atol=1e-4)
     order = random.permutation(200)
     again = classifier("logistic").fit(features[order], labels[order])
-    np.testing.assert_allclose(probabilities(again, features, classes), found, atol=1e-5)
+    np.testing.assert_allclose(probabilities(again, features, classes), predicted, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["lasso", "svm"])
 def test_the_intercept_is_all_but_free(name):
     """Where features say nothing, each class has its share of the items."""
     labels = np.arange(64) % 8 == 0
-    found = probabilities(classifier(name).fit(np.zeros((64, 1)), labels), np.zeros((1, 1)), 2)
-    margin = np.log(found[0, 1] / found[0, 0])
+    predicted = probabilities(classifier(name).fit(np.zeros((64, 1)), labels), np.zeros((1, 1)), 2)
+    margin = np.log(predicted[0, 1] / predicted[0, 0])
     assert margin == pytest.approx(np.log(1 / 7) if name == "lasso" else -3 / 4, abs=0.02)
 
 

@@ -120,7 +120,7 @@ def test_image_folders(tmp_path):
             for k in range(8):
                 mode, size = ("L", (70, 50)) if k == 0 else ("RGB", (50 + k, 60))
                 Image.new(mode, size, shade + 10 * number).save(folder / f"{k}.jpg")
-    own = {
+    settings = {
         "model": {"network": {"init_args": {"backbone": {"init_args": {"weights": "none"}}}}},
         "data": {
             **{domain: {"init_args": {"root": str(tmp_path / domain)}} for domain in ("source", "target")},
@@ -131,7 +131,7 @@ def test_image_folders(tmp_path):
         "trainer": {"accelerator": "cpu", "max_epochs": 1},
         "output": str(tmp_path / "run"),
     }
-    (tmp_path / "own.yaml").write_text(json.dumps(own))
+    (tmp_path / "own.yaml").write_text(json.dumps(settings))
     args = ["--config=folders.yaml", "--config=both.yaml", f"--config={tmp_path / 'own.yaml'}", *SILENT]
     main(["fit", *args])
     main(["predict", *args])
@@ -200,10 +200,10 @@ def test_wrong_words_name_near_ones(tmp_path, capsys, args, near):
             (tmp_path / f"{number}.yaml").write_text(arg.removeprefix("--config="))
             arg = f"--config={tmp_path / f'{number}.yaml'}"
         written.append(arg)
-    own = tmp_path / "own.yaml"
-    own.write_text("{data: {source: {class_path: tests.models.test_cli.Folded}}}")
+    config = tmp_path / "own.yaml"
+    config.write_text("{data: {source: {class_path: tests.models.test_cli.Folded}}}")
     with pytest.raises(SystemExit) as end:
-        main([subcommand, "--config=digits.yaml", f"--config={own}", *written])
+        main([subcommand, "--config=digits.yaml", f"--config={config}", *written])
     assert end.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) < 25
@@ -267,7 +267,7 @@ def test_figure_of_long_class_names(tmp_path):
     assert_drawn(tmp_path / "per_class.png")
 
 
-def test_figures_of_many_classes_are_small_and_quick(tmp_path, monkeypatch):
+def test_figures_of_many_classes_have_few_texts_and_pixels(tmp_path, monkeypatch):
     """Texts are what takes long to draw: one per class and bar, none per cell."""
     classes = [f"class number {k}" for k in range(65)]
     matrix = torch.eye(65, dtype=torch.int64).numpy()

@@ -52,16 +52,16 @@ def test_parameters_of_the_transfer_network():
     ],
     ids=["acnn", "tcnn"],
 )
-def test_maps(build, expected):
-    found = []
+def test_sizes_of_maps(build, expected):
+    shapes = []
     with torch.device("meta"):
         backbone = build()
         for module in backbone.modules():
             if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AdaptiveAvgPool2d):
-                module.register_forward_hook(lambda module, args, maps: found.append(maps.shape))
+                module.register_forward_hook(lambda module, args, maps: shapes.append(maps.shape))
         crop = backbone.preprocessing.crop
         backbone(torch.empty(2, 3, crop, crop))
-    assert found == [(2, channels, side, side) for channels, side in expected]
+    assert shapes == [(2, channels, side, side) for channels, side in expected]
 
 
 def test_alexnet_is_that_of_2014():
@@ -71,7 +71,7 @@ def test_alexnet_is_that_of_2014():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_shapes(name):
+def test_shapes_of_features_and_logits(name):
     network = small(name)
     least = LEAST[name]
     for height, width in ((least, least), (64, 48), (97, 130)):

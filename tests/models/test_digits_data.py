@@ -30,7 +30,7 @@ def test_counts_shapes_and_ranges(dataset, counts):
 
 
 @pytest.mark.parametrize("dataset", [Mnist5k, OptDigits, FontDigits])
-def test_same_every_time(dataset):
+def test_digits_are_the_same_every_time(dataset):
     assert torch.equal(dataset().images, dataset().images)
 
 

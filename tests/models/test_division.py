@@ -127,10 +127,10 @@ def test_pictures_of_one_size_and_time_that_change_places_are_found(tmp_path):
     run("fit", tmp_path)
     before = read_domain("image_folder", str(tmp_path / "target"))
     first, *_, last = sorted(split_of(tmp_path).folds[0].test)
-    one, other, aside = (tmp_path / "target" / name for name in (first, last, "aside"))
-    one.rename(aside)
-    other.rename(one)
-    aside.rename(other)
+    earlier, later, aside = (tmp_path / "target" / name for name in (first, last, "aside"))
+    earlier.rename(aside)
+    later.rename(earlier)
+    aside.rename(later)
     assert read_domain("image_folder", str(tmp_path / "target")).fingerprint != before.fingerprint
     with pytest.raises(ValueError, match=f"2 of another content: {first}, {last}"):
         run("test", tmp_path)

@@ -52,7 +52,7 @@ def test_streams_differ_by_seed_and_domain():
 def test_processes_cut_one_stream():
     together = batches(batch=6, steps=9)
     shares = [list(StreamSampler(7, 3, 9, (0, 0), lambda: 0, rank=rank, ranks=2)) for rank in (0, 1)]
-    assert [one + other for one, other in zip(*shares, strict=True)] == together
+    assert [share + other_share for share, other_share in zip(*shares, strict=True)] == together
     later = StreamSampler(7, 3, 5, (0, 0), lambda: 4, rank=1, ranks=2)
     assert list(later) == shares[1][4:]
 
@@ -327,8 +327,8 @@ def test_what_torchvisions_folder_leaves_out_is_told(tmp_path):
     data = DomainPair(*domains)
     assert data.domains["source"].dropped == {"not read by torchvision's ImageFolder": ["joy/moving.gif"]}
     assert not data.domains["target"].dropped
-    own = ImageFolder(tmp_path / "target", loader=lambda path: Path(path).name)
-    assert DomainPair(domains[0], own).domains["target"][0] == ("00.png", 0)
+    named = ImageFolder(tmp_path / "target", loader=lambda path: Path(path).name)
+    assert DomainPair(domains[0], named).domains["target"][0] == ("00.png", 0)
 
 
 def test_torchvisions_folder_takes_no_parts_for_classes(tmp_path):
@@ -338,8 +338,8 @@ def test_torchvisions_folder_takes_no_parts_for_classes(tmp_path):
 
 
 def test_one_set_as_both_domains(blobs):
-    one = blobs().domains["target"]
-    data = DomainPair(one, one, exclude_held_out=True, source_validation=0.0, eval_batch=5)
+    domain = blobs().domains["target"]
+    data = DomainPair(domain, domain, exclude_held_out=True, source_validation=0.0, eval_batch=5)
     (train, validation), (source, nothing) = data.items["target"], data.items["source"]
     assert source == train
     assert not nothing

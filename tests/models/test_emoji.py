@@ -108,7 +108,7 @@ def test_excluded_emoji_are_left_out(icon_set):
     assert Emoji(icon_set, exclude=["1f600", "1f999"]).names == ["1f415", "1f620"]
 
 
-def test_backgrounds(icon_set, pencil):
+def test_background_is_white_or_random_by_emoji_and_seed(icon_set, pencil):
     white, random = Emoji(icon_set, size=32), Emoji(icon_set, size=32, background="random")
     again, other = (Emoji(icon_set, size=32, background="random", seed=seed, exclude=["1f415"]) for seed in (0, 1))
     picture, label = white[1]

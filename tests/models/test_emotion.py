@@ -129,14 +129,17 @@ def test_miniature_table(roots, tmp_path, monkeypatch, capsys):
     settings = {"tasks": ["iaps_artphoto"], "folds": [1], "overrides": (*SMALL, *SILENT)}
     compare(roots, methods=["ctd", "ours"], output=tmp_path, **settings)
     results = [json.loads(file.read_text()) for file in sorted(tmp_path.rglob("result.json"))]
-    assert [(one["method"], one["fold"], one["test_images"]) for one in results] == [("ctd", 1, 22), ("ours", 1, 22)]
-    found = table(tmp_path, "table2.md")
+    assert [(result["method"], result["fold"], result["test_images"]) for result in results] == [
+        ("ctd", 1, 22),
+        ("ours", 1, 22),
+    ]
+    accuracies = table(tmp_path, "table2.md")
     pooled = {
-        name: f"{100 * one['correct'] / 22:.2f} ({one['correct']}/22)"
-        for name, one in zip(("CTD", "Ours"), results, strict=True)
+        name: f"{100 * result['correct'] / 22:.2f} ({result['correct']}/22)"
+        for name, result in zip(("CTD", "Ours"), results, strict=True)
     }
-    assert found["I->A", "pooled"] == pooled
-    assert found["I->A", "published"] == {"CTD": "30.77", "Ours": "39.15"}
+    assert accuracies["I->A", "pooled"] == pooled
+    assert accuracies["I->A", "published"] == {"CTD": "30.77", "Ours": "39.15"}
     pairs = (tmp_path / "pairs_iaps_artphoto.md").read_text()
     assert "He & Ding's table 2" in pairs
     text = (tmp_path / "table2.md").read_text()
@@ -205,8 +208,8 @@ def test_demonstration_writes_sets_once(tmp_path):
 @pytest.mark.slow
 def test_whole_table_on_generated_pictures(roots, tmp_path):
     compare(roots, folds=[0, 1], output=tmp_path, jobs=2, overrides=SMALL)
-    found = table(tmp_path, "table2.md")
-    assert len(found) == 12
+    accuracies = table(tmp_path, "table2.md")
+    assert len(accuracies) == 12
     for task in TASKS.values():
-        assert list(found[task, "pooled"]) == list(METHODS.values())
-        assert all("±" in cell for cell in found[task, "mean of runs"].values())
+        assert list(accuracies[task, "pooled"]) == list(METHODS.values())
+        assert all("±" in cell for cell in accuracies[task, "mean of runs"].values())

@@ -63,11 +63,11 @@ def test_interrupted_run_resumes_to_the_same_predictions(tmp_path, monkeypatch):
 
 
 def test_folder_depends_on_all_that_defines_a_run(tmp_path):
-    own = tmp_path / "own.yaml"
+    config = tmp_path / "own.yaml"
     folders = set()
     for text in ("{}", "{output: x}"):
-        own.write_text(text)
-        folders.add(run(f"--config={own}").folder(tmp_path))
+        config.write_text(text)
+        folders.add(run(f"--config={config}").folder(tmp_path))
     folders |= {run().folder(tmp_path), run("--trainer.max_epochs=2").folder(tmp_path)}
     split = tmp_path / "split.json"
     for text in ("1", "2"):
@@ -88,11 +88,11 @@ def test_folder_depends_on_versions_and_code(tmp_path, monkeypatch):
 
 def test_code_digest_sees_every_file(tmp_path, monkeypatch):
     monkeypatch.setattr(fastmmd, "__file__", str(tmp_path / "__init__.py"))
-    found = set()
+    digests = set()
     for name, content in (("a.py", "1"), ("a.py", "2"), ("_C.so", "1"), ("_C.so", "2"), ("notes.txt", "1")):
         (tmp_path / name).write_text(content)
-        found.add(experiment.code_digest.__wrapped__())
-    assert len(found) == 4
+        digests.add(experiment.code_digest.__wrapped__())
+    assert len(digests) == 4
 
 
 def test_weights_that_are_not_finite_make_no_result(tmp_path, monkeypatch):
@@ -221,9 +221,11 @@ def test_interruption_is_one_line(tmp_path, monkeypatch):
 
 
 class Killed(Run):
-    """Seed 1 is killed once, seed 2 always; the others finish."""
+    """Seed 1 is killed once, seed 2 always, once seed 1 has begun; the others finish."""
 
     def execute(self, root):
+        while self.seed == 2 and not (root / "seed1.txt").exists():
+            time.sleep(0.01)
         with open(root / f"{self.name}.txt", "a") as file:
             file.write("begun ")
         tries = (root / f"{self.name}.txt").read_text().count("begun")
@@ -245,7 +247,8 @@ def test_killed_process_costs_no_other_run(tmp_path, monkeypatch, capsys, jobs):
     assert "mnist, jan, seed2: failed: BrokenProcessPool" in out
     for seed in (0, 1, 3, 4, 5):
         assert f"mnist, jan, seed{seed}: 50.0 %" in out
-    assert (tmp_path / "seed2.txt").read_text() == "begun begun "
+    begun = (tmp_path / "seed2.txt").read_text().count("begun")
+    assert begun in {1: [2], 2: [1, 2]}[jobs]  # seed 1 beside it may end the first pool before it begins
     assert not active_children()
 
 

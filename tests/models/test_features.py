@@ -129,8 +129,8 @@ def test_layers_side_by_side():
     assert torch.equal(features[:, 7:14], layers["level2"])
     # A linear layer on them is the mean of the branches' last layers.
     last = [head[-1] for head in network.heads]
-    weight = torch.cat([one.weight for one in last], dim=1) / 3
-    torch.testing.assert_close(features @ weight.T + sum(one.bias for one in last) / 3, logits)
+    weight = torch.cat([layer.weight for layer in last], dim=1) / 3
+    torch.testing.assert_close(features @ weight.T + sum(layer.bias for layer in last) / 3, logits)
 
 
 def test_interrupted_computation_leaves_no_file(tmp_path, monkeypatch):

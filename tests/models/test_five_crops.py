@@ -66,7 +66,7 @@ def test_training_takes_each_crop_and_its_mirror_image():
     transform = plain(FiveCropTrain(resize=40, crop=32))
     torch.manual_seed(0)
     drawn = [transform(picture()) for _ in range(100)]
-    which = [[torch.equal(image, one) for one in possible].index(True) for image in drawn]
+    which = [[torch.equal(image, crop) for crop in possible].index(True) for image in drawn]
     assert set(which) == set(range(10))
     pickle.dumps(transform)  # for loader processes
 
@@ -95,14 +95,14 @@ def test_means_over_crops():
     images = torch.rand(6, 5, 3, 32, 32)
     layers, probabilities = over_crops(network, images)
     for k in range(6):
-        own, logits = network(images[k])  # the five crops as a batch
+        own_layers, logits = network(images[k])  # the five crops as a batch
         torch.testing.assert_close(probabilities[k], logits.softmax(dim=1).mean(dim=0))
         for name, layer in layers.items():
-            torch.testing.assert_close(layer[k], own[name].mean(dim=0))
+            torch.testing.assert_close(layer[k], own_layers[name].mean(dim=0))
     layers, probabilities = over_crops(network, images[:, 0])
-    own, logits = network(images[:, 0])
+    own_layers, logits = network(images[:, 0])
     assert torch.equal(probabilities, logits.softmax(dim=1))
-    assert all(torch.equal(layers[name], own[name]) for name in own)
+    assert all(torch.equal(layers[name], own_layers[name]) for name in own_layers)
 
 
 def test_task_predicts_and_validates_means():
@@ -115,8 +115,8 @@ def test_task_predicts_and_validates_means():
     logits = torch.tensor([[1.0, 0, 0]] * 3 + [[0, 9.0, 0]] * 2)
     images = logits[None, :, :, None, None].repeat(2, 1, 1, 4, 4)
     task = TransferTask(Given(), CLASSES).eval()
-    found = task.predict_step((images, torch.tensor([1, 0])))["probabilities"]
-    torch.testing.assert_close(found, logits.softmax(dim=1).mean(dim=0).repeat(2, 1))
+    predicted = task.predict_step((images, torch.tensor([1, 0])))["probabilities"]
+    torch.testing.assert_close(predicted, logits.softmax(dim=1).mean(dim=0).repeat(2, 1))
     task.log = lambda *args, **kwargs: None
     task.validation_step((images, torch.tensor([1, 0])), 0, dataloader_idx=1)
     assert task.val_accuracy["target"].compute() == 0.5
@@ -162,8 +162,8 @@ def test_mldrnet_on_one_set(sets, tmp_path):
             image = Image.open(folder / row["item"])
             crops = trained.transform(image)
             expected = torch.stack([trained.network(crop[None])[1].softmax(dim=1)[0] for crop in crops]).mean(dim=0)
-            found = [float(row[f"p_{name}"]) for name in domain.classes]
-            assert found == pytest.approx(expected.tolist(), abs=2e-6)
+            written = [float(row[f"p_{name}"]) for name in domain.classes]
+            assert written == pytest.approx(expected.tolist(), abs=2e-6)
 
     predict.main([f"--checkpoint={checkpoint}", f"--images={folder}", f"--output={tmp_path / 'predicted'}"])
     predicted = {row["path"]: row for row in rows(tmp_path / "predicted" / "predictions.csv")}
@@ -195,7 +195,9 @@ def test_mldrnet_on_one_set(sets, tmp_path):
 
 def test_mldrnet_between_two_sets(sets, tmp_path):
     """One JMMD over four levels and the softmax; or another network in the same configuration."""
-    roots = [f"--data.{one}.init_args.root={sets / name}" for one, name in (("source", "fi"), ("target", "artphoto"))]
+    roots = [
+        f"--data.{domain}.init_args.root={sets / name}" for domain, name in (("source", "fi"), ("target", "artphoto"))
+    ]
     configs = ["--config=mldrnet.yaml", "--config=fi_artphoto.yaml"]
     cli.main(["fit", *configs, "--config=mldrnet_jan.yaml", *roots, *SMALL, f"--output={tmp_path}"])
     with open(tmp_path / "logs" / "version_0" / "metrics.csv", newline="") as file:

@@ -183,12 +183,12 @@ def test_a_folder_of_other_files_is_no_class(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["Cat", unicodedata.normalize("NFD", "é")])
-def test_class_folders_that_differ_in_case_or_form_only(tmp_path, other):
-    one = unicodedata.normalize("NFC", other).lower()
-    fill(tmp_path, f"{one}/1.jpg", f"{other}/2.jpg")
+def test_class_folders_that_differ_in_case_or_form_only(tmp_path, upper):
+    lower = unicodedata.normalize("NFC", upper).lower()
+    fill(tmp_path, f"{lower}/1.jpg", f"{upper}/2.jpg")
     with pytest.raises(ValueError, match="differ in case or in Unicode's form only"):
         read_image_folder(tmp_path)
-    assert read_image_folder(tmp_path, [one]).targets == [0, 0]
+    assert read_image_folder(tmp_path, [lower]).targets == [0, 0]
 
 
 @pytest.mark.parametrize("inside", [("mug", "pen"), ("train", "test")])
@@ -230,11 +230,11 @@ def test_parts_are_no_classes(tmp_path, names, above):
     assert len(domain) == sum(1 for _ in tmp_path.rglob("*.jpg"))
     whole = read_image_folder(tmp_path, part="all")
     assert (whole.samples, whole.parts) == (domain.samples, None)
-    one = read_image_folder(tmp_path, part="val")
-    assert one.names == [name for name, part in zip(domain.names, domain.parts, strict=True) if part == "val"]
-    assert (one.parts, one.classes) == (None, ["a", "b"])
+    validation = read_image_folder(tmp_path, part="val")
+    assert validation.names == [name for name, part in zip(domain.names, domain.parts, strict=True) if part == "val"]
+    assert (validation.parts, validation.classes) == (None, ["a", "b"])
     left = [name for name, part in zip(domain.names, domain.parts, strict=True) if part != "val"]
-    assert one.dropped == {"not in the part that is asked for": sorted(left)}
+    assert validation.dropped == {"not in the part that is asked for": sorted(left)}
 
 
 def test_a_part_without_class_folders_has_no_labels(tmp_path):

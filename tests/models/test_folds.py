@@ -22,8 +22,8 @@ def items(sizes, classes=MIKELS):
 
 
 def counts(part, classes=MIKELS):
-    found = Counter(name.split("/")[0] for name in part)
-    return [found[label] for label in classes]
+    by_label = Counter(name.split("/")[0] for name in part)
+    return [by_label[label] for label in classes]
 
 
 @pytest.mark.parametrize(

@@ -123,10 +123,10 @@ def test_parquet_without_metadata(tmp_path, image):
 def test_saved_data_sets(tmp_path):
     datasets.DatasetDict({"train": emoset(8), "test": emoset(4, start=8)}).save_to_disk(tmp_path / "both")
     emoset(8).save_to_disk(tmp_path / "one", num_shards=2)
-    both, one = read_hub(tmp_path / "both"), read_hub(tmp_path / "one")
+    both, alone = read_hub(tmp_path / "both"), read_hub(tmp_path / "one")
     assert both.parts == ["train"] * 8 + ["test"] * 4
     assert class_of(both)["test/9.png"] == OTHER_ORDER[1]
-    assert (one.parts, one.names[7], one.content(7)) == (None, "data/7.png", encoded(7))
+    assert (alone.parts, alone.names[7], alone.content(7)) == (None, "data/7.png", encoded(7))
     (tmp_path / "one" / "data-00001-of-00002.arrow").unlink()
     with pytest.raises(FileNotFoundError, match=r"missing: data-00001-of-00002\.arrow"):
         read_hub(tmp_path / "one")

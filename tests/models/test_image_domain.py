@@ -36,7 +36,7 @@ def test_classes_are_chosen_and_renamed(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "I;16", "P", "RGBA", "LA", "1"])
-def test_modes(tmp_path, mode):
+def test_every_mode_becomes_rgb(tmp_path, mode):
     layouts.save(noise(3, mode), tmp_path / "picture.jpg")
     image, _ = ImageDomain(tmp_path, ["picture.jpg"], [0], ["a"])[0]
     assert (image.mode, image.size) == ("RGB", (8, 6))

@@ -23,8 +23,8 @@ def certain(predictions, count):
 
 def test_values_by_hand():
     labels, predictions = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2]
-    found = report(labels, certain(predictions, 3), ["a", "b", "c"])
-    assert found == pytest.approx(
+    values = report(labels, certain(predictions, 3), ["a", "b", "c"])
+    assert values == pytest.approx(
         {
             # precisions 1, 1/2, 1/2, recalls 2/3, 1/2, 1: F1 4/5, 1/2, 2/3
             "macro_f1": (4 / 5 + 1 / 2 + 2 / 3) / 3,
@@ -36,8 +36,8 @@ def test_values_by_hand():
 def test_classes_without_images_are_left_out_of_means():
     """As He & Ding's anger. What is taken for such a class still lowers the recall of the others."""
     labels, predictions = [0, 0, 2, 2], [0, 1, 2, 2]
-    found = report(labels, certain(predictions, 3), ["a", "b", "c"])
-    assert found == pytest.approx({"macro_f1": (2 / 3 + 1) / 2, "balanced_accuracy": (1 / 2 + 1) / 2})
+    values = report(labels, certain(predictions, 3), ["a", "b", "c"])
+    assert values == pytest.approx({"macro_f1": (2 / 3 + 1) / 2, "balanced_accuracy": (1 / 2 + 1) / 2})
 
 
 def test_one_tested_class():
@@ -51,9 +51,9 @@ def test_polarity_is_of_summed_probabilities():
     """Two positive emotions together outweigh a negative one that is more probable than each."""
     classes = ["fear", "awe", "amusement"]
     probabilities = np.array([[0.4, 0.35, 0.25], [0.6, 0.2, 0.2], [0.6, 0.2, 0.2], [0.1, 0.9, 0.0]])
-    found = report([1, 0, 2, 2], probabilities, classes)
-    assert found["polarity_accuracy"] == 3 / 4
-    assert found["macro_f1"] == pytest.approx((1 / 2 + 0 + 0) / 3)
+    values = report([1, 0, 2, 2], probabilities, classes)
+    assert values["polarity_accuracy"] == 3 / 4
+    assert values["macro_f1"] == pytest.approx((1 / 2 + 0 + 0) / 3)
 
 
 def test_polarity_of_two_classes_is_their_accuracy():
@@ -84,10 +84,10 @@ def test_command_line(tmp_path, caplog):
     args = ["--config=digits.yaml", "--config=source_only.yaml", f"--output={tmp_path}", *short]
     main(["fit", *args])
     main(["test", *args])
-    found = json.loads((tmp_path / "metrics.json").read_text())
-    assert set(found) == {"macro_f1", "balanced_accuracy"}  # a digit is neither positive nor negative
+    values = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(values) == {"macro_f1", "balanced_accuracy"}  # a digit is neither positive nor negative
     assert re.search(
-        rf"target test accuracy .*; checkpoint: .*; macro-F1 {found['macro_f1']:.1%}, balanced accuracy ", caplog.text
+        rf"target test accuracy .*; checkpoint: .*; macro-F1 {values['macro_f1']:.1%}, balanced accuracy ", caplog.text
     )
     with open(tmp_path / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -95,11 +95,11 @@ def test_command_line(tmp_path, caplog):
         np.mean([row["prediction"] == digit for row in rows if row["label"] == digit])
         for digit in sorted({row["label"] for row in rows})
     ]
-    assert found["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert values["balanced_accuracy"] == pytest.approx(np.mean(recalls))
     (log,) = (tmp_path / "logs" / "version_1").glob("metrics.csv")
     with open(log, newline="") as file:
         logged = [float(row["test/macro_f1"]) for row in csv.DictReader(file) if row["test/macro_f1"]]
-    assert logged == pytest.approx([found["macro_f1"]])
+    assert logged == pytest.approx([values["macro_f1"]])
 
 
 def result(method, seed, **more):

@@ -24,6 +24,8 @@ FUSIONS = [
     ("concat", "hidden"),
     ("gru", "hidden"),
 ]
+EXTREMA = [(fusion, fuse) for fusion, fuse in FUSIONS if fusion in ("max", "min")]
+OTHERS = [pair for pair in FUSIONS if pair not in EXTREMA]
 
 
 def small(fusion="mean", fuse=None, depth=3, dropout=0.0, **sizes):
@@ -72,7 +74,7 @@ def test_maps_of_the_papers_images():
 
 @pytest.mark.parametrize(("fusion", "fuse"), FUSIONS)
 @pytest.mark.parametrize(("depth", "height", "width"), [(1, 11, 11), (2, 32, 32), (4, 47, 30), (6, 64, 17)])
-def test_shapes(fusion, fuse, depth, height, width):
+def test_shapes_of_levels_and_logits(fusion, fuse, depth, height, width):
     network = small(fusion, fuse, depth)
     layers, logits = network(torch.rand(2, 3, height, width))
     assert list(layers) == [f"level{k}" for k in range(1, depth + 1)]
@@ -163,7 +165,7 @@ def test_gru_reads_both_ways_from_low_to_high():
     torch.testing.assert_close(steps[2, :, 12:], alone[0, :, 12:])
 
 
-@pytest.mark.parametrize(("fusion", "fuse"), [one for one in FUSIONS if one[0] not in ("max", "min")])
+@pytest.mark.parametrize(("fusion", "fuse"), OTHERS)
 def test_gradients_reach_every_layer(fusion, fuse):
     network = small(fusion, fuse, depth=4)
     _, logits = network(torch.randn(16, 3, 32, 32))
@@ -171,7 +173,7 @@ def test_gradients_reach_every_layer(fusion, fuse):
     assert [name for name, value in network.named_parameters() if not value.grad.any()] == []
 
 
-@pytest.mark.parametrize(("fusion", "fuse"), [one for one in FUSIONS if one[0] in ("max", "min")])
+@pytest.mark.parametrize(("fusion", "fuse"), EXTREMA)
 @pytest.mark.parametrize("winner", range(4))
 def test_gradients_reach_the_branch_that_wins(fusion, fuse, winner):
     """Maximum and minimum train the branches that they take values from, each here in turn, and no others."""

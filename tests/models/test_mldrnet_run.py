@@ -51,9 +51,9 @@ def in_this_process(monkeypatch):
 @pytest.fixture
 def small(fi, tmp_path, monkeypatch):
     """The experiments on generated pictures as if they were the real set, with the small network and two steps."""
-    found = Experiments(fi, seeds=[0], output=tmp_path, overrides=SHORT[1:])
-    found.configs = (*found.configs, SHORT[0])
-    return found
+    experiments = Experiments(fi, seeds=[0], output=tmp_path, overrides=SHORT[1:])
+    experiments.configs = (*experiments.configs, SHORT[0])
+    return experiments
 
 
 def rows(folder, name):
@@ -86,21 +86,21 @@ def figures_of(monkeypatch):
 def test_depth(small, tmp_path, figures_of):
     drawn = figures_of(figures, "sweep")
     small.depth([2, 3], plain=True)
-    found = rows(tmp_path, "depth")
-    assert list(found) == [
+    table = rows(tmp_path, "depth")
+    assert list(table) == [
         "MldrNet, 2 layers",
         "MldrNet, 3 layers",
         "one branch, after the last layer, 2 layers",
         "one branch, after the last layer, 3 layers",
         *(f"MldrNet, {depth} layers (published only)" for depth in (4, 5, 6)),
     ]
-    assert [row["published"] for row in found.values()] == ["52.12", "58.34", "-", "-", "67.24", "67.55", "67.68"]
+    assert [row["published"] for row in table.values()] == ["52.12", "58.34", "-", "-", "67.24", "67.55", "67.68"]
     with open(tmp_path / "depth.csv", newline="") as file:
         results = list(csv.DictReader(file))
     first, second, third, fourth = ((float(result["accuracy"]),) for result in results)
     assert drawn == [{"MldrNet": {2: first, 3: second}, "one branch, after the last layer": {2: third, 3: fourth}}]
     assert (tmp_path / "depth.png").is_file()
-    for result, row in zip(results, found.values(), strict=False):
+    for result, row in zip(results, table.values(), strict=False):
         tested = read_predictions(tmp_path / result["folder"] / "predictions.csv")
         assert row["correct/tested"] == f"{tested.correct.sum()}/{len(tested.items)}"
         assert row["well labelled, %"] == f"{100 * tested.correct.mean():.1f}"
@@ -132,8 +132,8 @@ def test_commands_share_their_runs_and_repeat_none(small, tmp_path, monkeypatch,
         "well labelled": {"mean": mean, "max": peak},
         "noisy labels": {"mean": noisy_mean, "max": noisy_peak},
     }
-    well, noisy = (one["MldrNet"] for one in matrices[-2:])  # each run has drawn its own before
-    assert [100 * one.trace() / one.sum() for one in (well, noisy)] == pytest.approx([*mean, *noisy_mean])
+    well, noisy = (matrix["MldrNet"] for matrix in matrices[-2:])  # each run has drawn its own before
+    assert [100 * matrix.trace() / matrix.sum() for matrix in (well, noisy)] == pytest.approx([*mean, *noisy_mean])
     for name in ("fusion", "confusion_well", "confusion_noisy"):
         assert (tmp_path / f"{name}.png").is_file()
 
@@ -159,11 +159,11 @@ def test_methods(small, tmp_path, figures_of):
     matrices = figures_of(figures, "confusions")
     names = ["T-CNN", "MldrNet + Bi-GRU", "MldrNet + Bi-GRU, contrastive"]
     small.methods(names)
-    found = rows(tmp_path, "methods")
+    table = rows(tmp_path, "methods")
     reported = [f"{name} (published only)" for name in published.FI if name not in names]
-    assert list(found) == [*names, *reported]
-    assert found["Zhao et al. (published only)"]["published"] == "46.52"
-    assert [found[name]["published"] for name in names] == ["-", "73.03", "-"]
+    assert list(table) == [*names, *reported]
+    assert table["Zhao et al. (published only)"]["published"] == "46.52"
+    assert [table[name]["published"] for name in names] == ["-", "73.03", "-"]
     assert (tmp_path / "methods.png").is_file()
     assert list(matrices[-1]) == names  # each run has drawn its own before
     with open(tmp_path / "methods.csv", newline="") as file:
@@ -281,11 +281,11 @@ def test_what_is_missing_is_named(fi, tmp_path):
         Experiments(output=tmp_path).depth()
     with pytest.raises(ValueError, match="demo: expected no root and artphoto beside it"):
         Experiments(fi, demo=True)
-    found = Experiments(fi, output=tmp_path)
+    experiments = Experiments(fi, output=tmp_path)
     with pytest.raises(ValueError, match="artphoto: expected the folder of ArtPhoto"):
-        found.transfer()
+        experiments.transfer()
     with pytest.raises(ValueError, match=r"names: expected some of .*A-CNN.*; got AlexNet2$"):
-        found.methods(["AlexNet2"])
+        experiments.methods(["AlexNet2"])
     folders = layouts.write_folders(tmp_path / "folders", [layouts.Picture("awe", Image.new("RGB", (8, 8)))])
     with pytest.raises(FileNotFoundError, match="noisy labels need the votes"):
         Experiments(folders, output=tmp_path).fusion()
@@ -325,10 +325,10 @@ def test_copies_of_tested_images_are_not_trained_on(small, sets, fi, tmp_path):
 def test_terms_help_between_digits(tmp_path, monkeypatch):
     monkeypatch.undo()  # in processes of their own
     Experiments(seeds=[0], output=tmp_path).digits()
-    found = {name: float(row["MNIST-5k to optdigits, %"]) for name, row in rows(tmp_path, "digits").items()}
+    accuracies = {name: float(row["MNIST-5k to optdigits, %"]) for name, row in rows(tmp_path, "digits").items()}
     for network in ("one branch", "MldrNet"):
-        assert found[f"{network}, no term"] > 30
-        assert found[f"{network}, JMMD of last level and softmax"] > found[f"{network}, no term"] + 5
+        assert accuracies[f"{network}, no term"] > 30
+        assert accuracies[f"{network}, JMMD of last level and softmax"] > accuracies[f"{network}, no term"] + 5
 
 
 @pytest.mark.parametrize(("features", "estimator"), [("hand-crafted", "svm"), ("network", "logistic")])
@@ -349,10 +349,10 @@ def test_fixed_features_of_classes_that_are_colours(tmp_path, features, estimato
     result = run.execute(tmp_path / "runs")
     assert (result["accuracy"], result["correct"], result["test_images"], result["steps"]) == (100.0, 24, 24, 0)
     assert run.result(tmp_path / "runs") == result
-    found = read_predictions(tmp_path / "runs" / result["folder"] / "predictions.csv")
+    predictions = read_predictions(tmp_path / "runs" / result["folder"] / "predictions.csv")
     data = run.cli(tmp_path / "runs").datamodule
-    assert found.items == tuple(data.names["target"][item] for item in data.test_items)
-    assert found.correct.all()
+    assert predictions.items == tuple(data.names["target"][item] for item in data.test_items)
+    assert predictions.correct.all()
     (file,) = (tmp_path / "runs" / "features").iterdir()
     before = file.stat().st_mtime_ns
     run.execute(tmp_path / "runs")
@@ -363,8 +363,8 @@ def test_predictions_are_read_as_they_are_written(tmp_path):
     probabilities = np.array([[0.25, 0.75], [0.5, 0.5], [1.0, 0.0]])
     path = tmp_path / "new" / "predictions.csv"
     write_predictions(path, ["x", "y, z", "w"], [1, 1, 0], probabilities, ("a", "b"))
-    found = read_predictions(path)
-    assert found.items == ("x", "y, z", "w")
-    assert found.labels.tolist() == [1, 1, 0]
-    assert found.predictions.tolist() == [1, 0, 0]
-    np.testing.assert_array_equal(found.probabilities, probabilities)
+    predictions = read_predictions(path)
+    assert predictions.items == ("x", "y, z", "w")
+    assert predictions.labels.tolist() == [1, 1, 0]
+    assert predictions.predictions.tolist() == [1, 0, 0]
+    np.testing.assert_array_equal(predictions.probabilities, probabilities)

@@ -199,9 +199,11 @@ def test_pull_on_all_levels_together(mldrnet, layers):
     chosen = [LEVELS.index(name) for name in layers]
     transfer = fastmmd.TransferLoss(1.0, 0.0, [KERNELS[k] for k in chosen])
     _, terms = TransferTask(mldrnet, CLASSES, transfer, layers=layers).objective(batch, trace=True)
-    levels = [[one.detach().requires_grad_() for one in mldrnet(images)[0].values()] for images, _ in batch.values()]
-    seen = [[*one, softmax(mldrnet.classify(one), dim=1)] for one in levels]
-    value = transfer(*([one[k] for k in chosen] for one in seen))
+    levels = [
+        [layer.detach().requires_grad_() for layer in mldrnet(images)[0].values()] for images, _ in batch.values()
+    ]
+    seen = [[*layer, softmax(mldrnet.classify(layer), dim=1)] for layer in levels]
+    value = transfer(*([layer[k] for k in chosen] for layer in seen))
     pulls = torch.autograd.grad(value, [*levels[0], *levels[1]], allow_unused=True)
     expected = torch.cat([pull.flatten() for pull in pulls if pull is not None]).norm()
     assert expected > 0
@@ -228,13 +230,13 @@ def test_a_step_of_each_network(mldrnet, kind):
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     new = {"new layers": pytest.approx(1e-4)}
     assert rates == (new if kind == "mldrnet" else {"backbone": pytest.approx(1e-5)} | new)
-    own = [value for group in optimizer.param_groups for value in group["params"]]
-    assert list(map(id, own)) == list(map(id, network.parameters()))
-    before, batch = [value.detach().clone() for value in own], image_batch()
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
+    assert list(map(id, parameters)) == list(map(id, network.parameters()))
+    before, batch = [value.detach().clone() for value in parameters], image_batch()
     loss, _ = task.objective(batch)
     loss.backward()
     optimizer.step()
-    assert not any(torch.equal(*pair) for pair in zip(own, before, strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(parameters, before, strict=True))
     assert task.objective(batch)[0] < loss
     assert list(task.predict_step(batch["target"])["probabilities"].shape) == [5, 3]
 
@@ -271,7 +273,7 @@ def test_rates_of_the_layers_and_schedule(network):
         assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 5e-4)
 
 
-def test_schedules():
+def test_schedules_by_hand():
     assert inverse_decay(0) == 1
     assert inverse_decay(10_000) == pytest.approx(4**-0.75)
     assert ramp(0, 100) == 0
@@ -325,8 +327,8 @@ def test_contrastive_term_is_that_of_the_combined_layers():
         task = TransferTask(network, CLASSES, target_labels=labels, see="both", contrastive=term)
         loss, terms = task.objective(batch)
         expected = [term(network.combine(list(network(batch[d][0])[0].values())), batch[d][1]) for d in labelled]
-        found = [terms[f"{d}_contrastive"] for d in labelled]
-        torch.testing.assert_close(found, [value.detach() for value in expected])
+        values = [terms[f"{d}_contrastive"] for d in labelled]
+        torch.testing.assert_close(values, [value.detach() for value in expected])
         torch.testing.assert_close(loss, plain.objective(batch)[0] + sum(expected))
         assert [name for name in terms if "contrastive" in name] == [f"{d}_contrastive" for d in labelled]
     network.zero_grad()

@@ -26,8 +26,8 @@ def test_transfer_net_returns_features_and_logits():
 
 
 def test_resnet50_keeps_torchvisions_names_and_shapes():
-    ours, theirs = ResNet50().model.state_dict(), resnet50(weights=None).state_dict()
-    expected = {name: value.shape for name, value in theirs.items() if not name.startswith("fc.")}
+    ours, torchvisions = ResNet50().model.state_dict(), resnet50(weights=None).state_dict()
+    expected = {name: value.shape for name, value in torchvisions.items() if not name.startswith("fc.")}
     assert {name: value.shape for name, value in ours.items()} == expected
     assert len(expected) == 318
     assert ResNet50().out_features == 2048
@@ -131,13 +131,13 @@ def test_timm_position_embeddings_follow_the_size(tmp_path):
     torch.manual_seed(0)
     state = timm.create_model("test_vit").state_dict()
     save_file(state, tmp_path / "weights.safetensors")
-    theirs = timm.create_model(
+    resampled = timm.create_model(
         "test_vit", pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}, num_classes=0, img_size=96
     ).eval()
     ours = Timm("test_vit", str(tmp_path / "weights.safetensors"), size=96).eval()
     images = torch.rand(3, 3, 96, 96)
     with torch.no_grad():
-        assert torch.equal(ours(images), theirs(images))
+        assert torch.equal(ours(images), resampled(images))
 
 
 @pytest.mark.parametrize(

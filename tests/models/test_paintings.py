@@ -20,7 +20,7 @@ from fastmmd.models.data.paintings import LOOKS, STYLES, Paintings, noisy_labels
 LOCAL, LAYOUT, BOTH = ("amusement", "anger", "disgust"), ("awe", "contentment", "sadness"), ("excitement", "fear")
 
 
-def test_classes():
+def test_classes_are_the_eight_emotions():
     assert tuple(LOOKS) == ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")
     assert sorted(LOOKS) == sorted(LOCAL + LAYOUT + BOTH)
 
@@ -54,8 +54,8 @@ def digest(style):
 def test_same_in_every_process():
     code = "from tests.models.test_paintings import digest, STYLES; print(*map(digest, STYLES))"
     root = Path(__file__).parents[2]
-    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == [digest(style) for style in STYLES]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [digest(style) for style in STYLES]
 
 
 def test_unknown_style_is_refused():
@@ -64,7 +64,7 @@ def test_unknown_style_is_refused():
             make(0, 0, style="fresco")
 
 
-def test_dataset():
+def test_dataset_has_the_counts_asked_for_in_order():
     counts = [3, 0, 1, 2, 0, 0, 1, 2]
     data = Paintings(counts, seed=4, size=64, style="photo")
     assert len(data) == 9

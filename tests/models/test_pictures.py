@@ -57,16 +57,16 @@ def predicted(probabilities, labels, names=None):
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that are saved in a test, in order."""
-    found = []
+    figures_saved = []
     savefig = Figure.savefig
 
     def remember(figure, *args, **kwargs):
-        if figure not in found:
-            found.append(figure)
+        if figure not in figures_saved:
+            figures_saved.append(figure)
         savefig(figure, *args, **kwargs)
 
     monkeypatch.setattr(Figure, "savefig", remember)
-    return found
+    return figures_saved
 
 
 def assert_pictures(path):
@@ -261,16 +261,18 @@ def test_chosen_images_are_even_whatever_was_predicted():
     right, wrong = np.eye(3)[labels], np.roll(np.eye(3), 1, axis=0)[labels]
     for probabilities in (right, wrong):
         for order in (range(13), range(12, -1, -1)):
-            found = predicted(probabilities[list(order)], np.array(labels)[list(order)], [names[k] for k in order])
-            assert distributions.choose(found, 3) == ("04.png", "12.png", "10.png")
-            assert distributions.choose(found, 8) == (
+            predictions = predicted(
+                probabilities[list(order)], np.array(labels)[list(order)], [names[k] for k in order]
+            )
+            assert distributions.choose(predictions, 3) == ("04.png", "12.png", "10.png")
+            assert distributions.choose(predictions, 8) == (
                 *("01.png", "04.png", "07.png"),  # of nine
                 "12.png",  # all there are
                 *("09.png", "11.png"),
             )
-            assert distributions.choose(found, 1) == ("04.png",)
-            assert distributions.choose(found, 0) == ()
-            assert len(distributions.choose(found, 100)) == 13
+            assert distributions.choose(predictions, 1) == ("04.png",)
+            assert distributions.choose(predictions, 0) == ()
+            assert len(distributions.choose(predictions, 100)) == 13
 
 
 def test_pictures_by_name():
@@ -287,9 +289,9 @@ def test_pictures_by_name():
 def test_distributions_drawn(tmp_path, drawn, classes, count, methods):
     random = np.random.default_rng(0)
     labels = np.arange(count) % classes
-    found = {f"method {k}": predicted(random.dirichlet(np.ones(classes), count), labels) for k in range(methods)}
+    predictions = {f"method {k}": predicted(random.dirichlet(np.ones(classes), count), labels) for k in range(methods)}
     names = [f"{k:02d}.png" for k in reversed(range(count))]
-    distributions.draw(plain(count, classes), found, names, tmp_path / "bars.png", "title")
+    distributions.draw(plain(count, classes), predictions, names, tmp_path / "bars.png", "title")
     assert_pictures(tmp_path / "bars.png")
     axes = [ax for ax in drawn[0].axes if ax.has_data()]
     for left, right, name in zip(axes[::2], axes[1::2], names, strict=True):
@@ -297,19 +299,19 @@ def test_distributions_drawn(tmp_path, drawn, classes, count, methods):
         assert left.get_title() == name
         assert left.images[0].get_array()[0, 0, 0] == item
         widths = [[bar.get_width() for bar in bars] for bars in right.containers]
-        np.testing.assert_allclose(widths, [100 * method.probabilities[item] for method in found.values()])
+        np.testing.assert_allclose(widths, [100 * method.probabilities[item] for method in predictions.values()])
         bold = [text.get_text() for text in right.get_yticklabels() if text.get_fontweight() == "bold"]
         assert bold == [f"class {item % classes}"]
         assert right.yaxis_inverted()
     (legend,) = drawn[0].legends
-    assert [text.get_text() for text in legend.get_texts()] == (list(found) if methods > 1 else [])
+    assert [text.get_text() for text in legend.get_texts()] == (list(predictions) if methods > 1 else [])
     assert no_overlap(drawn[0])
 
 
 def test_distributions_follow_each_methods_own_order(tmp_path, drawn):
-    one = predicted([[0.9, 0.1], [0.2, 0.8]], [0, 1])
-    other = predicted([[0.7, 0.3], [0.4, 0.6]], [1, 0], ["01.png", "00.png"])
-    distributions.draw(plain(2, 2), {"one": one, "other": other}, ["00.png"], tmp_path / "bars.png")
+    first = predicted([[0.9, 0.1], [0.2, 0.8]], [0, 1])
+    second = predicted([[0.7, 0.3], [0.4, 0.6]], [1, 0], ["01.png", "00.png"])
+    distributions.draw(plain(2, 2), {"one": first, "other": second}, ["00.png"], tmp_path / "bars.png")
     assert [[bar.get_width() for bar in bars] for bars in drawn[0].axes[1].containers] == [
         pytest.approx([90, 10]),
         pytest.approx([40, 60]),
@@ -317,13 +319,13 @@ def test_distributions_follow_each_methods_own_order(tmp_path, drawn):
 
 
 def test_distributions_refuse(tmp_path):
-    one, domain, path = predicted([[0.9, 0.1], [0.2, 0.8]], [0, 1]), plain(3, 2), tmp_path / "bars.png"
+    predictions, domain, path = predicted([[0.9, 0.1], [0.2, 0.8]], [0, 1]), plain(3, 2), tmp_path / "bars.png"
     with pytest.raises(ValueError, match="at least one image"):
-        distributions.draw(domain, {"one": one}, [], path)
+        distributions.draw(domain, {"one": predictions}, [], path)
     with pytest.raises(ValueError, match=re.escape("none of ['02.png']")):
-        distributions.draw(domain, {"one": one}, ["02.png"], path)
+        distributions.draw(domain, {"one": predictions}, ["02.png"], path)
     with pytest.raises(ValueError, match="other: expected the classes"):
-        distributions.draw(domain, {"one": one, "other": predicted([[1.0], [1.0]], [0, 0])}, ["00.png"], path)
+        distributions.draw(domain, {"one": predictions, "other": predicted([[1.0], [1.0]], [0, 0])}, ["00.png"], path)
 
 
 # Retrieval
@@ -332,19 +334,19 @@ SURE = [[0.6, 0.4], [0.9, 0.1], [0.6, 0.4], [0.1, 0.9], [0.3, 0.7]]
 
 
 def test_top_is_ordered_by_probability_then_name():
-    found = predicted(SURE, [0, 0, 1, 1, 0], ["d", "c", "b", "a", "e"])
-    assert retrieval.top(found, 3).tolist() == [[1, 2, 0], [3, 4, 2]]
-    assert retrieval.top(found, 9).tolist() == [[1, 2, 0, 4, 3], [3, 4, 2, 0, 1]]
+    predictions = predicted(SURE, [0, 0, 1, 1, 0], ["d", "c", "b", "a", "e"])
+    assert retrieval.top(predictions, 3).tolist() == [[1, 2, 0], [3, 4, 2]]
+    assert retrieval.top(predictions, 9).tolist() == [[1, 2, 0, 4, 3], [3, 4, 2, 0, 1]]
     with pytest.raises(ValueError, match="at least 1"):
-        retrieval.top(found, 0)
+        retrieval.top(predictions, 0)
 
 
 def test_precision():
-    found = predicted(SURE, [0, 0, 1, 1, 0], ["d", "c", "b", "a", "e"])
-    np.testing.assert_allclose(retrieval.precision(found, 1), [1, 1])
-    np.testing.assert_allclose(retrieval.precision(found, 2), [1 / 2, 1 / 2])
-    np.testing.assert_allclose(retrieval.precision(found, 3), [2 / 3, 2 / 3])
-    np.testing.assert_allclose(retrieval.precision(found, 9), [3 / 5, 2 / 5])
+    predictions = predicted(SURE, [0, 0, 1, 1, 0], ["d", "c", "b", "a", "e"])
+    np.testing.assert_allclose(retrieval.precision(predictions, 1), [1, 1])
+    np.testing.assert_allclose(retrieval.precision(predictions, 2), [1 / 2, 1 / 2])
+    np.testing.assert_allclose(retrieval.precision(predictions, 3), [2 / 3, 2 / 3])
+    np.testing.assert_allclose(retrieval.precision(predictions, 9), [3 / 5, 2 / 5])
 
 
 def test_retrieval_drawn(tmp_path, drawn):
@@ -363,9 +365,9 @@ def test_retrieval_drawn(tmp_path, drawn):
 
 @pytest.mark.parametrize(("classes", "count"), [(1, 1), (12, 2)])
 def test_retrieval_of_few_and_many(tmp_path, drawn, classes, count):
-    found = predicted(np.random.default_rng(0).dirichlet(np.ones(classes), count), np.arange(count) % classes)
-    found = replace(found, classes=tuple(f"an emotion of long name {k}" for k in range(classes)))
-    retrieval.draw(plain(count, classes), found, tmp_path / "top.png")
+    predictions = predicted(np.random.default_rng(0).dirichlet(np.ones(classes), count), np.arange(count) % classes)
+    predictions = replace(predictions, classes=tuple(f"an emotion of long name {k}" for k in range(classes)))
+    retrieval.draw(plain(count, classes), predictions, tmp_path / "top.png")
     assert_pictures(tmp_path / "top.png")
     assert len(drawn[0].axes) == classes * min(5, count)
     assert no_overlap(drawn[0])

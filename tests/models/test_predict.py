@@ -47,7 +47,7 @@ def run(checkpoint, images, output, *args):
         return list(csv.DictReader(file))
 
 
-def test_digits(digits, tmp_path, capsys):
+def test_digits_have_predictions_and_contact_sheets(digits, tmp_path, capsys):
     save_digits(tmp_path / "images", 50)
     (tmp_path / "images" / "notes.txt").write_text("no picture")
     (tmp_path / "images" / ".hidden.png").write_text("no picture")
@@ -126,14 +126,14 @@ def test_an_earlier_predictions_sheets_are_no_pictures(digits, tmp_path):
         assert len(run(digits, tmp_path, tmp_path / "output")) == 2
 
 
-def test_one_file(digits, tmp_path):
+def test_a_single_file_is_predicted_as_in_its_folder(digits, tmp_path):
     save_digits(tmp_path, 2)
     whole = run(digits, tmp_path, tmp_path / "output")
     path = tmp_path / whole[1]["path"]
-    (one,) = run(digits, path, tmp_path / "one")
-    assert one == {**whole[1], "path": path.name}
+    (alone,) = run(digits, path, tmp_path / "one")
+    assert alone == {**whole[1], "path": path.name}
     bare = path.rename(path.with_suffix(""))
-    assert run(digits, bare, tmp_path / "one")[0]["class"] == one["class"]
+    assert run(digits, bare, tmp_path / "one")[0]["class"] == alone["class"]
 
 
 def test_every_kind_of_file_is_predicted_as_it_is_tested(tmp_path):
@@ -209,16 +209,16 @@ def test_long_captions_keep_their_end():
 
 def test_pictures_called_as_contact_sheets_stay(digits, tmp_path):
     save_digits(tmp_path / "images", 4)
-    (own := tmp_path / "images" / "00-0.png").rename(own.with_name("contact-lens.png"))
+    (photo := tmp_path / "images" / "00-0.png").rename(photo.with_name("contact-lens.png"))
     assert "contact-lens.png" in [row["path"] for row in run(digits, tmp_path / "images", tmp_path / "images")]
-    assert own.with_name("contact-lens.png").is_file()
-    picture = own.with_name("contact-lens.png").rename(own.with_name("contact-1.png")).read_bytes()
+    assert photo.with_name("contact-lens.png").is_file()
+    picture = photo.with_name("contact-lens.png").rename(photo.with_name("contact-1.png")).read_bytes()
     with pytest.raises(FileExistsError, match=r"output: .*contact-1\.png is a file of another origin"):
         run(digits, tmp_path / "images", tmp_path / "images")
-    assert own.with_name("contact-1.png").read_bytes() == picture
+    assert photo.with_name("contact-1.png").read_bytes() == picture
 
 
 def test_names_of_several_lines_have_captions(digits, tmp_path):
     save_digits(tmp_path / "images", 1)
-    (own := tmp_path / "images" / "00-0.png").rename(own.with_name("two\nlines\r.png"))
+    (photo := tmp_path / "images" / "00-0.png").rename(photo.with_name("two\nlines\r.png"))
     assert [row["path"] for row in run(digits, tmp_path / "images", tmp_path / "output")] == ["two\nlines\r.png"]

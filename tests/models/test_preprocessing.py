@@ -36,9 +36,9 @@ def test_network_mode_is_timms_transform(mode, height, width):
     config = {"input_size": (3, 96, 96), "crop_pct": 0.9, "interpolation": "bicubic", "crop_mode": mode}
     config |= {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
     expected = Preprocessing(config["mean"], config["std"], "bicubic", 106, 96, mode)
-    ours = matched(EvalTransform(crop_mode="network"), expected)(picture(height, width))
-    theirs = timm.data.create_transform(**config, is_training=False)(picture(height, width))
-    torch.testing.assert_close(ours, theirs, **CLOSE)
+    transformed = matched(EvalTransform(crop_mode="network"), expected)(picture(height, width))
+    timms = timm.data.create_transform(**config, is_training=False)(picture(height, width))
+    torch.testing.assert_close(transformed, timms, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "resnet10t", "test_convnext2", "convnext_atto", "coatnet_nano_rw_224"])
@@ -47,9 +47,9 @@ def test_timm_networks_bring_their_transform(name, size):
     timm = pytest.importorskip("timm")
     backbone = Timm(name)
     config = timm.data.resolve_model_data_config(backbone.model)
-    theirs = timm.data.create_transform(**config, is_training=False)(picture(*size))
-    ours = matched(EvalTransform(crop_mode="network"), backbone.preprocessing)(picture(*size))
-    torch.testing.assert_close(ours, theirs, **CLOSE)
+    timms = timm.data.create_transform(**config, is_training=False)(picture(*size))
+    transformed = matched(EvalTransform(crop_mode="network"), backbone.preprocessing)(picture(*size))
+    torch.testing.assert_close(transformed, timms, **CLOSE)
 
 
 def test_torchvision_networks_bring_their_transform():

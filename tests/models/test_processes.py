@@ -82,14 +82,14 @@ def test_two_processes(tmp_path):
     data, metrics = run(tmp_path)
     notes = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     for name in ("source", "target"):
-        ours, theirs = (one["seen"][name] for one in notes)
-        assert len(ours) == len(theirs) == 6
-        assert ours != theirs
+        first, second = (note["seen"][name] for note in notes)
+        assert len(first) == len(second) == 6
+        assert first != second
         train = data.items[name][0]
-        assert {item for batch in [*ours, *theirs] for item in batch} <= set(train)
+        assert {item for batch in [*first, *second] for item in batch} <= set(train)
         if name == "source":  # one pass is 54 items and three steps
-            first = [item for batch in [*ours[:3], *theirs[:3]] for item in batch]
-            assert len(first) == len(set(first)) == len(train)
+            one_pass = [item for batch in [*first[:3], *second[:3]] for item in batch]
+            assert len(one_pass) == len(set(one_pass)) == len(train)
     assert notes[0]["weights"] == notes[1]["weights"]
     assert notes[0]["accuracy"] == notes[1]["accuracy"]
 

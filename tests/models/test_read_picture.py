@@ -431,7 +431,7 @@ def planar(planes, bits, order):
     fields = {256: width, 257: height, 259: 1, 262: 2, 277: count, 278: height, 284: 2}
     lists = {258: ("H", [bits] * count), 273: ("I", [8 + k * size for k in range(count)]), 279: ("I", [size] * count)}
     data = planes.tobytes()
-    place = 8 + len(data)
+    offset = 8 + len(data)
     entries = []
     for tag in sorted([*fields, *lists]):
         if tag in fields:
@@ -439,10 +439,10 @@ def planar(planes, bits, order):
         else:
             kind, values = lists[tag]
             content = struct.pack(f"{order}{len(values)}{kind}", *values)
-            entries.append(struct.pack(order + "HHII", tag, 3 if kind == "H" else 4, len(values), place))
+            entries.append(struct.pack(order + "HHII", tag, 3 if kind == "H" else 4, len(values), offset))
             data += content
-            place += len(content)
-    header = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, place)
+            offset += len(content)
+    header = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, offset)
     return header + data + struct.pack(order + "H", len(entries)) + b"".join(entries) + struct.pack(order + "I", 0)
 
 

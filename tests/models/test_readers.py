@@ -239,8 +239,8 @@ def test_fi_placeholders_are_dropped_by_content(tmp_path):
     domain = read_fi(root)
     assert len(domain) == 24 - 5
     assert domain.dropped["placeholder"] == sorted(f"{path.parent.name}/{path.name}" for path in gone)
-    one = root / "emotion_dataset" / clean.names[1]
-    domain = read_fi(root, placeholder_copies=0, placeholder_hashes=[scans.sha256(one).upper()])
+    placeholder = root / "emotion_dataset" / clean.names[1]
+    domain = read_fi(root, placeholder_copies=0, placeholder_hashes=[scans.sha256(placeholder).upper()])
     assert domain.dropped["placeholder"] == [clean.names[1]]
 
 

@@ -90,17 +90,17 @@ def table(path):
 
 def test_rates_by_hand():
     labels = np.array([0, 0, 0, 1, 1, 2])
-    found = np.array([[0.9, 0.6, 0.1], [0.5, 0.2, 0.1], [0.7, 0.4, 0.8], [0.7, 0.8, 0], [0.6, 0.3, 0], [0, 0, 0.2]])
-    one = rates(found, labels)
-    assert one.found.tolist() == [2, 1, 0]  # 0.5 is not above 0.5
-    assert one.items.tolist() == [3, 2, 1]
-    assert one.rejected.tolist() == [1, 3, 4]
-    assert one.others.tolist() == [3, 4, 5]
-    np.testing.assert_allclose(one.positive, [200 / 3, 50, 0])
-    np.testing.assert_allclose(one.both, [50, 62.5, 40])
-    low, high = one.interval
-    assert (low <= one.positive + 1e-9).all()
-    assert (one.positive <= high).all()
+    scored = np.array([[0.9, 0.6, 0.1], [0.5, 0.2, 0.1], [0.7, 0.4, 0.8], [0.7, 0.8, 0], [0.6, 0.3, 0], [0, 0, 0.2]])
+    result = rates(scored, labels)
+    assert result.found.tolist() == [2, 1, 0]  # 0.5 is not above 0.5
+    assert result.items.tolist() == [3, 2, 1]
+    assert result.rejected.tolist() == [1, 3, 4]
+    assert result.others.tolist() == [3, 4, 5]
+    np.testing.assert_allclose(result.positive, [200 / 3, 50, 0])
+    np.testing.assert_allclose(result.both, [50, 62.5, 40])
+    low, high = result.interval
+    assert (low <= result.positive + 1e-9).all()
+    assert (result.positive <= high).all()
     np.testing.assert_allclose([low[1], high[1]], [9.453, 90.547], atol=1e-3)  # Wilson, 1 of 2
 
 
@@ -113,28 +113,28 @@ def division(count=90, classes=3, folds=5):
 def test_separable_classes_are_told_apart(name):
     labels, folds = division()
     features = np.random.default_rng(0).normal(size=(90, 4)) + 12 * np.eye(4)[labels]
-    one = rates(scores(name, features, labels, folds), labels)
-    assert one.positive.tolist() == one.both.tolist() == [100, 100, 100]
+    result = rates(scores(name, features, labels, folds), labels)
+    assert result.positive.tolist() == result.both.tolist() == [100, 100, 100]
 
 
 def test_of_features_that_say_nothing_both_sides_are_half():
     labels, folds = division(1500)
-    one = rates(scores("logistic", np.random.default_rng(0).normal(size=(1500, 3)), labels, folds), labels)
-    np.testing.assert_allclose(one.both, 50, atol=4)
+    result = rates(scores("logistic", np.random.default_rng(0).normal(size=(1500, 3)), labels, folds), labels)
+    np.testing.assert_allclose(result.both, 50, atol=4)
     # A class weighs as much as all others, or a classifier of one in three would always say no.
-    np.testing.assert_allclose(one.positive, 50, atol=12)
+    np.testing.assert_allclose(result.positive, 50, atol=12)
 
 
 def test_orders_do_not_matter():
     labels, folds = division()
     features = np.random.default_rng(0).normal(size=(90, 4)) + np.eye(4)[labels]
-    found = scores("logistic", features, labels, folds)
+    in_order = scores("logistic", features, labels, folds)
     order = np.random.default_rng(1).permutation(90)
     np.testing.assert_allclose(
-        scores("logistic", features[order], labels[order], folds[order]), found[order], atol=1e-5
+        scores("logistic", features[order], labels[order], folds[order]), in_order[order], atol=1e-5
     )
     renamed = scores("logistic", features, 2 - labels, 4 - folds)
-    np.testing.assert_allclose(renamed, found[:, ::-1], atol=1e-5)
+    np.testing.assert_allclose(renamed, in_order[:, ::-1], atol=1e-5)
 
 
 def test_gaps_and_shapes_are_refused():
@@ -184,7 +184,7 @@ def test_several_vendors_are_one_domain(vendors):
     picture, label = domain[80]
     assert label == domain.targets[80] == sets[1].targets[6]
     assert picture.getpixel((0, 0)) == sets[1][6][0].getpixel((0, 0))
-    assert all(one.fingerprint in domain.fingerprint for one in sets)
+    assert all(vendor.fingerprint in domain.fingerprint for vendor in sets)
     with pytest.raises(ValueError, match=r"each of another vendor, got \['noto', 'noto'\]"):
         Vendors([sets[0], sets[0]])
     with pytest.raises(ValueError, match="sets: expected the same classes in all"):
@@ -234,18 +234,20 @@ def test_emotions(roots, tmp_path, stand_ins, monkeypatch, capsys):
     names = ("Lite", "ResNet", "hand-crafted, logistic", "hand-crafted, naive Bayes")
 
     # IAPS in sixths: 6, 1, 9, 8, 12, 9, 7, 10.
-    found = rows(tmp_path / "out" / "iaps.csv")
-    assert len(found) == 4 * 61
-    assert list(found[0]) == ["method", "item", "fold", "label", *(f"p_{name}" for name in MIKELS if name != "anger")]
-    assert {row["fold"] for row in found} == set("01234")
+    predictions = rows(tmp_path / "out" / "iaps.csv")
+    assert len(predictions) == 4 * 61
+    columns = [f"p_{name}" for name in MIKELS if name != "anger"]
+    assert list(predictions[0]) == ["method", "item", "fold", "label", *columns]
+    assert {row["fold"] for row in predictions} == set("01234")
     cells = table(tmp_path / "out" / "iaps.md")
     assert [(row["method"], row["rate, %"]) for row in cells] == [*product(names, ("true positives", "both sides"))]
     for row, name in zip(cells[::2], names, strict=True):
-        of_awe = [one for one in found if one["method"] == name and one["label"] == "awe"]
-        right = sum(float(one["p_awe"]) > 0.5 for one in of_awe)
+        of_method = [item for item in predictions if item["method"] == name]
+        of_awe = [item for item in of_method if item["label"] == "awe"]
+        right = sum(float(item["p_awe"]) > 0.5 for item in of_awe)
         assert row["awe"] == f"{100 * right / len(of_awe):.1f}"
-        others = [one for one in found if one["method"] == name and one["label"] != "awe"]
-        rejected = sum(float(one["p_awe"]) <= 0.5 for one in others)
+        others = [item for item in of_method if item["label"] != "awe"]
+        rejected = sum(float(item["p_awe"]) <= 0.5 for item in others)
         both = dict(cells[cells.index(row) + 1])
         assert both["awe"] == f"{50 * right / len(of_awe) + 50 * rejected / len(others):.1f}"
     text = (tmp_path / "out" / "iaps.md").read_text()
@@ -343,9 +345,9 @@ def test_emoji(vendors, tmp_path, stand_ins, monkeypatch):
     emoji(vendors, output=tmp_path)
     assert intervals == [False]  # the drawings of a face depend on each other
     assert set(DRAWN) == {(256 // 32, 8)}
-    found = rows(tmp_path / "emoji.csv")
-    assert len(found) == 3 * 148
-    folds = {(row["item"].split("/")[1], row["fold"]) for row in found}
+    predictions = rows(tmp_path / "emoji.csv")
+    assert len(predictions) == 3 * 148
+    folds = {(row["item"].split("/")[1], row["fold"]) for row in predictions}
     assert len(folds) == 74
     cells = table(tmp_path / "emoji.md")
     assert float(cells[4]["mean"]) > 90  # the colours tell the emotions
@@ -361,14 +363,14 @@ def paintings(tmp_path_factory):
 def test_mart(paintings, tmp_path, stand_ins, capsys):
     mart(paintings, networks={"MldrNet": "lite0"}, output=tmp_path)
     names = ("MldrNet", "hand-crafted, SVM", "hand-crafted, Lasso")
-    found = {name: read_predictions(tmp_path / "mart" / f"{name}.csv") for name in names}
-    assert found["MldrNet"].classes == ("negative", "positive")
+    predictions = {name: read_predictions(tmp_path / "mart" / f"{name}.csv") for name in names}
+    assert predictions["MldrNet"].classes == ("negative", "positive")
     folds = Split.read(tmp_path / "mart" / "split.json").folds
     cells = {row["method"]: row for row in table(tmp_path / "mart.md")}
     assert list(cells) == [*names, *(f"{name} (published only)" for name in published.MART if name != "MldrNet")]
-    for name, right in paired(found).items():
+    for name, right in paired(predictions).items():
         assert cells[name]["correct/tested"] == f"{right.sum()}/100"
-        correct = dict(zip(sorted(found[name].items), right, strict=True))
+        correct = dict(zip(sorted(predictions[name].items), right, strict=True))
         means = [100 * np.mean([correct[item] for item in fold.test]) for fold in folds]
         assert cells[name]["MART, %"] == f"{np.mean(means):.1f} ± {np.std(means, ddof=1):.1f}"
     assert [cells[name]["published"] for name in names] == ["76.40", "-", "-"]
@@ -480,8 +482,8 @@ def test_kept_scores_are_those_of_their_function(tmp_path, monkeypatch):
     for function, columns, kind in ((zeros, 1, "f8"), (ones, 1, "f8"), (ones, 2, "f4")):
         described = np.zeros((8, columns), kind)  # the same bytes
         features = SimpleNamespace(of=lambda domain, name, described=described: described)
-        found = predict("set", None, divided, methods, function, features, tmp_path)
-        np.testing.assert_array_equal(found["A"], function("svm", described, None, None))
+        predictions = predict("set", None, divided, methods, function, features, tmp_path)
+        np.testing.assert_array_equal(predictions["A"], function("svm", described, None, None))
 
 
 def test_scikit_image_is_imported_only_when_it_is_needed():

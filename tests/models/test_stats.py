@@ -25,7 +25,7 @@ def test_the_papers_sums(reader):
     assert printed - sum(counts) == (10 if reader == "iaps" else 0)
 
 
-def test_files(tmp_path):
+def test_oddities_of_files_are_listed(tmp_path):
     root = layouts.write_artphoto(tmp_path, [*pictures(), layouts.Picture("awe", noise(50, "CMYK").resize((20, 4)))])
     folder = root / "testImages_artphoto"
     for k in range(2, 7):
@@ -41,7 +41,7 @@ def test_files(tmp_path):
     assert any(line.startswith(f"  * {folder / 'fear_0007.jpg'}: ") for line in lines)
 
 
-def test_left_out(tmp_path):
+def test_pictures_that_a_reader_leaves_out_are_listed(tmp_path):
     layouts.write_abstract(tmp_path, [*pictures(votes=counts_of), layouts.Picture("", noise(99), [7, 7, *[0] * 6])])
     text = statistics("abstract", str(tmp_path))
     assert "* left out, tied votes: 1: abstract_0017.jpg" in text
@@ -72,7 +72,7 @@ def test_pictures_in_tables(tmp_path, monkeypatch):
     assert "* groups of identical files: 1, such as train/0.png = train/2.png" in text
 
 
-def test_command(tmp_path, capsys):
+def test_command_line_prints_the_table(tmp_path, capsys):
     root = fi(tmp_path, WELL + REJECTED)
     auto_cli(main, args=["fi", str(root), '--options={"labels": "noisy"}'])
     assert "| sum | 48 | 22700 |" in capsys.readouterr().out

@@ -78,9 +78,9 @@ def test_lines_are_what_they_were(tmp_path_factory, lines, encoding, newline):
     path = tmp_path_factory.mktemp("text") / "list.txt"
     path.write_bytes(newline.join(lines).encode(encoding))
     assert tables.read_text(path).split("\n") == lines
-    found = tables.read_lines(path)
-    assert [row.cells[0] for row in found] == [line.strip() for line in lines if line.strip()]
-    assert [lines[row.line - 1].strip() for row in found] == [row.cells[0] for row in found]
+    rows = tables.read_lines(path)
+    assert [row.cells[0] for row in rows] == [line.strip() for line in lines if line.strip()]
+    assert [lines[row.line - 1].strip() for row in rows] == [row.cells[0] for row in rows]
 
 
 HEADER = "image_name,emotion\n"

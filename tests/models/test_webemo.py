@@ -17,7 +17,7 @@ def root(tmp_path):
     return layouts.write_webemo(tmp_path, {"train": pictures(FINE, 2), "test": pictures(FINE, 1)})
 
 
-def test_levels(root):
+def test_levels_group_the_same_pictures(root):
     fine, six, two = (read_domain("webemo", str(root), {"levels": levels}) for levels in (25, 6, 2))
     assert fine.classes == list(FINE)
     assert len(fine) == 75
@@ -41,7 +41,7 @@ POSITIVE = {
 }
 
 
-def test_parts(root):
+def test_parts_are_those_of_the_lists(root):
     domain = read_webemo(root, part=None)
     assert domain.parts == ["train"] * 50 + ["test"] * 25
     assert read_webemo(root, part="test").names == domain.names[50:]
@@ -52,8 +52,8 @@ def test_pictures_wherever_they_lie(root):
     expected = [kind for _, kind in sorted(kinds(read_webemo(root)).items(), key=lambda item: item[0][-14:])]
     for path in sorted(root.glob("*/*/*.jpg")):
         shutil.move(path, root / f"{path.parent.name}_{path.name}" if path.name[-7] > "5" else root / path.name)
-    found = sorted(kinds(read_webemo(root)).items(), key=lambda item: item[0][-14:])
-    assert [kind for _, kind in found] == expected
+    moved = sorted(kinds(read_webemo(root)).items(), key=lambda item: item[0][-14:])
+    assert [kind for _, kind in moved] == expected
 
 
 def test_pictures_that_vanished_and_pictures_of_no_list(root):

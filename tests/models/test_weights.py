@@ -32,8 +32,8 @@ def loaded(tmp_path, content, suffix="pth"):
     return Torchvision("resnet18", str(path)).model.state_dict()
 
 
-def equal(found, expected):
-    return len(found) == 120 and all(torch.equal(value, expected[name]) for name, value in found.items())
+def equal(weights, expected):
+    return len(weights) == 120 and all(torch.equal(value, expected[name]) for name, value in weights.items())
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
@@ -62,8 +62,8 @@ def test_what_stands_beside_a_prefix_is_passed_over(tmp_path, state):
 
 
 def test_counts_of_batches_may_be_absent(tmp_path, state):
-    found = loaded(tmp_path, {name: value for name, value in state.items() if "num_batches" not in name})
-    assert all(torch.equal(value, state[name]) for name, value in found.items() if "num_batches" not in name)
+    weights = loaded(tmp_path, {name: value for name, value in state.items() if "num_batches" not in name})
+    assert all(torch.equal(value, state[name]) for name, value in weights.items() if "num_batches" not in name)
 
 
 def test_several_state_dicts_that_fit_are_named(tmp_path, state):

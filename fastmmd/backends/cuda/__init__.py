@@ -11,20 +11,12 @@ import torch
 
 from fastmmd import extension
 from fastmmd.backends.cuda import architecture, fused, gemm, launch_rules, small
+from fastmmd.backends.cuda.architecture import unavailable
 from fastmmd.backends.layout import current_device
 from fastmmd.call import Call, Result
 from fastmmd.precision import torch_precision
 
-
-def unavailable(device: torch.device) -> str | None:
-    module = extension.module
-    if module is None:
-        return extension.reason
-    if not module.CUDA:
-        return f"fastmmd was installed without CUDA kernels: {module.CUDA_ABSENT}"
-    if device.type != ("cpu" if module.CUDA_ON_HOST else "cuda"):
-        return f"it computes on CUDA devices, the tensors are on {device.type}"
-    return None if device.type == "cpu" else architecture.not_compiled_for(device.index or 0)
+__all__ = ["by_differences", "run", "supports", "unavailable"]
 
 
 def supports(call: Call) -> str | None:

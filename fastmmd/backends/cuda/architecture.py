@@ -16,6 +16,18 @@ TENSOR_CORES = (8, 0)
 HOST_CAPABILITY, HOST_SHARED_MEMORY = (9, 0), 227 << 10
 
 
+def unavailable(device: torch.device) -> str | None:
+    """`fastmmd.backends.Backend.unavailable`."""
+    module = extension.module
+    if module is None:
+        return extension.reason
+    if not module.CUDA:
+        return f"fastmmd was installed without CUDA kernels: {module.CUDA_ABSENT}"
+    if device.type != ("cpu" if module.CUDA_ON_HOST else "cuda"):
+        return f"it computes on CUDA devices, the tensors are on {device.type}"
+    return None if device.type == "cpu" else not_compiled_for(device.index or 0)
+
+
 @cache
 def capability(device: torch.device) -> tuple[int, int]:
     return HOST_CAPABILITY if device.type == "cpu" else torch.cuda.get_device_capability(device)

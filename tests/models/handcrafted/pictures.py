@@ -20,9 +20,9 @@ def bands(*colours, height=120, width=120):
     return np.repeat(np.array(colours, dtype=float)[None], height, axis=0).repeat(width // len(colours), axis=1)
 
 
-def checkerboard(side, one=BLACK, other=WHITE, size=128):
+def checkerboard(side, first=BLACK, second=WHITE, size=128):
     rows, columns = np.indices((size, size)) // side
-    return np.where((rows + columns)[..., None] % 2 == 0, one, other)
+    return np.where((rows + columns)[..., None] % 2 == 0, first, second)
 
 
 def stripes(degrees, period=32, size=200):

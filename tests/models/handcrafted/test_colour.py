@@ -28,8 +28,8 @@ def of(rgb):
 
 
 def test_plain_red():
-    found = of(plain(RED))
-    assert [found[name] for name in ("saturation", "brightness", "coloured", "warm", "cold", "red")] == [
+    values = of(plain(RED))
+    assert [values[name] for name in ("saturation", "brightness", "coloured", "warm", "cold", "red")] == [
         1,
         1,
         1,
@@ -38,15 +38,15 @@ def test_plain_red():
         1,
     ]
     for kind in ("hue", "weighted_hue"):
-        assert [found[f"{kind}_{part}"] for part in ("cos", "sin", "length")] == pytest.approx([1, 0, 1])
+        assert [values[f"{kind}_{part}"] for part in ("cos", "sin", "length")] == pytest.approx([1, 0, 1])
 
 
 @pytest.mark.parametrize("grey", [BLACK, GREY, WHITE])
 def test_greys_have_no_hue(grey):
-    found = of(plain(grey))
+    values = of(plain(grey))
     hues = [f"{kind}_{part}" for kind in ("hue", "weighted_hue") for part in ("cos", "sin", "length")]
-    assert not any(found[name] for name in ["saturation", "coloured", "warm", "cold", *hues])
-    assert found["brightness"] == grey[0]
+    assert not any(values[name] for name in ["saturation", "coloured", "warm", "cold", *hues])
+    assert values["brightness"] == grey[0]
 
 
 def test_almost_grey_has_no_hue():
@@ -56,28 +56,28 @@ def test_almost_grey_has_no_hue():
 
 def test_what_is_nearly_black_is_not_saturated():
     """HSV has it that (2, 0, 0) of 255 is as saturated as red."""
-    found = of(plain(np.array([2, 0, 0]) / 255))
-    assert (found["saturation"], found["hue_length"]) == (0, 0)
+    values = of(plain(np.array([2, 0, 0]) / 255))
+    assert (values["saturation"], values["hue_length"]) == (0, 0)
     brightness = 2 / 255
-    assert found["brightness"] == pytest.approx(brightness)
+    assert values["brightness"] == pytest.approx(brightness)
     weights = {"pleasure": 0.69, "arousal": -0.31, "dominance": -0.76}
-    assert {name: found[name] for name in weights} == pytest.approx(
+    assert {name: values[name] for name in weights} == pytest.approx(
         {name: weight * brightness for name, weight in weights.items()}
     )
 
 
 def test_greys_do_not_count_for_the_mean_hue():
-    found = of(bands(BLUE, GREY, BLACK, WHITE))
-    assert found["coloured"] == 0.25
-    assert found["hue_length"] == pytest.approx(1)
-    assert [found["hue_cos"], found["hue_sin"]] == pytest.approx([-0.5, -np.sqrt(0.75)])
+    values = of(bands(BLUE, GREY, BLACK, WHITE))
+    assert values["coloured"] == 0.25
+    assert values["hue_length"] == pytest.approx(1)
+    assert [values["hue_cos"], values["hue_sin"]] == pytest.approx([-0.5, -np.sqrt(0.75)])
 
 
 def test_pleasure_arousal_and_dominance():
     """Half pink of saturation 0.5 and brightness 1, half black: the means are 0.25 and 0.5."""
-    found = of(bands([1, 0.5, 0.5], BLACK))
-    assert [found["saturation"], found["brightness"]] == pytest.approx([0.25, 0.5])
-    assert [found[name] for name in ("pleasure", "arousal", "dominance")] == pytest.approx([0.4, -0.005, -0.3])
+    values = of(bands([1, 0.5, 0.5], BLACK))
+    assert [values["saturation"], values["brightness"]] == pytest.approx([0.25, 0.5])
+    assert [values[name] for name in ("pleasure", "arousal", "dominance")] == pytest.approx([0.4, -0.005, -0.3])
 
 
 def test_less_light():
@@ -89,29 +89,29 @@ def test_less_light():
 
 
 def test_mean_hue_around_red():
-    found = of(bands(hue(350), hue(10)))
-    assert np.arctan2(found["hue_sin"], found["hue_cos"]) == pytest.approx(0, abs=1e-9)
-    assert found["hue_length"] == pytest.approx(np.cos(np.radians(10)))
+    values = of(bands(hue(350), hue(10)))
+    assert np.arctan2(values["hue_sin"], values["hue_cos"]) == pytest.approx(0, abs=1e-9)
+    assert values["hue_length"] == pytest.approx(np.cos(np.radians(10)))
 
 
 def test_opposite_hues_cancel():
-    found = of(bands(RED, CYAN))
-    assert [found[name] for name in ("hue_cos", "hue_sin", "hue_length")] == pytest.approx([0, 0, 0], abs=1e-12)
+    values = of(bands(RED, CYAN))
+    assert [values[name] for name in ("hue_cos", "hue_sin", "hue_length")] == pytest.approx([0, 0, 0], abs=1e-12)
 
 
 def test_hues_weighted_with_saturation():
     """Red of saturation 1, cyan of 0.5: (1 - 0.5) / 1.5."""
-    found = of(bands(RED, hue(180, saturation=0.5)))
-    assert [found["hue_cos"], found["weighted_hue_cos"]] == pytest.approx([0, 1 / 3], abs=1e-12)
-    assert found["weighted_hue_length"] == pytest.approx(1 / 3)
+    values = of(bands(RED, hue(180, saturation=0.5)))
+    assert [values["hue_cos"], values["weighted_hue_cos"]] == pytest.approx([0, 1 / 3], abs=1e-12)
+    assert values["weighted_hue_length"] == pytest.approx(1 / 3)
 
 
 def test_hue_against_scipy():
     degrees = np.random.default_rng(0).normal(300, 60, 50)
-    found = of(np.array([[hue(angle) for angle in degrees]]))
-    angle = np.arctan2(found["hue_sin"], found["hue_cos"]) % (2 * np.pi)
+    values = of(np.array([[hue(angle) for angle in degrees]]))
+    angle = np.arctan2(values["hue_sin"], values["hue_cos"]) % (2 * np.pi)
     assert angle == pytest.approx(circmean(np.radians(degrees)))
-    assert 1 - found["hue_length"] == pytest.approx(circvar(np.radians(degrees)))
+    assert 1 - values["hue_length"] == pytest.approx(circvar(np.radians(degrees)))
 
 
 def test_warm_and_cold():
@@ -119,8 +119,8 @@ def test_warm_and_cold():
         assert (of(plain(colour))["warm"], of(plain(colour))["cold"]) == (1, 0)
     for colour in (GREEN, CYAN, BLUE, hue(270)):
         assert (of(plain(colour))["warm"], of(plain(colour))["cold"]) == (0, 1)
-    found = of(bands(RED, BLUE, YELLOW, GREY))
-    assert (found["warm"], found["cold"]) == (0.5, 0.25)
+    values = of(bands(RED, BLUE, YELLOW, GREY))
+    assert (values["warm"], values["cold"]) == (0.5, 0.25)
 
 
 def test_distance_to_uniform_of_all_colours_is_zero():
@@ -159,14 +159,14 @@ def test_distance_to_uniform_falls_with_the_number_of_colours():
         ("white", [0.97, 0.97, 0.97]),
     ],
 )
-def test_names(name, colour):
-    found = of(plain(colour))
-    assert {other: found[other] for other in COLOURS} == {other: float(other == name) for other in COLOURS}
+def test_names_of_colours(name, colour):
+    values = of(plain(colour))
+    assert {other: values[other] for other in COLOURS} == {other: float(other == name) for other in COLOURS}
 
 
 def test_shares_of_names():
-    found = of(bands(RED, WHITE, RED, BLUE))
-    assert [found[name] for name in ("red", "white", "blue", "green")] == [0.5, 0.25, 0.25, 0]
+    values = of(bands(RED, WHITE, RED, BLUE))
+    assert [values[name] for name in ("red", "white", "blue", "green")] == [0.5, 0.25, 0.25, 0]
 
 
 def test_no_matter_where_the_colours_are():

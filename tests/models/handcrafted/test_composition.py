@@ -68,12 +68,12 @@ def test_low_depth_of_a_plain_picture_is_the_share_of_the_area(channel):
     ("degrees", "slant"), [(0, 0), (90, 0), (45, 1), (135, 1), (8, 0), (82, 0), (98, 0), (25, 1), (65, 1), (115, 1)]
 )
 def test_lines_of_stripes(degrees, slant):
-    found = lines(Views(stripes(degrees, period=64)).grey)
-    assert (found["slant_share"], found["slant_length_share"]) == (slant, slant)
+    values = lines(Views(stripes(degrees, period=64)).grey)
+    assert (values["slant_share"], values["slant_length_share"]) == (slant, slant)
     names = ("static", "slant")
-    assert found[f"{names[slant]}_lines"] >= 4
-    assert found[f"{names[slant]}_length"] > 0.25
-    assert found[f"{names[1 - slant]}_lines"] == found[f"{names[1 - slant]}_length"] == 0
+    assert values[f"{names[slant]}_lines"] >= 4
+    assert values[f"{names[slant]}_length"] > 0.25
+    assert values[f"{names[1 - slant]}_lines"] == values[f"{names[1 - slant]}_length"] == 0
 
 
 def smooth_edge(distance):
@@ -84,27 +84,27 @@ def smooth_edge(distance):
 def test_one_line_has_the_length_of_the_edge():
     rows, columns = np.indices((200, 200))
     for distance in (columns - 100, rows - 80):
-        found = lines(smooth_edge(distance))
-        assert (found["static_lines"], found["slant_lines"]) == (1, 0)
-        assert found["static_length"] == pytest.approx(1, abs=0.03)
-    found = lines(smooth_edge(rows - columns))
-    assert (found["static_lines"], found["slant_lines"]) == (0, 1)
-    assert found["slant_length"] == pytest.approx(np.sqrt(2), abs=0.03)
+        values = lines(smooth_edge(distance))
+        assert (values["static_lines"], values["slant_lines"]) == (1, 0)
+        assert values["static_length"] == pytest.approx(1, abs=0.03)
+    values = lines(smooth_edge(rows - columns))
+    assert (values["static_lines"], values["slant_lines"]) == (0, 1)
+    assert values["slant_length"] == pytest.approx(np.sqrt(2), abs=0.03)
 
 
 def test_shares_of_static_and_slant_lines():
     """An upright edge of 200 pixels, and one of 170 * sqrt 2 on the diagonal, right of it."""
     rows, columns = np.indices((200, 200))
-    found = lines(smooth_edge(np.minimum(columns - 20, 230 - rows - columns)))
-    assert (found["static_lines"], found["slant_lines"], found["slant_share"]) == (1, 1, 0.5)
-    assert found["slant_length_share"] == pytest.approx(170 * np.sqrt(2) / (200 + 170 * np.sqrt(2)), abs=0.02)
+    values = lines(smooth_edge(np.minimum(columns - 20, 230 - rows - columns)))
+    assert (values["static_lines"], values["slant_lines"], values["slant_share"]) == (1, 1, 0.5)
+    assert values["slant_length_share"] == pytest.approx(170 * np.sqrt(2) / (200 + 170 * np.sqrt(2)), abs=0.02)
 
 
 def test_the_same_lines_each_time():
     grey = gaussian_filter(noise(200)[..., 0], 3) * 8 % 1
-    found = lines(grey)
-    assert found["static_lines"] + found["slant_lines"] > 5
-    assert all(lines(grey) == found for _ in range(3))
+    values = lines(grey)
+    assert values["static_lines"] + values["slant_lines"] > 5
+    assert all(lines(grey) == values for _ in range(3))
 
 
 @pytest.mark.parametrize("levels", [4, 15, 60, 255])
@@ -112,9 +112,9 @@ def test_a_faint_edge_is_a_line(levels):
     """4 of 255 grey levels, or all."""
     grey = smooth_edge(np.indices((150, 200))[1] - 100) * levels / 255
     for edge in (grey, 1 - grey):
-        found = lines(edge)
-        assert (found["static_lines"], found["slant_lines"]) == (1, 0)
-        assert found["static_length"] == pytest.approx(150 / 200, abs=0.03)
+        values = lines(edge)
+        assert (values["static_lines"], values["slant_lines"]) == (1, 0)
+        assert values["static_length"] == pytest.approx(150 / 200, abs=0.03)
 
 
 @pytest.mark.parametrize("contrast", [0.5, 0.15])
@@ -150,22 +150,22 @@ def test_a_short_ramp_is_an_edge():
 
 def test_nothing_dark_is_saturated_at_the_centre():
     rgb = np.random.default_rng(0).integers(0, 3, (90, 120, 3)) / 255
-    found = features(Views(rgb))
-    assert found["thirds_saturation"] == 0
-    assert found["low_depth_saturation"] == pytest.approx(0.25)
+    values = features(Views(rgb))
+    assert values["thirds_saturation"] == 0
+    assert values["low_depth_saturation"] == pytest.approx(0.25)
 
 
 def test_inner_third():
     rgb = plain(hue(240, 0.5, 0.5), 90, 120)
     rgb[30:60, 40:80] = hue(90, 0.8, 0.6)
-    found = features(Views(rgb))
+    values = features(Views(rgb))
     names = ("hue_cos", "hue_sin", "saturation", "brightness")
-    assert [found[f"thirds_{name}"] for name in names] == pytest.approx([0, 1, 0.8, 0.6])
+    assert [values[f"thirds_{name}"] for name in names] == pytest.approx([0, 1, 0.8, 0.6])
 
 
 def test_inner_third_around_red():
-    found = features(Views(bands(hue(350), hue(10))))
-    assert [found["thirds_hue_cos"], found["thirds_hue_sin"]] == pytest.approx([np.cos(np.radians(10)), 0], abs=1e-9)
+    values = features(Views(bands(hue(350), hue(10))))
+    assert [values["thirds_hue_cos"], values["thirds_hue_sin"]] == pytest.approx([np.cos(np.radians(10)), 0], abs=1e-9)
 
 
 @pytest.mark.parametrize(

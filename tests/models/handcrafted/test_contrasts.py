@@ -43,8 +43,8 @@ def grey_of(lightness):
 
 @pytest.mark.parametrize("colour", [BLACK, GREY, WHITE, RED, [0.3, 0.4, 0.6]])
 def test_a_plain_picture_has_no_contrast(colour):
-    found = features(Views(plain(colour)))
-    assert [found[name] for name in CONTRASTS] == pytest.approx([0] * 7, abs=1e-9)
+    values = features(Views(plain(colour)))
+    assert [values[name] for name in CONTRASTS] == pytest.approx([0] * 7, abs=1e-9)
 
 
 def test_light_and_dark():
@@ -54,12 +54,12 @@ def test_light_and_dark():
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("yellow", "blue"), ("white", "blue"), ("white", "yellow"), ("red", "blue")]
+    ("light", "dark"), [("yellow", "blue"), ("white", "blue"), ("white", "yellow"), ("red", "blue")]
 )
-def test_light_and_dark_colours(one, other):
+def test_light_and_dark_colours(light, dark):
     pure = {"red": RED, "yellow": YELLOW, "blue": BLUE, "white": WHITE}
-    half = (LIGHTNESS[one] - LIGHTNESS[other]) / 2
-    assert of(pure[one], pure[other])["light_dark"] == pytest.approx(half, abs=1e-3)
+    half = (LIGHTNESS[light] - LIGHTNESS[dark]) / 2
+    assert of(pure[light], pure[dark])["light_dark"] == pytest.approx(half, abs=1e-3)
 
 
 def test_colours_of_one_lightness_are_not_light_and_dark():
@@ -69,8 +69,8 @@ def test_colours_of_one_lightness_are_not_light_and_dark():
 
 
 def test_black_and_white_have_no_other_contrast():
-    found = of(BLACK, WHITE)
-    assert [found[name] for name in CONTRASTS[1:]] == pytest.approx([0] * 6, abs=1e-9)
+    values = of(BLACK, WHITE)
+    assert [values[name] for name in CONTRASTS[1:]] == pytest.approx([0] * 6, abs=1e-9)
 
 
 def test_saturation():
@@ -139,14 +139,14 @@ def test_simultaneous():
     ],
 )
 def test_classes(colours, expected):
-    found = of(*colours)
-    classes = {name: value for name, value in found.items() if name not in CONTRASTS}
+    values = of(*colours)
+    classes = {name: value for name, value in values.items() if name not in CONTRASTS}
     assert classes == pytest.approx({name: expected.get(name, 0) for name in classes}, abs=2e-3)
 
 
 def test_classes_of_saturation():
-    found = of(RED, hue(0, saturation=0.25))
-    assert [found[name] for name in ("weak", "moderate", "strong")] == pytest.approx([0.25, 0.25, 0.5])
+    values = of(RED, hue(0, saturation=0.25))
+    assert [values[name] for name in ("weak", "moderate", "strong")] == pytest.approx([0.25, 0.25, 0.5])
     assert of(np.array([2, 0, 0]) / 255)["weak"] == 1
 
 

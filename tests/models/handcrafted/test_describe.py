@@ -19,7 +19,7 @@ def described(picture):
     return dict(zip(NAMES, describe(picture).tolist(), strict=True))
 
 
-def test_names():
+def test_names_are_unique_and_counted_by_group():
     assert len(set(NAMES)) == len(NAMES) == 83
     counts = {group: sum(name.startswith(f"{group}.") for name in NAMES) for group in GROUPS}
     assert counts == {"colour": 26, "contrasts": 15, "texture": 27, "composition": 14, "content": 1}
@@ -29,9 +29,9 @@ def test_values_are_in_the_order_of_the_names():
     picture = painting(0, 0, size=64)
     views, values = Views.of(picture), described(picture)
     for group, module in GROUPS.items():
-        found = module.features(views)
-        assert tuple(found) == module.NAMES
-        for name, value in found.items():
+        of_group = module.features(views)
+        assert tuple(of_group) == module.NAMES
+        for name, value in of_group.items():
             assert values[f"{group}.{name}"] == pytest.approx(value, rel=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_grey_of_16_bits():
         ("1", 1, "white"),
     ],
 )
-def test_modes(mode, ink, colour):
+def test_every_mode_is_described_as_its_rgb_picture(mode, ink, colour):
     expected = describe(Image.new("RGB", (30, 40), colour))
     torch.testing.assert_close(describe(Image.new(mode, (30, 40), ink)), expected)
 
@@ -139,7 +139,7 @@ def test_deterministic():
     assert not torch.equal(describe(painting(2, 6, size=128)), first)
 
 
-def test_pickles():
+def test_describe_can_be_pickled():
     assert pickle.loads(pickle.dumps(describe)) is describe
 
 

@@ -30,11 +30,11 @@ def grey(plane):
 
 @pytest.mark.parametrize("colour", [BLACK, GREY, WHITE, RED, [0.3, 0.4, 0.6]])
 def test_plain(colour):
-    found = features(Views(plain(colour)))
-    assert [found[name] for name in ("coarseness", "contrast", "directionality")] == [32, 0, 0]
-    assert max(value for name, value in found.items() if "wavelet" in name) < 1e-20
+    values = features(Views(plain(colour)))
+    assert [values[name] for name in ("coarseness", "contrast", "directionality")] == [32, 0, 0]
+    assert max(value for name, value in values.items() if "wavelet" in name) < 1e-20
     for channel in CHANNELS:
-        assert [found[f"glcm_{channel}_{name}"] for name in PROPERTIES] == pytest.approx([0, 1, 1, 1])
+        assert [values[f"glcm_{channel}_{name}"] for name in PROPERTIES] == pytest.approx([0, 1, 1, 1])
 
 
 @pytest.mark.parametrize("width", [2, 4, 8, 16])
@@ -47,9 +47,9 @@ def test_coarseness_is_the_width_of_stripes(width):
 
 def test_coarseness_rises_with_the_pattern():
     assert tamura(Views(checkerboard(1)))["coarseness"] == pytest.approx(1, abs=0.05)
-    found = [tamura(Views(picture))["coarseness"] for picture in (noise(), *map(checkerboard, (4, 8, 16, 32)))]
-    assert found == sorted(found)
-    assert found[-1] > 3 * found[0]
+    coarseness = [tamura(Views(picture))["coarseness"] for picture in (noise(), *map(checkerboard, (4, 8, 16, 32)))]
+    assert coarseness == sorted(coarseness)
+    assert coarseness[-1] > 3 * coarseness[0]
 
 
 def test_contrast():
@@ -77,8 +77,8 @@ def test_directionality():
 
 
 def test_directionality_falls_with_noise():
-    found = [tamura(Views((1 - part) * stripes(90, 8, 128) + part * noise())) for part in (0, 0.4, 0.6, 0.8)]
-    values = [each["directionality"] for each in found]
+    mixtures = [(1 - part) * stripes(90, 8, 128) + part * noise() for part in (0, 0.4, 0.6, 0.8)]
+    values = [tamura(Views(mixture))["directionality"] for mixture in mixtures]
     assert values == sorted(values, reverse=True)
     assert values[0] > 3 * values[-1]
 
@@ -105,24 +105,24 @@ def test_tamura_turned():
 
 def test_the_finest_checkerboard_is_in_the_finest_wavelets():
     """A checkerboard of 0 and 1: the diagonal details are +-1, the other two bands 0."""
-    found = wavelets(Views(checkerboard(1)))
-    assert found["wavelet_brightness_1"] == pytest.approx(1 / 3, rel=0.05)
-    assert found["wavelet_brightness_2"] + found["wavelet_brightness_3"] < 0.05
-    assert found["wavelet_hue"] == found["wavelet_saturation"] == 0
+    values = wavelets(Views(checkerboard(1)))
+    assert values["wavelet_brightness_1"] == pytest.approx(1 / 3, rel=0.05)
+    assert values["wavelet_brightness_2"] + values["wavelet_brightness_3"] < 0.05
+    assert values["wavelet_hue"] == values["wavelet_saturation"] == 0
 
 
 def test_wavelets_of_hue_and_saturation():
     """Red and cyan are 2 apart in the plane of hues, so four times the energy; red and white 1 in saturation."""
-    found = wavelets(Views(checkerboard(1, RED, CYAN)))
-    assert found["wavelet_hue_1"] == pytest.approx(4 / 3, rel=0.05)
-    assert found["wavelet_saturation"] + found["wavelet_brightness"] < 1e-20
+    values = wavelets(Views(checkerboard(1, RED, CYAN)))
+    assert values["wavelet_hue_1"] == pytest.approx(4 / 3, rel=0.05)
+    assert values["wavelet_saturation"] + values["wavelet_brightness"] < 1e-20
     assert wavelets(Views(checkerboard(1, RED, WHITE)))["wavelet_saturation_1"] == pytest.approx(1 / 3, rel=0.05)
 
 
 def test_noise_in_the_dark_is_no_texture_of_saturation():
-    found = features(Views(np.random.default_rng(0).integers(0, 3, (64, 64, 3)) / 255))
-    assert [found[f"glcm_saturation_{name}"] for name in PROPERTIES] == [0, 1, 1, 1]
-    assert found["wavelet_saturation"] == 0
+    values = features(Views(np.random.default_rng(0).integers(0, 3, (64, 64, 3)) / 255))
+    assert [values[f"glcm_saturation_{name}"] for name in PROPERTIES] == [0, 1, 1, 1]
+    assert values["wavelet_saturation"] == 0
 
 
 def test_coarser_checkerboards_are_in_coarser_wavelets():
@@ -138,9 +138,9 @@ def test_wavelets_sum_and_scale():
 
 
 def test_wavelets_see_no_jump_at_red():
-    found = wavelets(Views(checkerboard(1, hue(358), hue(2))))
-    assert found["wavelet_hue"] < 0.01
-    assert found["wavelet_hue"] == pytest.approx(wavelets(Views(checkerboard(1, hue(178), hue(182))))["wavelet_hue"])
+    values = wavelets(Views(checkerboard(1, hue(358), hue(2))))
+    assert values["wavelet_hue"] < 0.01
+    assert values["wavelet_hue"] == pytest.approx(wavelets(Views(checkerboard(1, hue(178), hue(182))))["wavelet_hue"])
 
 
 def test_wavelets_do_not_change_with_the_axes():
@@ -151,9 +151,9 @@ def test_wavelets_do_not_change_with_the_axes():
     assert turned["wavelet_hue"] == pytest.approx(wavelets(Views(rgb))["wavelet_hue"])
 
 
-def of_two_by_two(one, other):
-    found = cooccurrence(Views(checkerboard(1, one, other, size=2)))
-    return {channel: [found[f"glcm_{channel}_{name}"] for name in PROPERTIES] for channel in CHANNELS}
+def of_two_by_two(first, second):
+    values = cooccurrence(Views(checkerboard(1, first, second, size=2)))
+    return {channel: [values[f"glcm_{channel}_{name}"] for name in PROPERTIES] for channel in CHANNELS}
 
 
 def test_cooccurrence_by_hand():
@@ -163,7 +163,7 @@ def test_cooccurrence_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "apart"),
+    ("first", "second", "apart"),
     [
         (RED, CYAN, 16 / np.pi),
         (RED, WHITE, 8 / np.pi),
@@ -171,9 +171,9 @@ def test_cooccurrence_by_hand():
         (hue(337.5), hue(22.5), 16 / np.pi * np.sin(np.pi / 8)),
     ],
 )
-def test_cooccurrence_of_hues_on_a_circle_of_16(one, other, apart):
+def test_cooccurrence_of_hues_on_a_circle_of_16(first, second, apart):
     expected = [apart**2 / 2, 0, 0.5, (1 + 1 / (1 + apart**2)) / 2]
-    assert of_two_by_two(one, other)["hue"] == pytest.approx(expected)
+    assert of_two_by_two(first, second)["hue"] == pytest.approx(expected)
 
 
 def test_cooccurrence_does_not_change_when_all_hues_turn():
@@ -194,9 +194,9 @@ def test_cooccurrence_against_skimage():
     levels = (rgb.max(axis=2) * 16).astype(np.uint8)
     matrix = graycomatrix(levels, [1], np.arange(4) * np.pi / 4, 16, symmetric=True, normed=True)
     matrix = matrix.mean(axis=3, keepdims=True)
-    found = cooccurrence(Views(rgb))
+    values = cooccurrence(Views(rgb))
     for name in PROPERTIES:
-        assert found[f"glcm_brightness_{name}"] == pytest.approx(graycoprops(matrix, name).item())
+        assert values[f"glcm_brightness_{name}"] == pytest.approx(graycoprops(matrix, name).item())
 
 
 def test_cooccurrence_turned_and_mirrored():
