@@ -30,6 +30,7 @@ def main() -> int:
     settings = dict(os.environ)
     if torch.cuda.is_available() and torch.version.hip is None:
         settings.setdefault("FASTMMD_CUDA_ARCHS", "{}{}".format(*torch.cuda.get_device_capability()))
+    unlink_packages()  # of an earlier run: setuptools would rely on them and map nothing
     try:
         reason = outdated_setuptools() or pip_install(settings) or not_importable()
     except SystemExit:  # out of time: what needs no extension can still be measured
@@ -97,11 +98,16 @@ def not_importable() -> str | None:
 
 def link_packages(checkout: Path = ROOT) -> None:
     """Makes links to what is `ELSEWHERE`, in the place of an editable install."""
+    unlink_packages(checkout)
     for package in ELSEWHERE:
-        link = checkout / "fastmmd" / package
-        if not link.exists():
-            link.unlink(missing_ok=True)  # a link to nothing
-            link.symlink_to(Path("..") / package, target_is_directory=True)
+        (checkout / "fastmmd" / package).symlink_to(Path("..") / package, target_is_directory=True)
+
+
+def unlink_packages(checkout: Path = ROOT) -> None:
+    """Removes the links that `link_packages` makes."""
+    for package in ELSEWHERE:
+        if (link := checkout / "fastmmd" / package).is_symlink():
+            link.unlink()
 
 
 def cmake_build(settings: dict[str, str], target: Path = ROOT / "fastmmd") -> int:

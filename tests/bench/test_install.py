@@ -34,6 +34,7 @@ def commands(monkeypatch):
     monkeypatch.setattr(install, "_stream", streamed)
     monkeypatch.setattr(install.signal, "signal", lambda *_: None)
     monkeypatch.setattr(install, "link_packages", lambda: calls.append(["links"]))
+    monkeypatch.setattr(install, "unlink_packages", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(install, "outdated_setuptools", lambda: None)
@@ -152,11 +153,12 @@ def test_linked_packages_are_imported_from_the_checkout(tmp_path):
     (tmp_path / "fastmmd").mkdir()
     (tmp_path / "fastmmd" / "__init__.py").write_text("")
     (tmp_path / "fastmmd" / "models").symlink_to("nowhere")
-    for _ in range(2):  # what is there already is left
-        install.link_packages(tmp_path)
+    install.link_packages(tmp_path)
     program = "import fastmmd.kernels, fastmmd.models; print(fastmmd.kernels.__file__)"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert Path(done.stdout.strip()).resolve() == tmp_path / "kernels" / "__init__.py", done.stderr
+    install.unlink_packages(tmp_path)
+    assert [path.name for path in (tmp_path / "fastmmd").iterdir() if path.is_symlink()] == []
 
 
 def test_lines_of_setup_py_are_printed_and_all_output_is_kept(capsys):
