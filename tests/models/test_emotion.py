@@ -177,7 +177,7 @@ def test_sweep(roots, tmp_path, monkeypatch):
         term = TransferCLI(args, run=False).model.transfer
         assert (term.joint, term.marginal) == weights
     assert table(tmp_path, "sweep.md")["F->I", "pooled"]["eta 0.5"] == "25.00 (2/8)"
-    assert (tmp_path / "sweep.png").is_file()
+    assert_drawn(tmp_path / "sweep.png")
 
 
 def test_nothing_published_stands_beside_invented_labels(roots, tmp_path, monkeypatch):
