@@ -169,8 +169,8 @@ def test_a_flat_folder_has_no_classes(tmp_path):
 def test_a_class_folder_without_pictures(tmp_path, monkeypatch, content):
     monkeypatch.setattr(pictures, "extensions", lambda: frozenset({".jpg", ".png"}))
     fill(tmp_path, "a/1.jpg", "b/1.jpg", content)
-    told = r" \(c/1.heic: .*pip install pillow-heif\)" if content.endswith("heic") else ""
-    with pytest.raises(ValueError, match=rf"no pictures .* in the folders c{told}; delete .*option classes"):
+    reason = r" \(c/1.heic: .*pip install pillow-heif\)" if content.endswith("heic") else ""
+    with pytest.raises(ValueError, match=rf"no pictures .* in the folders c{reason}; delete .*option classes"):
         read_image_folder(tmp_path)
     domain = read_image_folder(tmp_path, ["c", "b", "a"])
     assert (domain.classes, domain.targets) == (["c", "b", "a"], [2, 1])
