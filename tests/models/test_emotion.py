@@ -159,17 +159,17 @@ def test_miniature_table(roots, tmp_path, monkeypatch, capsys):
 
 
 def test_sweep(roots, tmp_path, monkeypatch):
-    asked = []
+    planned = []
 
     def execute_all(runs, output, jobs):
-        asked.extend(runs)
+        planned.extend(runs)
         common = {"correct": 1, "test_images": 4, "accuracy": 25.0, "folder": "none"}
         common |= {"target_labels": "used", "checkpoint": "last", "steps": 1}
         return [{"task": run.task, "method": run.method, "fold": run.fold, "seed": 0} | common for run in runs]
 
     monkeypatch.setattr(emotion, "execute_all", execute_all)
     compare(roots, tasks=["fi_iaps"], folds=[0, 1], sweep="eta", output=tmp_path)
-    assert [run.method for run in asked] == [
+    assert [run.method for run in planned] == [
         f"eta{eta}" for eta in ("0", "0.1", "0.2", "0.3", "0.4", "0.5") for _ in "01"
     ]
     for text, weights in (("0.3", (0.7, [0.3, 0.0])), ("0", (1.0, [0.0, 0.0]))):
@@ -177,7 +177,7 @@ def test_sweep(roots, tmp_path, monkeypatch):
         term = TransferCLI(args, run=False).model.transfer
         assert (term.joint, term.marginal) == weights
     assert table(tmp_path, "sweep.md")["F->I", "pooled"]["eta 0.5"] == "25.00 (2/8)"
-    assert (tmp_path / "sweep.png").is_file()
+    assert_drawn(tmp_path / "sweep.png")
 
 
 def test_nothing_published_stands_beside_invented_labels(roots, tmp_path, monkeypatch):

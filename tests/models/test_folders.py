@@ -169,8 +169,8 @@ def test_a_flat_folder_has_no_classes(tmp_path):
 def test_a_class_folder_without_pictures(tmp_path, monkeypatch, content):
     monkeypatch.setattr(pictures, "extensions", lambda: frozenset({".jpg", ".png"}))
     fill(tmp_path, "a/1.jpg", "b/1.jpg", content)
-    told = r" \(c/1.heic: .*pip install pillow-heif\)" if content.endswith("heic") else ""
-    with pytest.raises(ValueError, match=rf"no pictures .* in the folders c{told}; delete .*option classes"):
+    reason = r" \(c/1.heic: .*pip install pillow-heif\)" if content.endswith("heic") else ""
+    with pytest.raises(ValueError, match=rf"no pictures .* in the folders c{reason}; delete .*option classes"):
         read_image_folder(tmp_path)
     domain = read_image_folder(tmp_path, ["c", "b", "a"])
     assert (domain.classes, domain.targets) == (["c", "b", "a"], [2, 1])
@@ -183,12 +183,12 @@ def test_a_folder_of_other_files_is_no_class(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["Cat", unicodedata.normalize("NFD", "é")])
-def test_class_folders_that_differ_in_case_or_form_only(tmp_path, upper):
-    lower = unicodedata.normalize("NFC", upper).lower()
-    fill(tmp_path, f"{lower}/1.jpg", f"{upper}/2.jpg")
+def test_class_folders_that_differ_in_case_or_form_only(tmp_path, other):
+    plain = unicodedata.normalize("NFC", other).lower()
+    fill(tmp_path, f"{plain}/1.jpg", f"{other}/2.jpg")
     with pytest.raises(ValueError, match="differ in case or in Unicode's form only"):
         read_image_folder(tmp_path)
-    assert read_image_folder(tmp_path, [lower]).targets == [0, 0]
+    assert read_image_folder(tmp_path, [plain]).targets == [0, 0]
 
 
 @pytest.mark.parametrize("inside", [("mug", "pen"), ("train", "test")])

@@ -133,11 +133,11 @@ def test_training_says_what_it_reads_and_keeps_it(folders, caplog):
 
 def test_inspect_prints_what_fit_would_and_writes_nothing(folders, capsys):
     run("inspect", folders, "--data.target.reader=image_folder")
-    told = capsys.readouterr().out
-    assert cells(told)["items"] == ["60", "30"]
+    printed = capsys.readouterr().out
+    assert cells(printed)["items"] == ["60", "30"]
     assert not (folders / "run").exists()
     run("fit", folders)
-    assert (folders / "run" / "data.md").read_text() in told
+    assert (folders / "run" / "data.md").read_text() in printed
 
 
 # All files are decoded before anything else

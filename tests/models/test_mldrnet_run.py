@@ -99,7 +99,7 @@ def test_depth(small, tmp_path, figures_of):
         results = list(csv.DictReader(file))
     first, second, third, fourth = ((float(result["accuracy"]),) for result in results)
     assert drawn == [{"MldrNet": {2: first, 3: second}, "one branch, after the last layer": {2: third, 3: fourth}}]
-    assert (tmp_path / "depth.png").is_file()
+    assert_drawn(tmp_path / "depth.png")
     for result, row in zip(results, table.values(), strict=False):
         tested = read_predictions(tmp_path / result["folder"] / "predictions.csv")
         assert row["correct/tested"] == f"{tested.correct.sum()}/{len(tested.items)}"
@@ -135,7 +135,7 @@ def test_commands_share_their_runs_and_repeat_none(small, tmp_path, monkeypatch,
     well, noisy = (matrix["MldrNet"] for matrix in matrices[-2:])  # each run has drawn its own before
     assert [100 * matrix.trace() / matrix.sum() for matrix in (well, noisy)] == pytest.approx([*mean, *noisy_mean])
     for name in ("fusion", "confusion_well", "confusion_noisy"):
-        assert (tmp_path / f"{name}.png").is_file()
+        assert_drawn(tmp_path / f"{name}.png")
 
 
 def test_noisy_training_sets_and_clean_tests(small, fi, tmp_path):
@@ -164,7 +164,7 @@ def test_methods(small, tmp_path, figures_of):
     assert list(table) == [*names, *reported]
     assert table["Zhao et al. (published only)"]["published"] == "46.52"
     assert [table[name]["published"] for name in names] == ["-", "73.03", "-"]
-    assert (tmp_path / "methods.png").is_file()
+    assert_drawn(tmp_path / "methods.png")
     assert list(matrices[-1]) == names  # each run has drawn its own before
     with open(tmp_path / "methods.csv", newline="") as file:
         results = list(csv.DictReader(file))
@@ -208,7 +208,7 @@ def test_transfer(small, sets, tmp_path):
     small._execute = noted
     small.transfer()
     assert list(rows(tmp_path, "transfer")) == list(transferred(1.0, 1.0))
-    assert (tmp_path / "transfer.png").is_file()
+    assert_drawn(tmp_path / "transfer.png")
     models = {run.method: run.cli(tmp_path).model for run in executed}
     seen = {
         key: model.transfer and (list(model.hparams.layers), model.transfer.joint, list(model.transfer.marginal))

@@ -134,10 +134,10 @@ def test_timm_position_embeddings_follow_the_size(tmp_path):
     resampled = timm.create_model(
         "test_vit", pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}, num_classes=0, img_size=96
     ).eval()
-    ours = Timm("test_vit", str(tmp_path / "weights.safetensors"), size=96).eval()
+    loaded = Timm("test_vit", str(tmp_path / "weights.safetensors"), size=96).eval()
     images = torch.rand(3, 3, 96, 96)
     with torch.no_grad():
-        assert torch.equal(ours(images), resampled(images))
+        assert torch.equal(loaded(images), resampled(images))
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_digits_have_predictions_and_contact_sheets(digits, tmp_path, capsys):
     with Image.open(tmp_path / "output" / "contact-2.png") as sheet:
         assert sheet.size == (6 * 190 + 10, 3 * 230 + 10)  # 14 of 50 pictures
         assert np.asarray(sheet.convert("L")).std() > 20
-    told = capsys.readouterr().out
-    assert "50 pictures found, 50 predicted, 0 skipped; 1 other files are no pictures" in told
+    printed = capsys.readouterr().out
+    assert "50 pictures found, 50 predicted, 0 skipped; 1 other files are no pictures" in printed
 
     # A smaller prediction into the same folder leaves none of the larger one's sheets.
     assert len(run(digits, tmp_path / "images" / "more", tmp_path / "output")) == 33
@@ -85,9 +85,9 @@ def test_unreadable_pictures_are_named(digits, tmp_path, capsys):
         run(digits, tmp_path / "images", tmp_path / "output")
     assert not (tmp_path / "output" / "predictions.csv").exists()
     assert len(run(digits, tmp_path / "images", tmp_path / "output", "--skip-unreadable")) == 3
-    told = capsys.readouterr().out
-    assert "skipped, for they cannot be read: broken.jpg (no known image format)\n" in told
-    assert "4 pictures found, 3 predicted, 1 skipped\n" in told
+    printed = capsys.readouterr().out
+    assert "skipped, for they cannot be read: broken.jpg (no known image format)\n" in printed
+    assert "4 pictures found, 3 predicted, 1 skipped\n" in printed
     (tmp_path / "broken").mkdir()
     (tmp_path / "images" / "broken.jpg").rename(tmp_path / "broken" / "broken.jpg")
     with pytest.raises(OSError, match="none of the 1 pictures"):
@@ -104,9 +104,9 @@ def test_pictures_of_formats_that_are_not_read_are_an_error(digits, tmp_path, ca
         run(digits, tmp_path / "images", tmp_path / "output")
     assert not (tmp_path / "output").exists()
     assert len(run(digits, tmp_path / "images", tmp_path / "output", "--skip-unreadable")) == 3
-    told = capsys.readouterr().out
-    assert "6 pictures found, 3 predicted, 3 skipped\n" in told
-    assert "c.png (a link to nothing)" in told
+    printed = capsys.readouterr().out
+    assert "6 pictures found, 3 predicted, 3 skipped\n" in printed
+    assert "c.png (a link to nothing)" in printed
     for args in ((), ("--skip-unreadable",)):
         with pytest.raises(OSError, match=r"1 of 1 pictures in .*b.nef.*camera's raw file"):
             run(digits, tmp_path / "images" / "b.nef", tmp_path / "output", *args)

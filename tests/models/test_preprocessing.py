@@ -53,8 +53,8 @@ def test_timm_networks_bring_their_transform(name, size):
 
 
 def test_torchvision_networks_bring_their_transform():
-    ours = matched(EvalTransform(crop_mode="network"), Torchvision("resnet50").preprocessing)(picture(301, 433))
-    torch.testing.assert_close(ours, ResNet50_Weights.IMAGENET1K_V1.transforms()(picture(301, 433)), **CLOSE)
+    transformed = matched(EvalTransform(crop_mode="network"), Torchvision("resnet50").preprocessing)(picture(301, 433))
+    torch.testing.assert_close(transformed, ResNet50_Weights.IMAGENET1K_V1.transforms()(picture(301, 433)), **CLOSE)
 
 
 def test_both_sides_are_resized_unless_asked_otherwise():

@@ -4,6 +4,7 @@ import csv
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import fastmmd
 from fastmmd.models.callbacks import RandomState, ResultFiles
 from fastmmd.models.data import DomainPair
+from fastmmd.models.data.folds import Split
 from fastmmd.models.module import TransferTask
 from fastmmd.models.networks import TransferNet
 
@@ -100,8 +102,9 @@ def test_two_processes(tmp_path):
     assert [CLASSES.index(row["label"]) for row in rows] == labels
     correct = sum(row["label"] == row["prediction"] for row in rows)
     assert metrics["test/accuracy"] == pytest.approx(correct / 31)
-    assert (tmp_path / "split.json").is_file()
-    assert (tmp_path / "features.npz").is_file()
+    assert set(Split.read(tmp_path / "split.json").folds[0].test) == {row["item"] for row in rows}
+    with np.load(tmp_path / "features.npz") as arrays:
+        assert arrays["target"].shape == (31, 6)
 
 
 def test_two_processes_resume(tmp_path):

@@ -352,7 +352,7 @@ def test_emoji(vendors, tmp_path, stand_ins, monkeypatch):
     cells = table(tmp_path / "emoji.md")
     assert float(cells[4]["mean"]) > 90  # the colours tell the emotions
     assert "Left out" not in (tmp_path / "emoji.md").read_text()
-    assert (tmp_path / "emoji.png").is_file()
+    assert_drawn(tmp_path / "emoji.png")
 
 
 @pytest.fixture(scope="module")
