@@ -23,6 +23,7 @@ from bench.cases import Case, Loss
 from bench.yardsticks import ReadyGradients
 from fastmmd import Gaussian, discrepancy, dispatch, jmmd, mmd
 from fastmmd.bandwidth import mean_distance
+from fastmmd.call import Call
 
 FASTMMD, TWO_CALLS, NAIVE = "fastmmd", "two calls", "naive broadcast"
 DENSE, BLOCKED, COMPILED = "Gram dense", "Gram blocked", "Gram compiled"
@@ -116,16 +117,21 @@ def _fastmmd(case: Case, backend: str) -> Loss:
 
 def automatic(case: Case, device: torch.device) -> str:
     """The backend that "auto" takes for a case."""
-    zero = torch.zeros((), device=device)  # expanded, so that no memory is taken
+    return dispatch.choose("auto", _call_of_zeros(case, device))
+
+
+def _call_of_zeros(case: Case, device: torch.device) -> Call:
+    """A call of a case's sizes, whose tensors are expanded, so that no memory is taken."""
+    zero = torch.zeros((), device=device)
     sources = [zero.expand(case.n_source, d) for d in case.dims]
     targets = [zero.expand(case.n_target, d) for d in case.dims]
-    return dispatch.choose("auto", call_of(case, sources, targets))
+    return call_of(case, sources, targets)
 
 
 def _backend_refuses(name: str, beside_auto: bool, case: Case, device: torch.device) -> str | None:
     if name == "auto":
         return None
-    reason = dispatch.unavailable(name, device)
+    reason = dispatch.refusal(name, _call_of_zeros(case, device))
     if reason is None and beside_auto and automatic(case, device) == name:
         return f"it is what {FASTMMD} takes by itself"
     return reason

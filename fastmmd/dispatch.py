@@ -62,6 +62,11 @@ def unavailable(name: str, device: torch.device) -> str | None:
     return BACKENDS[name].unavailable(device)
 
 
+def refusal(name: str, call: Call) -> str | None:
+    """Why backend `name` can't compute a call where its tensors are; None if it can."""
+    return unavailable(name, call.device) or BACKENDS[name].supports(call)
+
+
 def check_name(name: object) -> None:
     """
     Raises:
@@ -98,16 +103,12 @@ def choose(name: str, call: Call) -> str:
             if (
                 preference.device == device.type
                 and (preference.max_rows is None or call.problem.n <= preference.max_rows)
-                and _refusal(preference.backend, call) is None
+                and refusal(preference.backend, call) is None
             ):
                 return preference.backend
         return "torch"
     reason = BACKENDS[name].supports(call)
     if reason is not None:
-        able = [other for other in BACKENDS if _refusal(other, call) is None]
+        able = [other for other in BACKENDS if refusal(other, call) is None]
         raise ValueError(f"backend {name!r} can't compute this: {reason}. Backends that can: {able}")
     return name
-
-
-def _refusal(name: str, call: Call) -> str | None:
-    return BACKENDS[name].unavailable(call.device) or BACKENDS[name].supports(call)

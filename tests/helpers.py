@@ -10,22 +10,21 @@ import torch
 from torch import Tensor
 
 import fastmmd
-from fastmmd import Gaussian
+from fastmmd import Gaussian, dispatch
 from fastmmd.backends import triton
 from fastmmd.call import Call
 from fastmmd.problem import Objective
 
 # The fast backends of CPU tensors; one that this installation lacks is skipped with its reason. Where Triton interprets
 # its kernels, or those of CUDA are built for the CPU, they are what is tested.
-_reasons = fastmmd.build_info()["backends"]
-_cpu = pytest.mark.skipif(_reasons["cpu"] is not None, reason=f"backend cpu: {_reasons['cpu']}")
-FAST = (
-    ["triton"]
-    if triton.interpreted()
-    else ["cuda"]
-    if _reasons["cuda"] is None
-    else [pytest.param("cpu", marks=_cpu), "torch"]
-)
+_cpu_reason, _cuda_reason = (dispatch.unavailable(name, torch.device("cpu")) for name in ("cpu", "cuda"))
+_cpu = pytest.mark.skipif(_cpu_reason is not None, reason=f"backend cpu: {_cpu_reason}")
+if triton.interpreted():
+    FAST = ["triton"]
+elif _cuda_reason is None:
+    FAST = ["cuda"]
+else:
+    FAST = [pytest.param("cpu", marks=_cpu), "torch"]
 JAN = (Gaussian(), Gaussian(1.68, (1,)))
 
 

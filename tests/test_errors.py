@@ -187,7 +187,7 @@ def test_without_the_extension(monkeypatch):
     monkeypatch.setattr(extension, "reason", "not built")
     assert fastmmd.build_info()["compiled"] is None
     assert fastmmd.mmd(X, X + 1).item() == pytest.approx(expected.item(), rel=1e-5)
-    with pytest.raises(RuntimeError, match=r"backend 'cpu' can't run here: not built.*\['torch', 'reference'\]"):
+    with pytest.raises(RuntimeError, match=r"backend 'cpu' can't run here: not built.*'torch'.*'reference'"):
         fastmmd.mmd(X, X, backend="cpu")
 
 

@@ -222,3 +222,4 @@ def test_torchs_precision_settings_do_not_reach_an_ieee_result(backend):
     finally:
         setting.fp32_precision = before
     assert torch.equal(result.loss, expected.loss)
+    assert all(torch.equal(a, b) for a, b in zip(result.gradients, expected.gradients, strict=True))

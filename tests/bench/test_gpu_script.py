@@ -15,6 +15,7 @@ from bench import environment, gpu, stages
 from bench.cases import CASES
 from bench.competitors import automatic, line_up
 from fastmmd import dispatch
+from fastmmd.backends import torch_tiles
 from tests.bench.test_gate import CPU
 
 SCRIPT = str(Path(gpu.__file__))
@@ -169,6 +170,13 @@ def test_a_backend_is_measured_once(monkeypatch):
 
 
 BY_ITSELF = "it is what fastmmd takes by itself"
+
+
+def test_a_backend_that_does_not_support_a_case_is_left_out_of_it(monkeypatch):
+    monkeypatch.setattr(torch_tiles, "supports", lambda call: "too many rows" if call.problem.n > 99 else None)
+    (plain,) = line_up(("torch",))[:1]
+    few, many = CASES[0], next(case for case in CASES if case.n > 99)
+    assert [plain.absent(case, CPU, 2**30) for case in (few, many)] == [None, "too many rows"]
 
 
 @pytest.mark.parametrize("case", CASES[:3], ids=lambda case: case.name)
