@@ -57,12 +57,12 @@ struct Buffers {
   int64_t target_stride[kMaxLayers];
   void* grad_source[kMaxLayers];   // [n_s, d_l] contiguous, or null
   void* grad_target[kMaxLayers];   // [n_t, d_l] contiguous, or null
-  const double* bandwidth;         // [num_layers], read where a layer does not follow the mean; null stands for ones
+  const double* given_bandwidth;   // [num_layers], read where a layer does not follow the mean; null stands for ones
   void* loss;                      // one value
   void* statistics;                // [1 + 2 * num_layers]: joint, marginals, bandwidths
   void* workspace;                 // workspace_bytes(problem, ...), 64-byte aligned
 
-  FM_INLINE bool needs_grad(int l) const { return grad_source[l] || grad_target[l]; }
+  FM_INLINE bool layer_needs_grad(int l) const { return grad_source[l] || grad_target[l]; }
 };
 
 // The rows of one layer: what a rule for the bandwidth sees. Strides as in Buffers.

@@ -34,7 +34,7 @@ def evaluate(call: Call, backend: str, config: Any = None) -> Evaluation:
     if any(call.needs_grad) or (
         call.bandwidths is not None and call.bandwidths.requires_grad and torch.is_grad_enabled()
     ):
-        return Evaluation(*_Fused.apply(call, backend, config, call.bandwidths, *call.inputs))
+        return Evaluation(*_OnePass.apply(call, backend, config, call.bandwidths, *call.inputs))
     loss, statistics, _ = run_backend(call, backend, config)
     return Evaluation(loss, statistics)
 
@@ -46,7 +46,7 @@ def run_backend(call: Call, backend: str, config: Any = None) -> Result:
     return dispatch.BACKENDS[name].run(call, config)
 
 
-class _Fused(torch.autograd.Function):
+class _OnePass(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, call: Call, backend: str, config: Any, bandwidths: Tensor | None, *inputs: Tensor

@@ -49,7 +49,7 @@ else:
 
 
 @lru_cache(maxsize=256)
-def problem(problem: Problem, dims: tuple[int, ...]) -> Any:
+def make_problem(problem: Problem, dims: tuple[int, ...]) -> Any:
     """The extension's form of a problem with layers of `dims` features."""
     assert module is not None
     layers = [
@@ -73,7 +73,7 @@ def problem(problem: Problem, dims: tuple[int, ...]) -> Any:
     )
 
 
-def buffers(
+def make_buffers(
     *,
     inputs: Sequence[Tensor],
     gradients: Sequence[Tensor | None],
@@ -88,7 +88,7 @@ def buffers(
         inputs=[x.data_ptr() for x in inputs],
         strides=[x.stride(0) for x in inputs],
         gradients=[0 if x is None else x.data_ptr() for x in gradients],
-        bandwidth=data_ptr(bandwidths),
+        given_bandwidth=data_ptr(bandwidths),
         loss=loss.data_ptr(),
         statistics=statistics.data_ptr(),
         workspace=workspace.data_ptr(),

@@ -116,19 +116,19 @@ def _evaluate(
     if any(kernel.needs_bandwidth for kernel in static):
         bandwidths = given_bandwidths(kernels, sources, targets)
     if not any(isinstance(kernel.weights, Tensor) for kernel in kernels):
-        return _route(objective, sources, targets, bandwidths, backend, precision)
+        return _compute(objective, sources, targets, bandwidths, backend, precision)
 
     checks.check_devices_of_weights(kernels, sources[0].device)
 
     def joint_mmd(layers: slice, kernels: Sequence[Gaussian]) -> Evaluation:
         part = Objective(tuple([kernel.static for kernel in kernels]), 1.0, (0.0,) * len(kernels), estimator)
         part_bandwidths = None if bandwidths is None else bandwidths[layers]
-        return _route(part, sources[layers], targets[layers], part_bandwidths, backend, precision)
+        return _compute(part, sources[layers], targets[layers], part_bandwidths, backend, precision)
 
     return learned_weights.weighted_sum(joint_mmd, kernels, joint, marginals)
 
 
-def _route(
+def _compute(
     objective: Objective,
     sources: Sequence[Tensor],
     targets: Sequence[Tensor],
@@ -137,9 +137,9 @@ def _route(
     precision: str | None,
 ) -> Evaluation:
     """The estimator's own way, the dense reference, the custom op, or a backend's one pass."""
-    by_pairs_of_pairs = objective.estimator in linear_time.ESTIMATORS
+    is_linear_time = objective.estimator in linear_time.ESTIMATORS
     inputs = (*sources, *targets)
-    if not by_pairs_of_pairs and backend != "reference" and transforms.active(bandwidths, *inputs):
+    if not is_linear_time and backend != "reference" and transforms.active(bandwidths, *inputs):
         return custom_op.evaluate_traced(objective, bandwidths, inputs, backend, precision)
     call = Call(
         problem=objective.problem(sources[0].shape[0], targets[0].shape[0]),
@@ -149,7 +149,7 @@ def _route(
         needs_grad=tuple([x.requires_grad for x in inputs]) if torch.is_grad_enabled() else (False,) * len(inputs),
         precision=precision,
     )
-    if by_pairs_of_pairs:
+    if is_linear_time:
         return linear_time.estimate(call, objective.estimator)
     if backend == "reference":
         return reference.differentiable(call)

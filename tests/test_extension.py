@@ -18,7 +18,7 @@ def test_limits_are_those_of_the_extension():
 
 LAYER = {"dim": 3, "multipliers": [1.0], "weights": [1.0], "bandwidth_scale": 1.0, "follows_mean": True}
 BUFFERS = {"inputs": [8, 8], "strides": [3, 3], "gradients": [0, 0]}
-ADDRESSES = {"bandwidth": 0, "loss": 8, "statistics": 8, "workspace": 8}
+ADDRESSES = {"given_bandwidth": 0, "loss": 8, "statistics": 8, "workspace": 8}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_buffers_that_would_be_read_beyond_an_end_are_refused(change, message):
 def test_buffers_of_another_number_of_layers_are_refused():
     x = layers(4, (3, 2), 1)
     call = call_of(x, x, (Gaussian(), Gaussian()))
-    problem, launch = extension.problem(call.problem, call.dims), module.CpuLaunch(num_threads=1, variant=0)
+    problem, launch = extension.make_problem(call.problem, call.dims), module.CpuLaunch(num_threads=1, variant=0)
     with pytest.raises(ValueError, match=r"buffers: expected length 2 .*got 1"):
         module.cpu_run(problem, module.Buffers(**BUFFERS, **ADDRESSES), False, launch)
 

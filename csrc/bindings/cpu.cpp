@@ -42,7 +42,7 @@ void run(const Problem& problem, const LayerBuffers& buffers, bool f64, const Cp
   const CpuKernel& kernel = kernel_of(launch.variant, f64);
   const Buffers& io = buffers.of(problem);
   bool with_gradient = false;
-  for (int l = 0; l < problem.num_layers; ++l) with_gradient = with_gradient || io.needs_grad(l);
+  for (int l = 0; l < problem.num_layers; ++l) with_gradient = with_gradient || io.layer_needs_grad(l);
   const py::gil_scoped_release release;
   kernel.run(problem, io, with_gradient, launch.num_threads);
 }

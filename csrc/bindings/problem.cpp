@@ -48,13 +48,13 @@ Problem make_problem(int64_t n_source, int64_t n_target, const std::vector<Layer
 
 // Lists have the sources' entries first.
 LayerBuffers make_buffers(const py::sequence& inputs, const py::sequence& strides, const py::sequence& gradients,
-                          uintptr_t bandwidth, uintptr_t loss, uintptr_t statistics, uintptr_t workspace) {
+                          uintptr_t given_bandwidth, uintptr_t loss, uintptr_t statistics, uintptr_t workspace) {
   LayerBuffers buffers(inputs.size() / 2);
   Buffers& io = buffers.structure;
   buffers.read("inputs", inputs, {io.source, io.target});
   buffers.read("strides", strides, {io.source_stride, io.target_stride});
   buffers.read("gradients", gradients, {io.grad_source, io.grad_target});
-  io.bandwidth = pointer<const double>(bandwidth);
+  io.given_bandwidth = pointer<const double>(given_bandwidth);
   io.loss = pointer(loss);
   io.statistics = pointer(statistics);
   io.workspace = pointer(workspace);
@@ -80,7 +80,7 @@ void bind_problem(py::module_& m) {
            py::arg("joint"), py::arg("marginal"), py::arg("pair_weights"), py::arg("clamp"));
   py::class_<LayerBuffers>(m, "Buffers")
       .def(py::init(&make_buffers), py::kw_only(), py::arg("inputs"), py::arg("strides"), py::arg("gradients"),
-           py::arg("bandwidth"), py::arg("loss"), py::arg("statistics"), py::arg("workspace"));
+           py::arg("given_bandwidth"), py::arg("loss"), py::arg("statistics"), py::arg("workspace"));
   py::class_<Samples>(m, "Samples")
       .def(py::init(&make_samples), py::kw_only(), py::arg("n_source"), py::arg("n_target"), py::arg("dim"),
            py::arg("source"), py::arg("target"), py::arg("source_stride"), py::arg("target_stride"));

@@ -31,7 +31,7 @@ class Coefficients {
       const int64_t updated = direction == 0 ? J : I, summed = direction == 0 ? I : J;
       const int64_t height = work_.groups_in(summed) * kGroupRows, terms = work_.rows_in(summed);
       for (int l = 0; l < problem_.num_layers; ++l) {
-        if (!io_.needs_grad(l) || layers_.by_differences[l]) continue;
+        if (!io_.layer_needs_grad(l) || layers_.by_differences[l]) continue;
 #pragma omp for schedule(static) nowait
         for (int64_t g = 0; g < work_.groups_in(updated); ++g) {
           const T* c = work_.panel[l][direction] + g * height * kGroupRows;
@@ -73,7 +73,7 @@ class Coefficients {
     if constexpr (WithGradient)
       if (row_group != column_group)
         for (int l = 0; l < problem_.num_layers; ++l)
-          if (io_.needs_grad(l))
+          if (io_.layer_needs_grad(l))
             transpose_tile(out[l], work_.panel[l][I != J] + (i * width + j * kGroupRows) * kGroupRows);
   }
 

@@ -21,7 +21,7 @@ class Gradients {
       const int64_t groups = work_.groups_in(updated);
       const bool accumulate = I > 0 || direction == 1;
       for (int l = 0; l < problem_.num_layers; ++l) {
-        if (!io_.needs_grad(l)) continue;
+        if (!io_.layer_needs_grad(l)) continue;
         const int64_t dim = problem_.layer[l].dim, slices = (dim + kGradientColumns - 1) / kGradientColumns;
 #pragma omp for schedule(dynamic, 1) nowait
         for (int64_t t = 0; t < groups * slices; ++t) {

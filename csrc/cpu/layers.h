@@ -80,7 +80,9 @@ class Layers {
     }
     // sum_ij ||z_i - z_j||^2 / (N^2 - N) = 2 sum_i ||z_i||^2 / (N - 1) for centred rows.
     const double mean = 2.0 * total / static_cast<double>(problem_.n() - 1) / (features_scale * features_scale);
-    bandwidth[l] = layer.bandwidth_scale * (layer.follows_mean ? mean : io_.bandwidth ? io_.bandwidth[l] : 1.0);
+    bandwidth[l] = layer.bandwidth_scale * (layer.follows_mean    ? mean
+                                            : io_.given_bandwidth ? io_.given_bandwidth[l]
+                                                                  : 1.0);
     const double sharpest = layer.multiplier[0] * bandwidth[l];
     const double n = static_cast<double>(problem_.n());
     const double far =

@@ -20,7 +20,7 @@ namespace fastmmd::FASTMMD_VARIANT {
 struct FlushSubnormals {
 #if defined(__SSE__)
   unsigned saved = _mm_getcsr();
-  FlushSubnormals() { _mm_setcsr(saved | 0x8040); }
+  FlushSubnormals() { _mm_setcsr(saved | 0x8040); }   // FTZ: results, DAZ: operands
   ~FlushSubnormals() { _mm_setcsr(saved); }
 #endif
 };
@@ -47,6 +47,7 @@ class Loss {
         for (int64_t J = I; J < panels; ++J) {
           with_gradient_ ? coefficients_.template compute<true>(I, J) : coefficients_.template compute<false>(I, J);
           if (with_gradient_) coefficients_.sum_over_rows(I, J);
+// Its barrier is the one that sum_over_rows has not, before the gradients read what that wrote.
 #pragma omp single
           add_sums(I, J);
           if (with_gradient_) gradients_.add(I, J);

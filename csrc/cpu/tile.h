@@ -106,7 +106,7 @@ void tile_pass(const Problem& problem, const Mixture<T>* mixture, const TileBoun
       }
     sums->sum[t][0] = multiplicity * ss;
     sums->sum[t][1] = multiplicity * tt;
-    sums->sum[t][2] = st;
+    sums->sum[t][2] = st;   // once: source rows come first, so a tile's mirror image has no further cross pairs
   }
 }
 

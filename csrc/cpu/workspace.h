@@ -10,11 +10,12 @@ namespace fastmmd::FASTMMD_VARIANT {
 template <typename T>
 class Workspace {
  public:
-  T* z[kMaxLayers];          // [groups][d_l][32]
-  T* norms[kMaxLayers];      // [groups * 32]
-  T* mean[kMaxLayers];       // [d_l]
-  T* spread[kMaxLayers];     // [d_l / 64, rounded up]: largest difference from the first row
-  T* panel[kMaxLayers][2];   // coefficients for the rows of J and of I: [groups][rows][32]
+  T* z[kMaxLayers];        // [groups][d_l][32]
+  T* norms[kMaxLayers];    // [groups * 32]
+  T* mean[kMaxLayers];     // [d_l]
+  T* spread[kMaxLayers];   // [d_l / 64, rounded up]: largest difference from the first row
+  T* panel[kMaxLayers]
+          [2];   // coefficients for the rows of J and, if there are several panels, of I: [groups][rows][32]
   T* c_sum[kMaxLayers][2];   // their sums over rows: [groups * 32]
   TileSums* sums;            // one per tile of a pair of panels
 
@@ -31,7 +32,7 @@ class Workspace {
       panel[l][0] = take<T>(with_gradient ? panel_rows * panel_rows : 0);
       c_sum[l][0] = take<T>(with_gradient ? panel_rows : 0);
       c_sum[l][1] = take<T>(with_gradient ? panel_rows : 0);
-      panel[l][1] = panels() > 1 ? take<T>(with_gradient ? panel_rows * panel_rows : 0) : panel[l][0];
+      panel[l][1] = panels() > 1 ? take<T>(with_gradient ? panel_rows * panel_rows : 0) : nullptr;
     }
     sums = take<TileSums>(panel_groups * panel_groups);
     take<T>(kRegRows * kGroupRows);   // gradient_tile reads this far beyond the last row group

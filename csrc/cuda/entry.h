@@ -39,7 +39,7 @@ struct FusedBuffers {          // R: rows of both domains, each padded to whole 
   const double* bandwidth;   // [L]
   const double* tolerance;   // [L]
   float* gradient;           // [splits, R, W], or null for the loss alone
-  double* sums;              // [splits * R / kCudaFusedTileRows, 3, 1 + L]
+  double* sums;              // [splits * R / kCudaFusedPanelRows, 3, 1 + L]
 };
 // Shared memory of one thread block, static and dynamic. `width`: of all layers.
 int64_t fused_shared_bytes(Format, int64_t width, int layers, bool with_gradient, FusedLaunch);

@@ -18,7 +18,7 @@ int run(const FusedProblem& p, cudaStream_t stream) {
 }
 static_assert(5 * kColumnWarps * kFeatureGroup == kCudaFusedMaxWidth);
 
-int panels_of(int64_t rows) { return static_cast<int>((rows + kTileRows - 1) / kTileRows); }
+int panels_of(int64_t rows) { return static_cast<int>((rows + kPanelRows - 1) / kPanelRows); }
 
 }   // namespace
 

@@ -16,7 +16,7 @@
 namespace fastmmd::cuda {
 
 constexpr int kFusedThreads = 256;
-constexpr int kTileRows = kCudaFusedTileRows;      // of a panel, and the columns of a tile
+constexpr int kPanelRows = kCudaFusedPanelRows;    // a tile is the pairs of two panels
 constexpr int kFeatureGroup = kCudaFeatureGroup;   // features that a warp multiplies at a time in the second product
 constexpr int kColumnWarps = 4;                    // 2 x 4 warps share a tile
 constexpr int kFlush = 16;                         // tiles whose sums are added up in fp32
@@ -43,31 +43,31 @@ template <int Layers>
 struct FusedShared {
   Mixtures<float> mixtures;
   double scratch[kSumsScratch<Layers>];
-  float row_sum[Layers][kTileRows];
+  float row_sum[Layers][kPanelRows];
   float scale[kMaxLayers];   // of coefficients
 };
 
 // Dynamic shared memory: the panel's rows, the other panel's rows, coefficients.
 template <Format F>
 int64_t shared_bytes(int width, int layers, int stages, bool with_gradient) {
-  const int rows = (1 + stages) * kTileRows * padded_width<F>(width);
-  const int coefficients = with_gradient ? layers * kTileRows * padded_width<F>(kTileRows) : 0;
+  const int rows = (1 + stages) * kPanelRows * padded_width<F>(width);
+  const int coefficients = with_gradient ? layers * kPanelRows * padded_width<F>(kPanelRows) : 0;
   return (rows + coefficients) * sizeof(Stored<F>);
 }
 
 // Rows of a panel that are not padding.
 __device__ inline int rows_in(const FusedProblem& p, int panel) {
-  const int left = panel < p.source_panels ? p.plan.n_source - panel * kTileRows
-                                           : p.plan.n_target - (panel - p.source_panels) * kTileRows;
-  return min(left, kTileRows);
+  const int left = panel < p.source_panels ? p.plan.n_source - panel * kPanelRows
+                                           : p.plan.n_target - (panel - p.source_panels) * kPanelRows;
+  return min(left, kPanelRows);
 }
 
 template <Format F>
 __device__ void load_panel(const FusedProblem& p, int panel, Stored<F>* to) {
   constexpr int kStep = 16 / sizeof(Stored<F>);
   const int stride = padded_width<F>(p.width), steps = p.width / kStep;
-  const Stored<F>* from = static_cast<const Stored<F>*>(p.rows) + static_cast<int64_t>(panel) * kTileRows * p.width;
-  for (int k = threadIdx.x; k < kTileRows * steps; k += kFusedThreads) {
+  const Stored<F>* from = static_cast<const Stored<F>*>(p.rows) + static_cast<int64_t>(panel) * kPanelRows * p.width;
+  for (int k = threadIdx.x; k < kPanelRows * steps; k += kFusedThreads) {
     const int row = k / steps, column = k % steps * kStep;
     copy_async(to + row * stride + column, from + row * p.width + column);
   }
@@ -107,10 +107,10 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
   __shared__ FusedShared<Layers> shared;
   Mixtures<float>& mixtures = shared.mixtures;
   const Plan& plan = p.plan;
-  const int stride = padded_width<F>(p.width), c_stride = padded_width<F>(kTileRows), panels = p.panels();
+  const int stride = padded_width<F>(p.width), c_stride = padded_width<F>(kPanelRows), panels = p.panels();
   S* const x = dynamic_shared<S>();
-  S* const y = x + kTileRows * stride;
-  S* const c = y + p.stages * kTileRows * stride;
+  S* const y = x + kPanelRows * stride;
+  S* const c = y + p.stages * kPanelRows * stride;
 
   const int i = blockIdx.x, warp = threadIdx.x / kWarp;
   const int warp_row = warp / kColumnWarps * 32, warp_column = warp % kColumnWarps;
@@ -131,9 +131,9 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
   Sums<double, Layers> sums;
 
   for (int j = first, step = 0; j < panels; j += p.splits, ++step) {
-    const S* const others = y + step % p.stages * kTileRows * stride;
+    const S* const others = y + step % p.stages * kPanelRows * stride;
     if (p.stages == 2) {
-      if (j + p.splits < panels) load_panel<F>(p, j + p.splits, y + (step + 1) % 2 * kTileRows * stride);
+      if (j + p.splits < panels) load_panel<F>(p, j + p.splits, y + (step + 1) % 2 * kPanelRows * stride);
       copy_async_commit();
       copy_async_wait<1>();
     } else {
@@ -161,12 +161,13 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
 #pragma unroll
         for (int l = 0; l < Layers; ++l) {
           if (l >= plan.layers) break;
-          const float* const norm = p.norm + static_cast<int64_t>(l) * panels * kTileRows;
+          const float* const norm = p.norm + static_cast<int64_t>(l) * panels * kPanelRows;
 #pragma unroll
           for (int e = 0; e < kAtOnce; ++e) {
             const int row = warp_row + 16 * m + fragment_row(e);
             const int column = warp_column * 16 + 8 * n + fragment_column(e);
-            distance[l][e] = norm[i * kTileRows + row] + norm[j * kTileRows + column] - 2 * inner_products[l][m][n][e];
+            distance[l][e] =
+                norm[i * kPanelRows + row] + norm[j * kPanelRows + column] - 2 * inner_products[l][m][n][e];
           }
         }
         evaluate_layers<float, Layers, kAtOnce, kWithGradient>(plan, mixtures, distance, value, slope);
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
             coefficients<float, kAtOnce>(Layers, mixtures.joint, mixtures.marginal, weight, &value[0][e], &slope[0][e],
                                          [&](int l, float coefficient) {
                                            if (l < plan.layers)
-                                             c[(l * kTileRows + row) * c_stride + column] =
+                                             c[(l * kPanelRows + row) * c_stride + column] =
                                                  to_operand<F>(pair ? shared.scale[l] * coefficient : 0.0f);
                                          });
         }
@@ -202,10 +203,10 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
 #pragma unroll
       for (int l = 0; l < Layers; ++l) {
         if (l >= plan.layers) break;
-        const S* const from = c + (l * kTileRows + threadIdx.x / 4) * c_stride + threadIdx.x % 4;
+        const S* const from = c + (l * kPanelRows + threadIdx.x / 4) * c_stride + threadIdx.x % 4;
         float sum = 0;
 #pragma unroll
-        for (int k = 0; k < kTileRows; k += 4) sum += widen(from[k]);
+        for (int k = 0; k < kPanelRows; k += 4) sum += widen(from[k]);
         c_sum[l] += static_cast<double>(sum);
       }
 #pragma unroll
@@ -215,8 +216,8 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
         int l = 0;
         while (group >= p.first_group[l + 1]) ++l;
         if (p.layer_needs_grad[l])
-          add_weighted_rows<F, 2>(weighted[u], c + (l * kTileRows + warp_row) * c_stride, c_stride,
-                                  others + group * kFeatureGroup, stride, kTileRows);
+          add_weighted_rows<F, 2>(weighted[u], c + (l * kPanelRows + warp_row) * c_stride, c_stride,
+                                  others + group * kFeatureGroup, stride, kPanelRows);
       }
       __syncthreads();
     }
@@ -239,7 +240,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
     }
     copy_async_wait<0>();   // a split may have had no tile
     __syncthreads();
-    float* const out = p.gradient + program * kTileRows * p.width;
+    float* const out = p.gradient + program * kPanelRows * p.width;
 #pragma unroll
     for (int u = 0; u < Groups; ++u) {
       const int group = warp_column + u * kColumnWarps;

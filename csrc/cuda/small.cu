@@ -17,10 +17,10 @@ int64_t parts_of(const Problem& problem, SmallLaunch config) {
 }
 
 Workspace workspace(const Problem& problem, bool f64, SmallLaunch config) {
-  const int64_t panels = (problem.n() + kPanelRows - 1) / kPanelRows, parts = parts_of(problem, config);
+  const int64_t panels = (problem.n() + kSmallPanelRows - 1) / kSmallPanelRows, parts = parts_of(problem, config);
   const auto aligned = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
   Workspace w{};
-  w.distance_sum = aligned(parts * panels * panels * kPanelRows * kPanelRows * (f64 ? 8 : 4));
+  w.distance_sum = aligned(parts * panels * panels * kSmallPanelRows * kSmallPanelRows * (f64 ? 8 : 4));
   w.sums = w.distance_sum + aligned(parts * panels * (panels + 1) / 2 * 8);
   w.arrived = w.sums + aligned(panels * 3 * (1 + problem.num_layers) * 8);
   w.bytes = w.arrived + aligned(sizeof(unsigned));
@@ -60,11 +60,11 @@ int small(const Problem& problem, const Buffers& io, const Dtype* dtypes, bool f
   bool with_gradient = false;
   for (int l = 0; l < problem.num_layers; ++l) {
     const int dim = static_cast<int>(problem.layer[l].dim);
-    with_gradient = with_gradient || io.needs_grad(l);
+    with_gradient = with_gradient || io.layer_needs_grad(l);
     p.dtype[l] = dtypes[l];
     p.dim[l] = dim;
     p.first_part[l + 1] = p.first_part[l] + (dim + config.part_features - 1) / config.part_features;
-    p.first_chunk[l + 1] = p.first_chunk[l] + (io.needs_grad(l) ? (dim + config.chunk - 1) / config.chunk : 0);
+    p.first_chunk[l + 1] = p.first_chunk[l] + (io.layer_needs_grad(l) ? (dim + config.chunk - 1) / config.chunk : 0);
     p.source[l] = io.source[l];
     p.target[l] = io.target[l];
     p.source_stride[l] = io.source_stride[l];
@@ -72,7 +72,7 @@ int small(const Problem& problem, const Buffers& io, const Dtype* dtypes, bool f
     p.grad_source[l] = io.grad_source[l];
     p.grad_target[l] = io.grad_target[l];
   }
-  p.bandwidth = io.bandwidth;
+  p.given_bandwidth = io.given_bandwidth;
   p.loss = io.loss;
   p.statistics = io.statistics;
   const Workspace offset = workspace(problem, f64, config);

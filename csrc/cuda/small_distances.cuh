@@ -11,9 +11,9 @@ constexpr int kFeatures = 32;   // that are in shared memory at a time
 // Grid (panel pair i <= j, part).
 template <typename T>
 __global__ void __launch_bounds__(kDistanceThreads) small_distances(const __grid_constant__ SmallProblem p) {
-  constexpr int kRows = kPanelRows / (kDistanceThreads / kWarp);   // of each panel that a warp loads
+  constexpr int kRows = kSmallPanelRows / (kDistanceThreads / kWarp);   // of each panel that a warp loads
   // Padded: rows start in different banks.
-  __shared__ Four<T> x[kPanelRows][kFeatures / 4 + 1], y[kPanelRows][kFeatures / 4 + 1];
+  __shared__ Four<T> x[kSmallPanelRows][kFeatures / 4 + 1], y[kSmallPanelRows][kFeatures / 4 + 1];
   __shared__ double warp_sum[kDistanceThreads / kWarp];
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
   const int panels = p.panels(), part = blockIdx.y, l = layer_of(p.first_part, part);
@@ -34,16 +34,16 @@ __global__ void __launch_bounds__(kDistanceThreads) small_distances(const __grid
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const int panel_row = warp + r * (kDistanceThreads / kWarp), k = min(k0 + lane, end - 1);
-        u[r] = feature<In, T>(p, l, min(i * kPanelRows + panel_row, p.plan.n() - 1), k);
-        v[r] = feature<In, T>(p, l, min(j * kPanelRows + panel_row, p.plan.n() - 1), k);
+        u[r] = feature<In, T>(p, l, min(i * kSmallPanelRows + panel_row, p.plan.n() - 1), k);
+        v[r] = feature<In, T>(p, l, min(j * kSmallPanelRows + panel_row, p.plan.n() - 1), k);
       }
     });
     if (k0 > begin) __syncthreads();
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int panel_row = warp + r * (kDistanceThreads / kWarp);
-      x[panel_row][lane / 4].v[lane % 4] = present && i * kPanelRows + panel_row < p.plan.n() ? u[r] : T{0};
-      y[panel_row][lane / 4].v[lane % 4] = present && j * kPanelRows + panel_row < p.plan.n() ? v[r] : T{0};
+      x[panel_row][lane / 4].v[lane % 4] = present && i * kSmallPanelRows + panel_row < p.plan.n() ? u[r] : T{0};
+      y[panel_row][lane / 4].v[lane % 4] = present && j * kSmallPanelRows + panel_row < p.plan.n() ? v[r] : T{0};
     }
     __syncthreads();
 #pragma unroll
@@ -65,18 +65,19 @@ __global__ void __launch_bounds__(kDistanceThreads) small_distances(const __grid
     }
   }
 
-  T* const out = static_cast<T*>(p.distance) + static_cast<int64_t>(part) * panels * panels * kPanelRows * kPanelRows;
-  T* const tile = out + (i * panels + j) * kPanelRows * kPanelRows;
-  T* const mirror = out + (j * panels + i) * kPanelRows * kPanelRows;
+  T* const out =
+      static_cast<T*>(p.distance) + static_cast<int64_t>(part) * panels * panels * kSmallPanelRows * kSmallPanelRows;
+  T* const tile = out + (i * panels + j) * kSmallPanelRows * kSmallPanelRows;
+  T* const mirror = out + (j * panels + i) * kSmallPanelRows * kSmallPanelRows;
   double total = 0;
 #pragma unroll
   for (int r = 0; r < 2; ++r)
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       const int u = row + 16 * r, v = column + 8 * c;
-      const bool present = i * kPanelRows + u < p.plan.n() && j * kPanelRows + v < p.plan.n();
-      tile[u * kPanelRows + v] = sum[r][c];
-      if (i != j) mirror[v * kPanelRows + u] = sum[r][c];
+      const bool present = i * kSmallPanelRows + u < p.plan.n() && j * kSmallPanelRows + v < p.plan.n();
+      tile[u * kSmallPanelRows + v] = sum[r][c];
+      if (i != j) mirror[v * kSmallPanelRows + u] = sum[r][c];
       total += present ? static_cast<double>(sum[r][c]) : 0.0;
     }
 #pragma unroll

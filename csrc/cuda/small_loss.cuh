@@ -10,7 +10,7 @@ __device__ inline void small_bandwidths(const SmallProblem& p, double* bandwidth
   const int lane = threadIdx.x % kWarp, pairs = p.panel_pairs();
   const double n = p.plan.n();
   for (int l = threadIdx.x / kWarp; l < p.plan.layers; l += blockDim.x / kWarp) {
-    double base = p.bandwidth && !p.plan.follows_mean[l] ? p.bandwidth[l] : 1.0;
+    double base = p.given_bandwidth && !p.plan.follows_mean[l] ? p.given_bandwidth[l] : 1.0;
     if (p.plan.follows_mean[l]) {
       base = 0;
       for (int k = p.first_part[l] * pairs + lane; k < p.first_part[l + 1] * pairs; k += kWarp)
@@ -56,14 +56,15 @@ __device__ void small_finish(const SmallProblem& p, const double* bandwidth, dou
 template <typename T, int Layers, int Chunk, bool WithGradient>
 __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ SmallProblem p) {
   constexpr int kThreads = 4 * Chunk, kWarps = kThreads / kWarp;
-  constexpr int kPairs = kPanelRows / kWarps;   // of a tile that a thread turns into C
+  constexpr int kPairs = kSmallPanelRows / kWarps;   // of a tile that a thread turns into C
   // Pairs whose kernels of all layers are in registers.
   constexpr int kAtOnce = Layers > 2 ? 1 : kPairs < 4 ? kPairs : 4;
   __shared__ Mixtures<T> mixtures;
   __shared__ double bandwidth[kMaxLayers];
   __shared__ double scratch[kSumsScratch<Layers>];
-  __shared__ Four<T> c[WithGradient ? kPanelRows : 1][kPanelRows / 4 + 1];   // padded: rows start in different banks
-  __shared__ Four<T> y[WithGradient ? kPanelRows : 1][Chunk / 4];
+  __shared__ Four<T> c[WithGradient ? kSmallPanelRows : 1]
+                      [kSmallPanelRows / 4 + 1];   // padded: rows start in different banks
+  __shared__ Four<T> y[WithGradient ? kSmallPanelRows : 1][Chunk / 4];
   __shared__ bool last;
   const Plan& plan = p.plan;
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
@@ -91,40 +92,41 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
 
   for (int j = 0; j < panels; ++j) {
     if constexpr (WithGradient) {
-      T loaded[kPanelRows / 4];
+      T loaded[kSmallPanelRows / 4];
       with_dtype(p.dtype[layer], [&](auto input) {
         using In = typename decltype(input)::type;
 #pragma unroll
-        for (int r = 0; r < kPanelRows / 4; ++r)
-          loaded[r] = feature<In, T>(p, layer, min(j * kPanelRows + load_row + 4 * r, n - 1),
+        for (int r = 0; r < kSmallPanelRows / 4; ++r)
+          loaded[r] = feature<In, T>(p, layer, min(j * kSmallPanelRows + load_row + 4 * r, n - 1),
                                      min(begin + load_column, p.dim[layer] - 1));
       });
       if (j > 0) __syncthreads();
 #pragma unroll
-      for (int r = 0; r < kPanelRows / 4; ++r) {
+      for (int r = 0; r < kSmallPanelRows / 4; ++r) {
         const int panel_row = load_row + 4 * r;
         y[panel_row][load_column / 4].v[load_column % 4] =
-            load_present && j * kPanelRows + panel_row < n ? loaded[r] - origin : T{0};
+            load_present && j * kSmallPanelRows + panel_row < n ? loaded[r] - origin : T{0};
       }
     }
 #pragma unroll(Layers > 2 ? 1 : kPairs)
     for (int first = 0; first < kPairs; first += kAtOnce) {
       T distance[Layers][kAtOnce] = {}, value[Layers][kAtOnce], slope[Layers][kAtOnce];
-      const T* const tile = static_cast<const T*>(p.distance) + (i * panels + j) * kPanelRows * kPanelRows + lane;
+      const T* const tile =
+          static_cast<const T*>(p.distance) + (i * panels + j) * kSmallPanelRows * kSmallPanelRows + lane;
 #pragma unroll
       for (int l = 0; l < Layers; ++l) {
         if (l >= plan.layers) break;
         for (int part = p.first_part[l]; part < p.first_part[l + 1]; ++part)
 #pragma unroll
           for (int v = 0; v < kAtOnce; ++v)
-            distance[l][v] += tile[static_cast<int64_t>(part) * panels * panels * kPanelRows * kPanelRows +
-                                   (warp + (first + v) * kWarps) * kPanelRows];
+            distance[l][v] += tile[static_cast<int64_t>(part) * panels * panels * kSmallPanelRows * kSmallPanelRows +
+                                   (warp + (first + v) * kWarps) * kSmallPanelRows];
       }
       evaluate_layers<T, Layers, kAtOnce, WithGradient>(plan, mixtures, distance, value, slope);
 #pragma unroll
       for (int v = 0; v < kAtOnce; ++v) {
-        const int panel_row = warp + (first + v) * kWarps, row = i * kPanelRows + panel_row,
-                  column = j * kPanelRows + lane;
+        const int panel_row = warp + (first + v) * kWarps, row = i * kSmallPanelRows + panel_row,
+                  column = j * kSmallPanelRows + lane;
         const bool pair = row < n && column < n && row != column;
         const bool row_is_source = row < plan.n_source, column_is_source = column < plan.n_source;
         T kernel[Layers];
@@ -154,7 +156,7 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
       __syncthreads();
       T tile_weighted[2][4] = {}, tile_sum[2] = {};   // the domains nearly cancel, so sums of sums
 #pragma unroll
-      for (int k = 0; k < kPanelRows / 4; ++k) {
+      for (int k = 0; k < kSmallPanelRows / 4; ++k) {
         Four<T> a[2];
 #pragma unroll
         for (int r = 0; r < 2; ++r) a[r] = c[out_row + 16 * r][k];
@@ -183,7 +185,7 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
       using In = typename decltype(input)::type;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int row = i * kPanelRows + out_row + 16 * r;
+        const int row = i * kSmallPanelRows + out_row + 16 * r;
         const bool is_source = row < plan.n_source;
         T* const out = static_cast<T*>(is_source ? p.grad_source[layer] : p.grad_target[layer]);
         if (row >= n || !out) continue;

@@ -12,7 +12,7 @@
 
 namespace fastmmd::cuda {
 
-constexpr int kPanelRows = 32;   // and the columns of a tile
+constexpr int kSmallPanelRows = 32;   // a tile is the pairs of two panels
 
 struct SmallProblem {
   Plan plan;
@@ -24,8 +24,8 @@ struct SmallProblem {
   const void *source[kMaxLayers], *target[kMaxLayers];   // [n_s, d_l], [n_t, d_l]
   int64_t source_stride[kMaxLayers], target_stride[kMaxLayers];
   void *grad_source[kMaxLayers], *grad_target[kMaxLayers];   // [n_s, d_l], [n_t, d_l], or null
-  const double* bandwidth;   // [L], read where a layer does not follow the mean; null stands for ones
-  void *loss, *statistics;   // one value, [1 + 2 L]
+  const double* given_bandwidth;   // [L], read where a layer does not follow the mean; null stands for ones
+  void *loss, *statistics;         // one value, [1 + 2 L]
 
   // Workspace.
   void* distance;         // [parts, panels, panels, 32, 32]
@@ -33,7 +33,7 @@ struct SmallProblem {
   double* sums;           // [panels, 3, 1 + L]
   unsigned* arrived;      // thread blocks whose sums are there
 
-  FM_INLINE int panels() const { return (plan.n() + kPanelRows - 1) / kPanelRows; }
+  FM_INLINE int panels() const { return (plan.n() + kSmallPanelRows - 1) / kSmallPanelRows; }
   FM_INLINE int panel_pairs() const { return panels() * (panels() + 1) / 2; }
 };
 static_assert(sizeof(SmallProblem) <= 4000, "kernel parameters of more than 4 KiB make a launch slower");

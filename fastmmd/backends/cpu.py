@@ -56,7 +56,7 @@ def run(call: Call, config: Config | None = None) -> Result:
     module: Any = extension.module
     module.cpu_run(
         problem,
-        extension.buffers(
+        extension.make_buffers(
             inputs=inputs,
             gradients=gradients,
             bandwidths=call.bandwidths,
@@ -109,6 +109,6 @@ def _prepared(
 ) -> tuple[Any, int, int]:
     """The extension's form of the problem, its work in flop, and the bytes of workspace it needs."""
     module: Any = extension.module
-    prepared = extension.problem(problem, dims)
+    prepared = extension.make_problem(problem, dims)
     flop = 3 * problem.n**2 * sum(dims)
     return prepared, flop, module.cpu_workspace_bytes(prepared, f64, with_gradient, variant)

@@ -180,7 +180,7 @@ bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
     io.grad_target[l] = c.gradient && !c.one_sided ? grad_target[l].data() : nullptr;
     bandwidth.push_back(2.5 * static_cast<double>(d));
   }
-  io.bandwidth = bandwidth.data();
+  io.given_bandwidth = bandwidth.data();
   T loss;
   std::vector<T> statistics(1 + 2 * L);
   io.loss = &loss;

@@ -49,7 +49,7 @@ def run(call: Call, format: str, config: Config) -> Result:
     problem, device, layers = call.problem, call.device, len(call.sources)
     rows = gram.centred_rows(call, format)
     packed = _pack(call, rows, format)
-    tiles = len(packed.rows) // module.CUDA_FUSED_TILE_ROWS
+    tiles = len(packed.rows) // module.CUDA_FUSED_PANEL_ROWS
     splits = max(1, min(config.thread_blocks // tiles, MOST_SPLITS))
     tolerances = gram.tolerances(problem, rows)
     gradient = None
@@ -57,7 +57,7 @@ def run(call: Call, format: str, config: Config) -> Result:
         gradient = torch.empty((splits, *packed.rows.shape), dtype=torch.float32, device=device)
     sums = torch.empty(splits * tiles, 3, 1 + layers, dtype=torch.float64, device=device)
     module.cuda_fused(
-        extension.problem(problem, call.dims),
+        extension.make_problem(problem, call.dims),
         module.CudaFusedBuffers(
             width=padded_widths(call.dims),
             layer_needs_grad=call.layer_needs_grad,
@@ -94,7 +94,7 @@ class _Packed(NamedTuple):
 
 def _pack(call: Call, rows: gram.Rows, format: str) -> _Packed:
     module: Any = extension.module
-    side, device = module.CUDA_FUSED_TILE_ROWS, call.device
+    side, device = module.CUDA_FUSED_PANEL_ROWS, call.device
     sizes = call.problem.n_source, call.problem.n_target
     padded_source, padded_target = (-(-n // side) * side for n in sizes)
     domains = slice(sizes[0]), slice(padded_source, padded_source + sizes[1])

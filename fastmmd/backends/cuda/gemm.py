@@ -43,7 +43,7 @@ def _run(call: Call, format: str, config: Config) -> Result:
     workspace = torch.empty(layers, side, side, dtype=dtype, device=device)
     programs = module.cuda_gemm_pass_programs(side, side)
     sums = torch.zeros(programs, 3, 1 + layers, dtype=torch.float64, device=device)
-    prepared, queue = extension.problem(problem, call.dims), current(device)
+    prepared, queue = extension.make_problem(problem, call.dims), current(device)
     for panel, other in gram.panel_pairs(problem.n, side):
         shape = panel.stop - panel.start, other.stop - other.start
         # Rows of a ragged panel lie as far apart as a whole one's: the library needs them aligned for its fast kernels.

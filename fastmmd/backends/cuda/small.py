@@ -38,7 +38,7 @@ def run(call: Call, config: Config) -> Result:
     module: Any = extension.module
     module.cuda_small(
         problem,
-        extension.buffers(
+        extension.make_buffers(
             inputs=call.inputs,
             gradients=gradients,
             bandwidths=call.bandwidths,
@@ -58,6 +58,6 @@ def run(call: Call, config: Config) -> Result:
 def _prepared(problem: Problem, dims: tuple[int, ...], f64: bool, config: Config) -> tuple[Any, Any, int]:
     """The extension's forms of the problem and of the launch, and the bytes of workspace that they need."""
     module: Any = extension.module
-    prepared = extension.problem(problem, dims)
+    prepared = extension.make_problem(problem, dims)
     launch = module.CudaSmallLaunch(part_features=config.part_features, chunk=config.chunk)
     return prepared, launch, module.cuda_small_workspace_bytes(prepared, f64, launch)

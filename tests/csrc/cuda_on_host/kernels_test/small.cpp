@@ -52,7 +52,7 @@ void test(const SmallCase& c) {
     io.target[l] = target[l].get();
     io.source_stride[l] = io.target_stride[l] = static_cast<int64_t>(stride);
   }
-  io.bandwidth = static_cast<const double*>(bandwidth.get());
+  io.given_bandwidth = static_cast<const double*>(bandwidth.get());
 
   std::string details = c.f64 ? ", f64" : ", f32";
   details += " from";
