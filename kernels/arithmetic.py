@@ -45,33 +45,34 @@ def epsilon(dtype):
     return 2.3e-16 if dtype == tl.float64 else 1.2e-7
 
 
-# Readers of fastmmd.kernels.plan.Plan.numbers, fp64.
-@triton.jit
-def region_weight(numbers, region: tl.constexpr):
-    """alpha, beta or gamma."""
-    return _number(numbers, region)
+# Positions in fastmmd.kernels.plan.Plan.numbers. Functions, since every launch compares a module's constants with what
+# they were when the kernel was compiled.
+@triton.constexpr_function
+def region_weight(region):
+    """alpha, beta, gamma."""
+    return region
+
+
+@triton.constexpr_function
+def diagonal_weight():
+    return 3
+
+
+@triton.constexpr_function
+def term_weight(term):
+    """joint, or a layer's marginal."""
+    return 4 + term
+
+
+@triton.constexpr_function
+def bandwidth_scale(LAYERS, layer):
+    return 5 + len(LAYERS.mixtures) + layer
 
 
 @triton.jit
-def diagonal_weight(numbers):
-    return _number(numbers, 3)
-
-
-@triton.jit
-def term_weight(numbers, term: tl.constexpr):
-    """Term's weight in the loss: joint, or a layer's marginal."""
-    return _number(numbers, 4 + term)
-
-
-@triton.jit
-def bandwidth_scale(numbers, layer: tl.constexpr, LAYERS: tl.constexpr):
-    return _number(numbers, 5 + count(LAYERS) + layer)
-
-
-@triton.jit
-def _number(numbers, index: tl.constexpr):
-    """Python floats reach a kernel as fp32; each number is sent as two of them."""
-    return tl.full((), numbers[2 * index], tl.float64) + tl.full((), numbers[2 * index + 1], tl.float64)
+def exact(numbers, position: tl.constexpr):
+    """A number of fastmmd.kernels.plan in fp64. Python floats reach a kernel as fp32; each is sent as two of them."""
+    return tl.full((), numbers[2 * position], tl.float64) + tl.full((), numbers[2 * position + 1], tl.float64)
 
 
 @triton.jit
@@ -94,12 +95,6 @@ def product(b_a, b_b, b_total, FORMAT: tl.constexpr):
         return tl.dot(b_a.to(tl.bfloat16), b_b.to(tl.bfloat16), b_total)
     else:
         return tl.dot(b_a, b_b, b_total, input_precision=FORMAT, out_dtype=b_total.dtype)
-
-
-@triton.jit
-def clamped_distances(b_squared):
-    """Round-off below 0 clamped; NaN stays NaN."""
-    return tl.maximum(b_squared, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -154,24 +149,24 @@ def term_values(term: tl.constexpr, b_kernels, LAYERS: tl.constexpr):
 def coefficients(layer: tl.constexpr, pair_weight, b_kernels, b_slopes, numbers, LAYERS: tl.constexpr):
     """``pair_weight * (joint prod_{l' != l} k_l' + marginal_l) * slope_l`` (docs/mathematics.md)."""
     dtype = b_slopes[layer].dtype
-    b_others = tl.zeros_like(b_slopes[layer]) + term_weight(numbers, 0).to(dtype)
+    b_others = tl.zeros_like(b_slopes[layer]) + exact(numbers, term_weight(0)).to(dtype)
     for l in tl.static_range(count(LAYERS)):
         if l != layer:
             b_others = b_others * b_kernels[l]
-    return pair_weight.to(dtype) * (b_others + term_weight(numbers, 1 + layer).to(dtype)) * b_slopes[layer]
+    return pair_weight.to(dtype) * (b_others + exact(numbers, term_weight(1 + layer)).to(dtype)) * b_slopes[layer]
 
 
 @triton.jit
 def dynamic_coefficients(layer, pair_weight, b_kernels, b_slopes, numbers, LAYERS: tl.constexpr):
     """`coefficients` of a layer that is known at run time only."""
     dtype = b_kernels[0].dtype
-    b_others = tl.zeros_like(b_kernels[0]) + term_weight(numbers, 0).to(dtype)
+    b_others = tl.zeros_like(b_kernels[0]) + exact(numbers, term_weight(0)).to(dtype)
     b_slope = tl.zeros_like(b_kernels[0])
     marginal = tl.zeros((), dtype)
     for l in tl.static_range(count(LAYERS)):
         b_others = b_others * tl.where(layer == l, 1.0, b_kernels[l])
         b_slope = tl.where(layer == l, b_slopes[l], b_slope)
-        marginal = tl.where(layer == l, term_weight(numbers, 1 + l).to(dtype), marginal)
+        marginal = tl.where(layer == l, exact(numbers, term_weight(1 + l)).to(dtype), marginal)
     return pair_weight.to(dtype) * (b_others + marginal) * b_slope
 
 
@@ -192,11 +187,11 @@ def bandwidth_and_tolerance(
         base = tl.where((base == 0) & (mean != mean), mean, base)  # the limit at 0 compares, and would lose a NaN
     else:
         base = 1.0 + 0.0 * mean
-    return bandwidth_scale(numbers, layer, LAYERS) * base, 64 * epsilon(DTYPE) * mean
+    return exact(numbers, bandwidth_scale(LAYERS, layer)) * base, 64 * epsilon(DTYPE) * mean
 
 
 @triton.jit
 def weight_of_pair(row_is_source, column_is_source, numbers):
     """Weight of an ordered pair: alpha, beta, or gamma / 2 across domains; 0-d fp64."""
-    same = tl.where(row_is_source, region_weight(numbers, 0), region_weight(numbers, 1))
-    return tl.where(row_is_source == column_is_source, same, 0.5 * region_weight(numbers, 2))
+    same = tl.where(row_is_source, exact(numbers, region_weight(0)), exact(numbers, region_weight(1)))
+    return tl.where(row_is_source == column_is_source, same, 0.5 * exact(numbers, region_weight(2)))

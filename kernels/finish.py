@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastmmd.kernels.arithmetic import at_zero, count, diagonal_weight, region_weight, term_weight
+from fastmmd.kernels.arithmetic import at_zero, count, diagonal_weight, exact, region_weight, term_weight
 from fastmmd.kernels.launch import launch
 from fastmmd.kernels.plan import Plan
 
@@ -48,11 +48,11 @@ def store_loss_and_statistics(
     b_totals = tl.sum(b_sums, axis=0)
     loss = tl.zeros((), tl.float64)
     for term in tl.static_range(1 + L):
-        value = diagonal_weight(numbers) * _at_zero(term, LAYERS)
+        value = exact(numbers, diagonal_weight()) * _at_zero(term, LAYERS)
         for region in tl.static_range(3):
-            total = tl.sum(tl.where(column == region * (1 + L) + term, b_totals, 0.0))
-            value += region_weight(numbers, region) * total
-        loss += term_weight(numbers, term) * value
+            in_region = column == region * (1 + L) + term
+            value += exact(numbers, region_weight(region)) * tl.sum(tl.where(in_region, b_totals, 0.0))
+        loss += exact(numbers, term_weight(term)) * value
         tl.store(statistics_ptr + term, _clamped(value, CLAMP).to(statistics_ptr.dtype.element_ty))
     tl.store(loss_ptr, _clamped(loss, CLAMP).to(loss_ptr.dtype.element_ty))
     for l in tl.static_range(L):

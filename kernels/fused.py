@@ -18,7 +18,6 @@ import triton.language as tl
 from fastmmd.backends.layout import empty_gradients
 from fastmmd.call import Call, Result
 from fastmmd.kernels.arithmetic import (
-    clamped_distances,
     coefficients,
     count,
     mixtures,
@@ -103,7 +102,7 @@ def fused_loss(
                 b_inner = product(b_x, tl.trans(b_y), b_inner, FORMAT)
             b_y_norms = tl.load(norms_ptrs[l] + j * TILE + column)
             b_squared = b_x_norms[l][:, None] + b_y_norms[None, :] - 2 * b_inner
-            b_distances = b_distances + (clamped_distances(b_squared),)
+            b_distances = b_distances + (tl.maximum(b_squared, 0.0, propagate_nan=tl.PropagateNan.ALL),)
         b_kernels, b_slopes = mixtures(b_distances, bandwidths, tolerances, LAYERS)
 
         # How often this tile stands for pairs: itself and its mirror image, unless both are visited.

@@ -17,7 +17,6 @@ from fastmmd.backends.gram import panel_pairs
 from fastmmd.backends.layout import empty_gradients
 from fastmmd.call import Call, Result
 from fastmmd.kernels.arithmetic import (
-    clamped_distances,
     coefficients,
     count,
     mixtures,
@@ -64,7 +63,7 @@ def inner_products_to_coefficients(
         tolerances = tolerances + (tl.load(bandwidths_ptr + L + l),)
         b_norms = tl.load(norms_ptrs[l] + row)[:, None] + tl.load(norms_ptrs[l] + column)[None, :]
         b_squared = b_norms - 2 * tl.load(inner_products_ptrs[l] + offsets)
-        b_distances = b_distances + (clamped_distances(b_squared),)
+        b_distances = b_distances + (tl.maximum(b_squared, 0.0, propagate_nan=tl.PropagateNan.ALL),)
     b_kernels, b_slopes = mixtures(b_distances, bandwidths, tolerances, LAYERS)
 
     # Panels on the diagonal hold both triangles; a pair off it stands for its mirror image too.

@@ -5,7 +5,6 @@ import triton.language as tl
 
 from fastmmd.kernels.arithmetic import (
     bandwidth_and_tolerance,
-    clamped_distances,
     count,
     dynamic_coefficients,
     mixtures,
@@ -104,7 +103,7 @@ def loss_and_gradients(
             b_squared = tl.zeros((TILE, TILE), DTYPE)
             for part in range(first_parts[l], first_parts[l + 1]):
                 b_squared += tl.load(distances_ptr + tl.cast(part, tl.int64) * side * side + pair_offsets)
-            b_distances = b_distances + (clamped_distances(b_squared),)
+            b_distances = b_distances + (tl.maximum(b_squared, 0.0, propagate_nan=tl.PropagateNan.ALL),)
         b_kernels, b_slopes = mixtures(b_distances, bandwidths, tolerances, LAYERS)
 
         if chunk == 0:

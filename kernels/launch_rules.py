@@ -64,7 +64,7 @@ RULES: tuple[Rule[Config], ...] = (
         config=gemm.Config(tile=32, warps=4, workspace_bytes=64 << 20),
         formats=FORMATS,
         max_layers=3,
-        reason="64 MiB of inner products are 2,880 rows a side with two layers, where a matrix product is at full "
+        reason="64 MiB of inner products are 2,880 rows per side with two layers, where a matrix product is at full "
         "speed; a pass over 32 x 32 pairs with 4 warps keeps 3 layers in registers. " + UNMEASURED,
     ),
     Rule(

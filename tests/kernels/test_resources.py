@@ -20,12 +20,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from tests.kernels import aot  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-SHARED = {
-    "sm_80": 163 << 10,
-    "sm_90": 227 << 10,
-    "sm_100": 227 << 10,
-    "gfx942": 64 << 10,
-}  # bytes a thread block can have
+# Bytes of shared memory that a thread block can have.
+SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
 
 # A few spills are the assembler's choice: it stops at 64, 80 or 128 registers so that more warps fit. More: a reason.
 A_FEW = 32
