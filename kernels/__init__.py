@@ -2,7 +2,7 @@
 
 Three routes compute one problem (fastmmd/problem.py); launch_rules.py says which one takes it:
 
-    small.py    training sizes: two launches, of distances.py and of gradients.py
+    small.py    training sizes: two launches, of small_distances.py and of small_loss.py
     fused.py    many rows of moderate width: Gram tiles never leave the chip
     gemm.py     anything else: the platform's matrix products with one fused pass between them
 

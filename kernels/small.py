@@ -1,9 +1,9 @@
 """Route "small": training sizes in two launches: distances, split over the features to fill the GPU; then loss and
 gradients.
 
-Rows are cut into tiles inside each domain, so a tile has one domain and one weight. The first launch (distances.py)
+Rows are cut into tiles inside each domain, so a tile has one domain and one weight. The first launch (small_distances.py)
 writes the squared distances of each tile pair in parts, one per range of features; a pair is centred on its own mean,
-so no pass over all rows comes first. In the second (gradients.py) every program adds up the parts of a row of tiles,
+so no pass over all rows comes first. In the second (small_loss.py) every program adds up the parts of a row of tiles,
 turns them into coefficients, and multiplies these by its chunk of the features. Work that is done again in several
 programs costs less here than a third launch.
 """
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from fastmmd.backends.layout import empty_gradients
 from fastmmd.call import Call, Result
-from fastmmd.kernels.distances import partial_distances
-from fastmmd.kernels.gradients import loss_and_gradients
 from fastmmd.kernels.launch import launch
 from fastmmd.kernels.plan import TRITON_DTYPE, make_plan
+from fastmmd.kernels.small_distances import small_distances
+from fastmmd.kernels.small_loss import small_loss
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def run(call: Call, format: str, config: Config) -> Result:
     sources, targets = tuple(call.sources), tuple(call.targets)
     source_strides, target_strides = _strides(sources), _strides(targets)
     launch(
-        partial_distances,
+        small_distances,
         (tiles, offsets, parts),
         sources,
         targets,
@@ -92,7 +92,7 @@ def run(call: Call, format: str, config: Config) -> Result:
         num_stages=config.stages,
     )
     launch(
-        loss_and_gradients,
+        small_loss,
         (tiles, max(1, first_chunks[-1])),
         sources,
         targets,

@@ -30,7 +30,7 @@ SPILLS = {
     "JMMD (256, 8), many rows, bf16: fused_loss",
     "JMMD (256, 8), many rows, bf16, source only: fused_loss",
     # Sixteen values per pair are held at once; nobody is known to train with more than three layers.
-    "JMMD of 8 layers: loss_and_gradients",
+    "JMMD of 8 layers: small_loss",
 }
 
 
@@ -58,7 +58,7 @@ def test_within_limits(reports, target):
 @pytest.mark.parametrize("target", aot.TARGETS)
 def test_matrix_instructions(reports, target):
     """fp32 products in "ieee" have none on NVIDIA; everything else that multiplies uses them."""
-    products = ("partial_distances", "fused_loss")
+    products = ("small_distances", "fused_loss")
     for name, used in reports[target].items():
         plain = target != "gfx942" and not any(format in name for format in ("tf32", "bf16", "fp64"))
         if name.endswith(products):

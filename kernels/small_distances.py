@@ -7,7 +7,7 @@ from fastmmd.kernels.arithmetic import product, rounded
 
 
 @triton.jit(do_not_specialize=["n_source", "n_target"])
-def partial_distances(
+def small_distances(
     source_ptrs,  # L times [n_source, dims[l]], fp16, bf16, fp32 or fp64; unit stride along features
     target_ptrs,  # L times [n_target, dims[l]], likewise
     source_strides,  # [L]: elements between rows
@@ -55,8 +55,8 @@ def partial_distances(
                     p_mirror = part_ptr + (j * TILE + row)[:, None] * side + (i * TILE + row)[None, :]
                     tl.store(p_mirror, tl.trans(b_distances))
                 total += tl.sum(b_distances).to(tl.float64) * tl.where(i == j, 1, 2)
-    pairs = tl.num_programs(0) * tl.num_programs(1)
-    tl.store(distance_sums_ptr + part * pairs + i * tl.num_programs(1) + offset, total)
+    tile_pairs = tl.num_programs(0) * tl.num_programs(1)
+    tl.store(distance_sums_ptr + part * tile_pairs + i * tl.num_programs(1) + offset, total)
 
 
 @triton.jit

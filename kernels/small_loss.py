@@ -17,7 +17,7 @@ from fastmmd.kernels.finish import store_loss_and_statistics
 
 
 @triton.jit(do_not_specialize=["n_source", "n_target"])
-def loss_and_gradients(
+def small_loss(
     source_ptrs,  # L times [n_source, dims[l]], fp16, bf16, fp32 or fp64; unit stride along features
     target_ptrs,  # L times [n_target, dims[l]], likewise
     source_strides,  # [L]: elements between rows
