@@ -1,11 +1,11 @@
 """Route "small": training sizes in two launches: distances, split over the features to fill the GPU; then loss and
 gradients.
 
-Rows are cut into tiles inside each domain, so a tile has one domain and one weight. The first launch (small_distances.py)
-writes the squared distances of each tile pair in parts, one per range of features; a pair is centred on its own mean,
-so no pass over all rows comes first. In the second (small_loss.py) every program adds up the parts of a row of tiles,
-turns them into coefficients, and multiplies these by its chunk of the features. Work that is done again in several
-programs costs less here than a third launch.
+Rows are cut into tiles inside each domain, so a tile has one domain and one weight. The first launch
+(small_distances.py) writes the squared distances of each tile pair in parts, one per range of features; a pair is
+centred on its own mean, so no pass over all rows comes first. In the second (small_loss.py) every program adds up the
+parts of a row of tiles, turns them into coefficients, and multiplies these by its chunk of the features. Work that is
+done again in several programs costs less here than a third launch.
 """
 
 from __future__ import annotations
