@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -132,6 +132,11 @@ class Gaussian:
 
     def __hash__(self) -> int:
         return hash(self.static)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies and pickles, those of other versions too, restore the arguments; the rest follows from them."""
+        arguments = ("bandwidth", "multipliers", "weights", "detach_bandwidth")
+        self.__init__(**{name: state[name] for name in arguments})  # type: ignore[misc]
 
     def __repr__(self) -> str:
         """The arguments that differ from the defaults."""

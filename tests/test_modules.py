@@ -50,6 +50,24 @@ def test_modules_copy_pickle_and_have_no_state():
     assert "joint=0.5" in repr(module)
 
 
+def test_kernels_pickled_by_another_version_are_restored():
+    """What follows from the arguments may have another form there."""
+    kernel = Gaussian("median", (2, 1), (3, 4))
+    restored = Gaussian.__new__(Gaussian)
+    restored.__setstate__({**vars(kernel), "static": ("median", (1.0, 2.0), (4.0, 3.0), True)})
+    assert restored == kernel
+    assert restored.static == kernel.static
+
+
+def test_a_copied_kernel_keeps_its_tensors_apart():
+    kernel = Gaussian(nn.Parameter(torch.tensor(2.0)), weights=torch.ones(5))
+    twin = copy.deepcopy(kernel)
+    assert isinstance(twin.bandwidth, nn.Parameter)
+    assert twin.bandwidth is not kernel.bandwidth
+    assert torch.equal(twin.weights, kernel.weights)
+    assert twin != kernel
+
+
 def test_equal_kernels_are_equal():
     assert Gaussian() == Gaussian("mean", [0.25, 0.5, 1.0, 2.0, 4.0])
     assert len({Gaussian(), Gaussian(), Gaussian(2.0)}) == 2
