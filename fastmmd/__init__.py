@@ -1,9 +1,9 @@
 """fastmmd: exact MMD and JMMD losses with fused kernels and O(N) memory, for PyTorch."""
 
-from fastmmd._version import __version__
+from fastmmd._version import __version__ as __version__
 from fastmmd.functional import Discrepancy, discrepancy, jmmd, mmd
 from fastmmd.gaussian import Gaussian
-from fastmmd.info import build_info
+from fastmmd.installation import build_info
 from fastmmd.modules import JMMDLoss, MMDLoss, TransferLoss
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "JMMDLoss",
     "MMDLoss",
     "TransferLoss",
-    "__version__",
     "build_info",
     "discrepancy",
     "jmmd",

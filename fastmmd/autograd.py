@@ -51,8 +51,16 @@ class _OnePass(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, call: Call, backend: str, config: Any, bandwidths: Tensor | None, *inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
-        bandwidths_need_grad = ctx.needs_input_grad[3]
-        run = call._replace(needs_grad=(True,) * len(inputs)) if bandwidths_need_grad else call
+        bandwidths_need_grad, layers = ctx.needs_input_grad[3], len(inputs) // 2
+        # The tensors as this Function gets them: torch has unwrapped those that a transform has left behind.
+        run = Call(
+            problem=call.problem,
+            sources=inputs[:layers],
+            targets=inputs[layers:],
+            bandwidths=bandwidths,
+            needs_grad=(True,) * len(inputs) if bandwidths_need_grad else call.needs_grad,
+            precision=call.precision,
+        )
         loss, statistics, gradients = run_backend(run, backend, config)
         grad_bandwidths = None
         if bandwidths_need_grad:

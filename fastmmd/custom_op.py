@@ -56,11 +56,14 @@ def _discrepancy_op(
     backend: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """``needs_grad`` and the gradients: bandwidths, sources, targets; those not needed are empty."""
+    """``needs_grad`` and the gradients: bandwidths, sources, targets; those not needed are empty. ``rules``: "" stands
+    for the number. Exported programs hold these arguments, so their meaning stays."""
     kernels, start = [], 0
     for count, rule, number, detached in zip(counts, rules, numbers, detach, strict=True):
         part = slice(start, start + count)
-        kernels.append(StaticGaussian(rule, number, tuple(multipliers[part]), tuple(weights[part]), detached))
+        kernels.append(
+            StaticGaussian(rule or "number", number, tuple(multipliers[part]), tuple(weights[part]), detached)
+        )
         start += count
     objective = Objective(tuple(kernels), joint, tuple(marginal), estimator)
     bandwidths_need_grad, *inputs_need_grad = needs_grad
@@ -201,7 +204,7 @@ def evaluate_traced(
         [multiplier for kernel in kernels for multiplier in kernel.multipliers],
         [weight for kernel in kernels for weight in kernel.weights],
         [len(kernel.multipliers) for kernel in kernels],
-        [kernel.rule for kernel in kernels],
+        ["" if kernel.rule == "number" else kernel.rule for kernel in kernels],
         [kernel.number for kernel in kernels],
         [kernel.detach_bandwidth for kernel in kernels],
         objective.joint,

@@ -31,7 +31,7 @@ reason: str | None = None
 def _hidden_copy() -> Path | None:
     """An installed copy with compiled kernels that this source checkout goes before."""
     folders = [Path(entry, "fastmmd") for entry in sys.path] if SOURCE_CHECKOUT else []
-    return next((folder for folder in folders if any(folder.glob("_C*"))), None)
+    return next((folder for folder in folders if folder.resolve() != PACKAGE and any(folder.glob("_C*"))), None)
 
 
 try:

@@ -391,3 +391,33 @@ def test_a_loss_changed_in_place_keeps_its_gradient():
     loss = fastmmd.mmd(source, target)
     loss *= 0.5
     torch.testing.assert_close(torch.autograd.grad(loss, source)[0], expected)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_a_tensor_that_a_transform_left_behind_is_one_like_others(backend):
+    """A memory bank filled inside `torch.func.grad`, met by features that need a gradient."""
+    x, y = torch.randn(5, 3), torch.randn(4, 3, requires_grad=True)
+    bank = []
+
+    def remember(features):
+        bank.append(features)
+        return features.sum()
+
+    torch.func.grad(remember)(x)
+    expected = torch.autograd.grad(fastmmd.mmd(x, y, backend=backend), y)
+    loss = fastmmd.mmd(bank[0], y, backend=backend)
+    torch.testing.assert_close(torch.autograd.grad(loss, y), expected)
+
+
+def test_the_arguments_of_an_exported_op_keep_their_meaning():
+    """Programs exported earlier hold them: an empty rule stands for the number behind it."""
+    x, y = torch.randn(5, 3), torch.randn(4, 3)
+    kernel = ([1.0], [1.0], [1], [""], [2.5], [True])
+    options = (1.0, [0.0], "biased", [False, False, False], "torch", "ieee")
+    loss, statistics, _ = torch.ops.fastmmd.discrepancy([x], [y], None, *kernel, *options)
+    torch.testing.assert_close(loss, fastmmd.mmd(x, y, Gaussian(2.5, (1,))))
+    assert statistics[2] == 2.5
+    exported = torch.export.export(fastmmd.MMDLoss(Gaussian(2.5, (1,)), backend="torch"), (x, y))
+    (node,) = [node for node in exported.graph.nodes if "fastmmd.discrepancy" in str(node.target)]
+    assert [""] in node.args
+    assert [2.5] in node.args

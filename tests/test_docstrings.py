@@ -8,7 +8,7 @@ import pytest
 
 import fastmmd
 
-PUBLIC = [name for name in fastmmd.__all__ if name != "__version__"]
+PUBLIC = fastmmd.__all__
 MODULES = sorted({getattr(fastmmd, name).__module__ for name in PUBLIC})
 
 

@@ -1,6 +1,8 @@
 """The boundary to the compiled extension: limits are the same on both sides, and structures refuse what can't be."""
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 
@@ -73,3 +75,25 @@ def test_another_abi_is_not_used(monkeypatch):
         monkeypatch.undo()
         importlib.reload(extension)
     assert extension.module is module
+
+
+def test_a_broken_extension_is_not_taken_for_a_hidden_copy(monkeypatch):
+    """The folder itself, with an extension for another Python, goes before nothing."""
+    monkeypatch.setattr(extension, "SOURCE_CHECKOUT", True)
+    monkeypatch.setattr("sys.path", [str(extension.PACKAGE.parent)])
+    assert extension._hidden_copy() is None
+
+
+def test_an_installed_copy_that_the_checkout_hides_is_named(monkeypatch, tmp_path):
+    (tmp_path / "fastmmd").mkdir()
+    (tmp_path / "fastmmd" / "_C.so").touch()
+    monkeypatch.setattr(extension, "SOURCE_CHECKOUT", True)
+    monkeypatch.setattr("sys.path", [str(extension.PACKAGE.parent), str(tmp_path)])
+    assert extension._hidden_copy() == tmp_path / "fastmmd"
+
+
+def test_the_command_of_info_warns_of_nothing():
+    command = [sys.executable, "-W", "error", "-m", "fastmmd.info"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=extension.PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+    assert "backend reference:   runs here" in done.stdout
