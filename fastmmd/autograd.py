@@ -30,11 +30,12 @@ def evaluate(call: Call, backend: str, config: Any = None) -> Evaluation:
         RuntimeError: an input carries a forward-mode tangent.
         ValueError: the named backend does not support the call.
     """
-    refuse_tangents((call.bandwidths, *call.inputs))
+    variables = (call.bandwidths, *call.inputs)
+    refuse_tangents(variables)
     if any(call.needs_grad) or (
         call.bandwidths is not None and call.bandwidths.requires_grad and torch.is_grad_enabled()
     ):
-        return Evaluation(*_OnePass.apply(call, backend, config, call.bandwidths, *call.inputs))
+        return Evaluation(*_OnePass.apply(call, backend, config, *variables))
     loss, statistics, _ = run_backend(call, backend, config)
     return Evaluation(loss, statistics)
 
