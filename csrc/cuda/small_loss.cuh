@@ -1,6 +1,7 @@
 // The second launch of route "small": bandwidths, coefficients, sums, loss and gradients.
 #pragma once
 
+#include "finish.cuh"
 #include "small_problem.cuh"
 
 namespace fastmmd::cuda {
@@ -21,33 +22,6 @@ __device__ inline void small_bandwidths(const SmallProblem& p, double* bandwidth
     }
     if (lane == 0) bandwidth[l] = p.plan.bandwidth_scale[l] * base;
   }
-}
-
-// Loss and statistics from the thread blocks' sums. One thread block calls it, behind a barrier.
-template <typename T>
-__device__ void small_finish(const SmallProblem& p, const double* bandwidth, double* total) {
-  const Plan& plan = p.plan;
-  const int terms = 1 + plan.layers, thread = threadIdx.x;
-  if (thread < 3 * terms) {
-    double sum = 0;
-    for (int i = 0; i < p.panels(); ++i) sum += __ldcg(p.sums + i * 3 * terms + thread);
-    total[thread] = sum;
-  }
-  __syncthreads();
-  if (thread != 0) return;
-  T* const statistics = static_cast<T*>(p.statistics);
-  const auto clamped = [&](double value) { return static_cast<T>(plan.clamp && value < 0 ? 0.0 : value); };
-  double product_at_zero = 1, loss = 0;
-  for (int l = 0; l < plan.layers; ++l) product_at_zero *= plan.at_zero[l];
-  for (int t = 0; t < terms; ++t) {
-    const double at_zero = t == 0 ? product_at_zero : plan.at_zero[t - 1];
-    const double value = plan.alpha * total[t] + plan.beta * total[terms + t] + plan.gamma * total[2 * terms + t] +
-                         plan.diagonal * at_zero;
-    loss += (t == 0 ? plan.joint : plan.marginal[t - 1]) * value;
-    statistics[t] = clamped(value);
-  }
-  for (int l = 0; l < plan.layers; ++l) statistics[terms + l] = static_cast<T>(bandwidth[l]);
-  *static_cast<T*>(p.loss) = clamped(loss);
 }
 
 // Grid (panel i, chunk): the gradients of a panel's rows in a chunk of a layer's features,
@@ -209,7 +183,7 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
   __syncthreads();
   if (!last) return;
   __threadfence();
-  small_finish<T>(p, bandwidth, scratch);
+  finish_loss<T>(plan, p.sums, panels, bandwidth, static_cast<T*>(p.loss), static_cast<T*>(p.statistics), scratch);
 }
 
 }   // namespace fastmmd::cuda

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from fastmmd import extension
+from fastmmd.backends.cuda.packed import DTYPE_NAMES
 from fastmmd.backends.cuda.stream import current
 from fastmmd.backends.layout import empty_gradients, matched
 from fastmmd.call import Call, Result
 from fastmmd.problem import Problem
-
-_DTYPES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32", torch.float64: "f64"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def run(call: Call, config: Config) -> Result:
             statistics=statistics,
             workspace=workspace,
         ),
-        [_DTYPES[x.dtype] for x in call.sources],
+        [DTYPE_NAMES[x.dtype] for x in call.sources],
         f64,
         launch,
         current(device),
