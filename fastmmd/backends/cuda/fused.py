@@ -15,7 +15,7 @@ from fastmmd.backends import gram
 from fastmmd.backends.cuda.stream import current
 from fastmmd.call import Call, Result
 
-_STORED = {"bf16": torch.bfloat16, "f16": torch.float16}
+FORMATS = ("tf32x3", "tf32", "bf16")  # of the tensor cores
 MOST_SPLITS = 8
 
 
@@ -45,6 +45,8 @@ def fits(dims: Sequence[int], format: str, config: Config, shared_memory: int) -
 
 
 def run(call: Call, format: str, config: Config) -> Result:
+    if format not in FORMATS:
+        raise ValueError(f"config: route 'fused' multiplies in {', '.join(FORMATS)}, got precision {format!r}")
     module: Any = extension.module
     problem, device, layers = call.problem, call.device, len(call.sources)
     rows = gram.centred_rows(call, format)
@@ -102,7 +104,7 @@ def _pack(call: Call, rows: gram.Rows, format: str) -> _Packed:
     starts = [sum(widths[:layer]) for layer in range(len(widths))]
     columns = [slice(start, start + d) for start, d in zip(starts, call.dims, strict=True)]
     shape = padded_source + padded_target, sum(widths)
-    packed = torch.zeros(shape, dtype=_STORED.get(format, torch.float32), device=device)
+    packed = torch.zeros(shape, dtype=torch.bfloat16 if format == "bf16" else torch.float32, device=device)
     norms = torch.zeros(len(widths), shape[0], dtype=torch.float32, device=device)
     for layer, features in enumerate(columns):
         parts = zip(domains, rows.z[layer].split(sizes), rows.norms[layer].split(sizes), strict=True)
