@@ -84,12 +84,13 @@ class Variant(NamedTuple):
 
 
 def variants(route: str) -> list[Variant]:
-    """What is computed of a route, the usual kinds first. Route "fused" has no fp64."""
+    """What is computed of a route, the usual kinds first. Route "fused" has no fp64, and in CUDA no ieee."""
     return [
         Variant(route, precision, dtype, sizes)
         for precision, dtype in KINDS
         for sizes in (CONFIG_SIZES if route in routes.configs() else RULE_SIZES)
         if not ("fused" in route and dtype == torch.float64)
+        if not (route.startswith("cuda-fused") and precision == "ieee")
     ]
 
 

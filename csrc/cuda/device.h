@@ -61,10 +61,9 @@ using f16 = __half;
 __device__ __forceinline__ float widen(bf16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float widen(f16 x) { return __half2float(x); }
 __device__ __forceinline__ bf16 to_bf16(float x) { return __float2bfloat16_rn(x); }
-__device__ __forceinline__ f16 to_f16(float x) { return __float2half_rn(x); }
 
 // c += a b with a [16, k], b [k, 8]: the tensor cores' products, operands and sums spread over the warp as the PTX
-// manual says. k = 8 for tf32, 16 for the formats of two bytes.
+// manual says. k = 8 for tf32, 16 for bf16.
 __device__ __forceinline__ void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -76,11 +75,6 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], 
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-__device__ __forceinline__ void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 // Four 8 x 8 matrices of 16-bit elements from shared memory. `row`: the address of 8 elements, aligned to 16 bytes;
@@ -124,7 +118,7 @@ namespace fastmmd {
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ double widen(double x) { return x; }
 
-// To nearest, ties to even; NaN stays NaN. A double goes to float or stays: on the way to 16 bits it would be rounded
+// To nearest, ties to even; NaN stays NaN. A double goes to float or stays: on the way to bf16 it would be rounded
 // twice.
 template <typename To, typename From>
 __device__ __forceinline__ To narrow(From x) {
@@ -133,9 +127,6 @@ __device__ __forceinline__ To narrow(From x) {
   if constexpr (std::is_same_v<To, bf16>) {
     static_assert(from_float);
     return to_bf16(x);
-  } else if constexpr (std::is_same_v<To, f16>) {
-    static_assert(from_float);
-    return to_f16(x);
   } else {
     static_assert(std::is_same_v<To, float> || std::is_same_v<To, From>);
     return static_cast<To>(x);

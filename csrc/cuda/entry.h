@@ -11,11 +11,11 @@ struct Device {
   void* stream;
 };
 
-enum class Dtype { bf16, f16, f32, f64 };              // of inputs
-enum class Format { ieee, tf32x3, tf32, bf16, f16 };   // of products' operands
+enum class Dtype { bf16, f16, f32, f64 };         // of inputs
+enum class Format { ieee, tf32x3, tf32, bf16 };   // of products' operands
 
 constexpr const char* kDtypes[] = {"bf16", "f16", "f32", "f64"};
-constexpr const char* kFormats[] = {"ieee", "tf32x3", "tf32", "bf16", "f16"};
+constexpr const char* kFormats[] = {"ieee", "tf32x3", "tf32", "bf16"};
 
 // Route "small", training sizes: everything in two launches. Statistics and gradients are fp32, or fp64 if `f64`.
 struct SmallLaunch {
@@ -50,7 +50,7 @@ int pack(const Problem&, const Buffers&, const Dtype* dtypes, bool f64, Format, 
 int finish(const Problem&, const Buffers&, bool f64, Format, const PackedSums&, Device);
 
 // Route "fused", many rows and few features: sums and gradients from packed rows in one launch. See fused.cuh. Not for
-// devices of a compute capability below 8.0.
+// devices of a compute capability below 8.0, and not in "ieee".
 struct FusedLaunch {
   int splits;   // thread blocks that share the tiles of one row panel
   int stages;   // of the other rows in shared memory: 1, or 2 = double buffering

@@ -25,14 +25,9 @@ int panels_of(int64_t rows) { return static_cast<int>((rows + kPanelRows - 1) / 
 int64_t fused_shared_bytes(Format format, int64_t width, int layers, bool with_gradient, FusedLaunch config) {
   constexpr int64_t kStatic = sizeof(FusedShared<kCudaFusedMaxLayers>);
   const int features = static_cast<int>(width);
-  switch (format) {
-    case Format::bf16:
-      return kStatic + shared_bytes<Format::bf16>(features, layers, config.stages, with_gradient);
-    case Format::f16:
-      return kStatic + shared_bytes<Format::f16>(features, layers, config.stages, with_gradient);
-    default:
-      return kStatic + shared_bytes<Format::ieee>(features, layers, config.stages, with_gradient);
-  }
+  return kStatic + (format == Format::bf16
+                        ? shared_bytes<Format::bf16>(features, layers, config.stages, with_gradient)
+                        : shared_bytes<Format::tf32>(features, layers, config.stages, with_gradient));
 }
 
 int fused(const Problem& problem, const FusedBuffers& io, Format format, FusedLaunch config, Device device) {
@@ -62,16 +57,14 @@ int fused(const Problem& problem, const FusedBuffers& io, Format format, FusedLa
   if (const cudaError_t error = cudaSetDevice(device.index); error != cudaSuccess) return error;
   const auto stream = static_cast<cudaStream_t>(device.stream);
   switch (format) {
-    case Format::ieee:
-      return run<Format::ieee>(p, stream);
     case Format::tf32x3:
       return run<Format::tf32x3>(p, stream);
     case Format::tf32:
       return run<Format::tf32>(p, stream);
     case Format::bf16:
       return run<Format::bf16>(p, stream);
-    case Format::f16:
-      return run<Format::f16>(p, stream);
+    case Format::ieee:
+      break;
   }
   return cudaErrorInvalidValue;
 }

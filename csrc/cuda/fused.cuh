@@ -1,7 +1,7 @@
 // Many rows, few features: Gram tiles that never leave the multiprocessor, as in flash attention. A thread block keeps
 // the 64 rows of one panel, loads those of one other panel after another, turns the inner products of each pair into
-// coefficients and multiplies these by the other panel's features. Products are fp32 or tensor cores' (product.cuh),
-// kernels and coefficients fp32, sums over tiles fp64.
+// coefficients and multiplies these by the other panel's features. Products are the tensor cores'
+// (product.cuh), kernels and coefficients fp32, sums over tiles fp64.
 //
 // Rows come packed (fastmmd/backends/cuda/fused.py): centred, rounded to the format, each domain padded with zeros to
 // whole panels, so that a panel has one domain; the layers side by side, each padded to a multiple of 16 features.
@@ -44,7 +44,6 @@ struct FusedShared {
   Mixtures<float> mixtures;
   double scratch[kSumsScratch<Layers>];
   float row_sum[Layers][kPanelRows];
-  float scale[kMaxLayers];   // of coefficients
 };
 
 // Dynamic shared memory: the panel's rows, the other panel's rows, coefficients.
@@ -71,20 +70,6 @@ __device__ void load_panel(const FusedProblem& p, int panel, Stored<F>* to) {
     const int row = k / steps, column = k % steps * kStep;
     copy_async(to + row * stride + column, from + row * p.width + column);
   }
-}
-
-// fp16 has no digits left for coefficients of 1 / N^2: a power of two brings the largest possible one near 2^15.
-template <typename T>
-__device__ float coefficient_scale(const Plan& plan, const Mixtures<T>& all, int l) {
-  double others = fabs(plan.joint), slope = 0;
-  for (int k = 0; k < plan.layers; ++k)
-    if (k != l) others *= plan.at_zero[k];
-  for (int q = plan.first_gaussian[l]; q < plan.first_gaussian[l + 1]; ++q)
-    slope += static_cast<double>(all.weighted_rate[q]);
-  const double weight = fmax(fmax(fabs(plan.alpha), fabs(plan.beta)), fabs(0.5 * plan.gamma));
-  const double bound = weight * (others + fabs(plan.marginal[l])) * slope;
-  if (!(bound > 0 && bound < INFINITY)) return 1;   // nothing to save
-  return static_cast<float>(exp2(fmin(fmax(floor(15 - log2(bound)), -100.0), 100.0)));
 }
 
 // Thread blocks that share a multiprocessor: two, held to 128 registers per thread, where their shared memory lets
@@ -121,9 +106,6 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
   if (first < panels) load_panel<F>(p, first, y);
   copy_async_commit();
   make_mixtures<float>(plan, p.bandwidth, p.tolerance, &mixtures);
-  __syncthreads();
-  for (int l = threadIdx.x; l < plan.layers; l += kFusedThreads)
-    shared.scale[l] = F == Format::f16 ? coefficient_scale(plan, mixtures, l) : 1.0f;
 
   float weighted[kWithGradient ? Groups : 1][2][2][4] = {};
   double c_sum[Layers] = {};   // over a quarter of row threadIdx.x / 4
@@ -188,7 +170,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
                                          [&](int l, float coefficient) {
                                            if (l < plan.layers)
                                              c[(l * kPanelRows + row) * c_stride + column] =
-                                                 to_operand<F>(pair ? shared.scale[l] * coefficient : 0.0f);
+                                                 to_operand<F>(pair ? coefficient : 0.0f);
                                          });
         }
       }
@@ -257,7 +239,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
             const int row = warp_row + 16 * m + fragment_row(e);
             const int column = group * kFeatureGroup + 8 * n + fragment_column(e);
             const float difference = weighted[u][m][n][e] - shared.row_sum[l][row] * widen(x[row * stride + column]);
-            out[row * p.width + column] = 4 / shared.scale[l] * difference;
+            out[row * p.width + column] = 4 * difference;
           }
     }
   }

@@ -98,7 +98,6 @@ int pack(const Problem& problem, const Buffers& io, const Dtype* dtypes, bool f6
   const auto stream = static_cast<cudaStream_t>(device.stream);
   if (f64) return run<double, double>(p, stream);
   if (format == Format::bf16) return run<float, bf16>(p, stream);
-  if (format == Format::f16) return run<float, f16>(p, stream);
   return run<float, float>(p, stream);
 }
 

@@ -1,4 +1,4 @@
-// Products of small matrices in shared memory by one warp, on tensor cores or, for "ieee", on its lanes.
+// Products of small matrices in shared memory by one warp, on tensor cores.
 //
 // A warp's result is made of 16 x 8 fragments, spread over its lanes as mma.sync does (PTX ISA, m16n8): lane 4 g + t
 // holds at [e] the element of row g + 8 (e / 2) and column 2 t + e % 2.
@@ -16,10 +16,6 @@ struct Operand {   // how operands lie in memory
 template <>
 struct Operand<Format::bf16> {
   using Stored = bf16;
-};
-template <>
-struct Operand<Format::f16> {
-  using Stored = f16;
 };
 template <Format F>
 using Stored = typename Operand<F>::Stored;
@@ -75,41 +71,12 @@ __device__ void multiply_tf32(float (&total)[4], const float (&a)[4], const floa
   }
 }
 
-template <Format F>
-__device__ void multiply_16bit(float (&total)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  if constexpr (F == Format::bf16)
-    mma_bf16(total, a, b);
-  else
-    mma_f16(total, a, b);
-}
-
 // total[m][n] += x y^T: M * 16 rows of x and N * 8 rows of y (N even), each of `depth` elements (a multiple of 16).
 template <Format F, int M, int N>
 __device__ void add_inner_products(float (&total)[M][N][4], const Stored<F>* x, const Stored<F>* y, int stride,
                                    int depth) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  if constexpr (F == Format::ieee) {
-    for (int k = 0; k < depth; k += 4) {
-      float4 a[M][2], b[N][2];
-#pragma unroll
-      for (int m = 0; m < M; ++m)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) a[m][h] = *reinterpret_cast<const float4*>(x + (16 * m + 8 * h + g) * stride + k);
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) b[n][h] = *reinterpret_cast<const float4*>(y + (8 * n + 2 * t + h) * stride + k);
-#pragma unroll
-      for (int m = 0; m < M; ++m)
-#pragma unroll
-        for (int n = 0; n < N; ++n)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const float4 u = a[m][e / 2], v = b[n][e % 2];
-            total[m][n][e] += u.x * v.x + u.y * v.y + u.z * v.z + u.w * v.w;
-          }
-    }
-  } else if constexpr (F == Format::tf32 || F == Format::tf32x3) {
+  if constexpr (F != Format::bf16) {
 #pragma unroll 2
     for (int k = 0; k < depth; k += 8) {
       float a[M][4], b[N][2];
@@ -138,8 +105,8 @@ __device__ void add_inner_products(float (&total)[M][N][4], const Stored<F>* x, 
         const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
 #pragma unroll
         for (int m = 0; m < M; ++m) {
-          multiply_16bit<F>(total[m][n], a[m], left);
-          multiply_16bit<F>(total[m][n + 1], a[m], right);
+          mma_bf16(total[m][n], a[m], left);
+          mma_bf16(total[m][n + 1], a[m], right);
         }
       }
     }
@@ -151,29 +118,7 @@ template <Format F, int M>
 __device__ void add_weighted_rows(float (&total)[M][2][4], const Stored<F>* c, int c_stride, const Stored<F>* y,
                                   int stride, int depth) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  if constexpr (F == Format::ieee) {
-    for (int k = 0; k < depth; k += 4) {
-      float4 a[M][2];
-#pragma unroll
-      for (int m = 0; m < M; ++m)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) a[m][h] = *reinterpret_cast<const float4*>(c + (16 * m + 8 * h + g) * c_stride + k);
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        float2 b[4];
-#pragma unroll
-        for (int r = 0; r < 4; ++r) b[r] = *reinterpret_cast<const float2*>(y + (k + r) * stride + 8 * n + 2 * t);
-#pragma unroll
-        for (int m = 0; m < M; ++m)
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const float4 u = a[m][h];
-            total[m][n][2 * h] += u.x * b[0].x + u.y * b[1].x + u.z * b[2].x + u.w * b[3].x;
-            total[m][n][2 * h + 1] += u.x * b[0].y + u.y * b[1].y + u.z * b[2].y + u.w * b[3].y;
-          }
-      }
-    }
-  } else if constexpr (F == Format::tf32 || F == Format::tf32x3) {
+  if constexpr (F != Format::bf16) {
     for (int k = 0; k < depth; k += 8) {
       float a[M][4];
 #pragma unroll
@@ -196,8 +141,8 @@ __device__ void add_weighted_rows(float (&total)[M][2][4], const Stored<F>* c, i
       for (int m = 0; m < M; ++m) {
         uint32_t a[4];
         load_matrices(a, c + (16 * m + lane % 16) * c_stride + k + lane / 16 * 8);
-        multiply_16bit<F>(total[m][0], a, left);
-        multiply_16bit<F>(total[m][1], a, right);
+        mma_bf16(total[m][0], a, left);
+        mma_bf16(total[m][1], a, right);
       }
     }
   }

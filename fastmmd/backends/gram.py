@@ -24,7 +24,7 @@ class Rows(NamedTuple):
 
 
 def centred_rows(call: Call, format: str) -> Rows:
-    """`format`: of the products' operands, to whose digits the rows are rounded ("tf32", "bf16", "f16"; else none), so
+    """`format`: of the products' operands, to whose digits the rows are rounded ("tf32", "bf16"; else none), so
     that norms come from what the products see."""
     dtype, accumulation = call.dtype, accumulation_dtype(call.device)
     z, norms, bandwidths = [], [], []
@@ -69,8 +69,8 @@ def tolerances(problem: Problem, rows: Rows) -> Tensor:
 def rounded(x: Tensor, format: str) -> Tensor:
     if x.dtype == torch.float32 and format == "tf32":
         return round_to_tf32(x)
-    if x.dtype == torch.float32 and format in ("bf16", "f16"):
-        return x.to(torch.bfloat16 if format == "bf16" else torch.float16).float()
+    if x.dtype == torch.float32 and format == "bf16":
+        return x.bfloat16().float()
     return x
 
 

@@ -20,7 +20,6 @@ EIGHT = "eight layers: sixteen values per pair are held at once; nobody is known
 SHARED = "held to 128 registers, so that two thread blocks share a multiprocessor"
 SPILLS = {
     "fused: fused_loss<bf16, 2, 2>": SHARED,
-    "fused: fused_loss<f16, 2, 2>": SHARED,
     "gemm_pass: gemm_coefficients<double, 8>": EIGHT,
     "small: small_loss<double, 8, 32, true>": EIGHT,
     "small: small_loss<double, 8, 64, true>": EIGHT,

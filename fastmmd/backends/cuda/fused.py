@@ -14,6 +14,7 @@ from fastmmd import extension
 from fastmmd.backends.cuda.packed import finish, operand_dtype, pack, padded_rows, padded_widths
 from fastmmd.call import Call, Result
 
+FORMATS = ("tf32x3", "tf32", "bf16")  # of the tensor cores
 MOST_SPLITS = 8
 
 
@@ -37,6 +38,8 @@ def fits(dims: Sequence[int], format: str, config: Config, shared_memory: int) -
 
 
 def run(call: Call, format: str, config: Config) -> Result:
+    if format not in FORMATS:
+        raise ValueError(f"config: route 'fused' multiplies in {', '.join(FORMATS)}, got precision {format!r}")
     module: Any = extension.module
     device, layers, widths = call.device, len(call.sources), padded_widths(call.dims)
     rows = torch.empty(padded_rows(call), sum(widths), dtype=operand_dtype(call, format), device=device)

@@ -26,7 +26,7 @@ class Config:
 
 def run(call: Call, format: str, config: Config) -> Result:
     """The library multiplies in fp64, fp32 or TF32: what lies between is rounded up."""
-    format = "tf32" if format in ("tf32", "bf16", "f16") else "ieee"
+    format = "tf32" if format in ("tf32", "bf16") else "ieee"
     with matmul_precision(call.device, format):
         return _run(call, format, config)
 

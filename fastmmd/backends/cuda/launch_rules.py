@@ -12,8 +12,7 @@ from fastmmd.backends.launch_rules import UNMEASURED, Rule
 from fastmmd.call import Call
 
 Config = small.Config | fused.Config | gemm.Config
-FORMATS = ("fp64", "ieee", "tf32x3", "tf32", "bf16", "f16")
-TENSOR_CORE_FORMATS = ("tf32x3", "tf32", "bf16", "f16")
+FORMATS = ("fp64", "ieee", "tf32x3", "tf32", "bf16")
 SMALL_ROWS = 256
 
 RULES: tuple[Rule[Config], ...] = (
@@ -42,24 +41,16 @@ RULES: tuple[Rule[Config], ...] = (
     ),
     Rule(
         config=fused.Config(thread_blocks=264, stages=2),
-        formats=TENSOR_CORE_FORMATS,
+        formats=fused.FORMATS,
         min_rows=4096,
         reason="twice as many thread blocks as an H200 has multiprocessors, each of which holds one (up to 128 "
         "features, two): no long tail. " + UNMEASURED,
     ),
     Rule(
         config=fused.Config(thread_blocks=264, stages=1),
-        formats=TENSOR_CORE_FORMATS,
+        formats=fused.FORMATS,
         min_rows=4096,
         reason="where two stages do not fit into shared memory. " + UNMEASURED,
-    ),
-    Rule(
-        config=fused.Config(thread_blocks=264, stages=2),
-        formats=("ieee",),
-        min_rows=4096,
-        max_width=96,
-        reason="up to 64 + 32 features: 600 flop per pair are less than the memory traffic of inner products that "
-        "leave the chip; beyond, the library's fp32 products beat 64 x 64 tiles. " + UNMEASURED,
     ),
     Rule(
         config=gemm.Config(workspace_bytes=64 << 20),
@@ -71,13 +62,8 @@ RULES: tuple[Rule[Config], ...] = (
 
 
 def product_format(precision: str, call: Call) -> str:
-    """The format of the products' operands: never less precise than asked for. fp16 inputs have TF32's 11 digits, and
-    products of fp16 are twice as fast. (Features more than 65,504 from the mean would be infinite.)"""
-    if call.dtype == torch.float64:
-        return "fp64"
-    if precision == "tf32" and all(x.dtype == torch.float16 for x in call.inputs):
-        return "f16"
-    return precision
+    """The format of the products' operands: never less precise than asked for."""
+    return "fp64" if call.dtype == torch.float64 else precision
 
 
 @lru_cache(maxsize=256)

@@ -6,7 +6,7 @@
 
 namespace cuda_on_host {
 
-inline constexpr Collective kMmaTf32{"mma_tf32", false}, kMmaBf16{"mma_bf16", false}, kMmaF16{"mma_f16", false};
+inline constexpr Collective kMmaTf32{"mma_tf32", false}, kMmaBf16{"mma_bf16", false};
 inline constexpr Collective kLoadMatrices{"load_matrices", false};
 inline constexpr Collective kLoadMatricesTransposed{"load_matrices_transposed", false};
 
@@ -35,13 +35,6 @@ struct Bf16 {
   static constexpr const Collective& collective = kMmaBf16;
   CUDA_ON_HOST_RUNTIME static float element(const uint32_t* r, int e) {
     return fastmmd::widen(fastmmd::bf16{static_cast<uint16_t>(r[e / 2] >> 16 * (e % 2))});
-  }
-};
-struct F16 {
-  static constexpr int k = 16;
-  static constexpr const Collective& collective = kMmaF16;
-  CUDA_ON_HOST_RUNTIME static float element(const uint32_t* r, int e) {
-    return fastmmd::widen(fastmmd::f16{static_cast<uint16_t>(r[e / 2] >> 16 * (e % 2))});
   }
 };
 
@@ -127,9 +120,6 @@ inline void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 }
 inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   cuda_on_host::mma<cuda_on_host::Bf16>(c, a, b);
-}
-inline void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  cuda_on_host::mma<cuda_on_host::F16>(c, a, b);
 }
 inline void load_matrices(uint32_t (&r)[4], const void* row) {
   cuda_on_host::load<false>(cuda_on_host::kLoadMatrices, r, row);

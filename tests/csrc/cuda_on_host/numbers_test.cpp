@@ -37,7 +37,7 @@ void test_number(float x) {
   const double largest = std::ldexp(1.0, 128);
   const bool nan = std::isnan(x);
   const bool good = same(widen(narrow<bf16>(x)), nan ? x : nearest(x, 7, -126, largest, true)) &&
-                    same(widen(narrow<f16>(x)), nan ? x : nearest(x, 10, -14, 65536, true)) &&
+                    same(widen(to_f16(x)), nan ? x : nearest(x, 10, -14, 65536, true)) &&
                     same(round_to_tf32(x), nan ? x : nearest(x, 10, -126, largest, false)) &&
                     (__float_as_uint(round_to_tf32(x)) & 0x1fffu) == 0 && same(narrow<float>(x), x);
   if (good) return;
@@ -55,7 +55,7 @@ void test_all() {
     const f16 half{static_cast<uint16_t>(i)};
     const bf16 brain{static_cast<uint16_t>(i)};
     expect(same(widen(half), sign * value), "widen(f16)");
-    expect(std::isnan(value) || narrow<f16>(widen(half)).bits == i, "f16 to float and back");
+    expect(std::isnan(value) || to_f16(widen(half)).bits == i, "f16 to float and back");
     expect(__float_as_uint(widen(brain)) == i << 16, "widen(bf16)");
     for (const uint32_t low : {0u, 1u, 0x0fffu, 0x1000u, 0x1001u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
       test_number(__uint_as_float(i << 16 | low));   // ties of bf16 and tf32

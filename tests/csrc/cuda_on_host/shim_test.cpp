@@ -182,7 +182,7 @@ void test_atomics() {
 
 // ---- matrix instructions: random registers in, every element of the matrices looked up in them
 
-enum class Format { kTf32, kBf16, kF16 };
+enum class Format { kTf32, kBf16 };
 
 __global__ void multiply(Format format, const uint32_t* a, const uint32_t* b, float* c) {
   const unsigned lane = threadIdx.x;
@@ -193,14 +193,12 @@ __global__ void multiply(Format format, const uint32_t* a, const uint32_t* b, fl
   for (unsigned i = 0; i < 4; ++i) mine_c[i] = c[4 * lane + i];
   if (format == Format::kTf32) mma_tf32(mine_c, mine_a, mine_b);
   if (format == Format::kBf16) mma_bf16(mine_c, mine_a, mine_b);
-  if (format == Format::kF16) mma_f16(mine_c, mine_a, mine_b);
   for (unsigned i = 0; i < 4; ++i) c[4 * lane + i] = mine_c[i];
 }
 
 double number(Format format, uint32_t bits, size_t half) {
   if (format == Format::kTf32) return __uint_as_float(bits >> 13 << 13);
-  const auto low = static_cast<uint16_t>(bits >> 16 * half);
-  return format == Format::kBf16 ? widen(bf16{low}) : widen(f16{low});
+  return widen(bf16{static_cast<uint16_t>(bits >> 16 * half)});
 }
 
 void test_mma(Format format, const char* name) {
@@ -209,7 +207,7 @@ void test_mma(Format format, const char* name) {
   const auto element = [&]() -> uint32_t {   // of size 1/2 to 2, all mantissa bits in use
     const float x = std::ldexp(static_cast<float>(random()), -32) * 1.5f + 0.5f, y = random() % 2 ? x : -x;
     if (format == Format::kTf32) return __float_as_uint(y);
-    return format == Format::kBf16 ? narrow<bf16>(y).bits : narrow<f16>(y).bits;
+    return narrow<bf16>(y).bits;
   };
   std::vector<uint32_t> a(128), b(64);
   std::vector<float> c(128);
@@ -247,9 +245,9 @@ __global__ void fragments(uint32_t* out) {   // out [2][32][4]
 }
 
 // c [16, 8] = a [16, 16] b [16, 8], all row-major: loads and product must fit together.
-__global__ void small_product(const f16* a, const f16* b, float* c) {
-  f16* shared_a = dynamic_shared<f16>();
-  f16* shared_b = shared_a + 256;
+__global__ void small_product(const bf16* a, const bf16* b, float* c) {
+  bf16* shared_a = dynamic_shared<bf16>();
+  bf16* shared_b = shared_a + 256;
   const unsigned lane = threadIdx.x;
   for (unsigned i = lane; i < 256; i += 32) shared_a[i] = a[i];
   for (unsigned i = lane; i < 256; i += 32) shared_b[i] = b[i / 16 * 8 + i % 8];   // two copies side by side
@@ -259,7 +257,7 @@ __global__ void small_product(const f16* a, const f16* b, float* c) {
   load_matrices(ra, shared_a + lane % 16 * 16 + lane / 16 * 8);
   load_matrices_transposed(rb, shared_b + lane % 16 * 16 + lane / 16 * 8);
   float sum[4] = {};
-  mma_f16(sum, ra, {rb[0], rb[1]});
+  mma_bf16(sum, ra, {rb[0], rb[1]});
   for (unsigned i = 0; i < 4; ++i) c[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sum[i];
 }
 
@@ -278,10 +276,10 @@ void test_loads() {
       }
   expect(good, "load_matrices");
 
-  std::vector<f16> a(256), b(128);
+  std::vector<bf16> a(256), b(128);
   std::vector<float> c(128);
-  for (size_t i = 0; i < 256; ++i) a[i] = narrow<f16>(static_cast<float>(i * 7 % 31) - 15);
-  for (size_t i = 0; i < 128; ++i) b[i] = narrow<f16>(static_cast<float>(i * 5 % 23) - 11);
+  for (size_t i = 0; i < 256; ++i) a[i] = narrow<bf16>(static_cast<float>(i * 7 % 31) - 15);
+  for (size_t i = 0; i < 128; ++i) b[i] = narrow<bf16>(static_cast<float>(i * 5 % 23) - 11);
   launch(small_product, 1, 32, 1024, nullptr, a.data(), b.data(), c.data());
   good = true;
   for (size_t i = 0; i < 128; ++i) {
@@ -289,7 +287,7 @@ void test_loads() {
     for (size_t k = 0; k < 16; ++k) sum += double{widen(a[i / 8 * 16 + k])} * widen(b[k * 8 + i % 8]);
     good = good && c[i] == sum;   // small integers: exact
   }
-  expect(good, "load_matrices and mma_f16");
+  expect(good, "load_matrices and mma_bf16");
 }
 
 // ---- copies
@@ -368,7 +366,6 @@ int main() {
       test_atomics();
       test_mma(Format::kTf32, "tf32");
       test_mma(Format::kBf16, "bf16");
-      test_mma(Format::kF16, "f16");
       test_loads();
       test_copies();
       test_launches();

@@ -17,10 +17,13 @@ from tests.helpers import JAN, layers, relative
 from tests.routes import MIXED, PoisonedMemory, Route, RouteTests, check, exact, route_call
 
 REPORTS = Path(__file__).parents[2] / "csrc" / "resources"
-FUSED_FORMATS = ("ieee", "tf32x3", "tf32", "bf16", "f16")
 
 
 class FusedRoute(Route):
+    def run(self, call):
+        """In the most precise format that the route has where the call asks for a more precise one."""
+        return super().run(call._replace(precision="tf32x3") if call.precision == "ieee" else call)
+
     def config_for(self, call):
         """With one stage where two are more shared memory than a thread block has."""
         format = launch_rules.product_format(call.precision, call)
@@ -44,13 +47,6 @@ ROUTES = (SMALL_32, SMALL_64, FUSED, FUSED_SPLIT, GEMM)
 each_route = pytest.mark.parametrize("route", ROUTES, ids=[route.name for route in ROUTES])
 
 
-def format_call(sources, targets, kernels, format, **options):
-    """A call whose products are of that format. Only fp16 inputs are multiplied in fp16."""
-    if format == "f16":
-        sources, targets = ([x.half() for x in side] for side in (sources, targets))
-    return route_call(sources, targets, kernels, precision="tf32" if format == "f16" else format, **options)
-
-
 class TestRoutes(RouteTests):
     @pytest.fixture(params=ROUTES, ids=[route.name for route in ROUTES])
     def route(self, request):
@@ -62,20 +58,20 @@ class TestFormats(PoisonedMemory):
     @pytest.mark.parametrize("route", [FUSED, FUSED_SPLIT], ids=["fused", "fused_split"])
     @pytest.mark.parametrize(
         ("format", "least", "most"),
-        [("ieee", 0, 1e-6), ("tf32x3", 0, 2e-6), ("tf32", 1e-4, 3e-3), ("f16", 1e-4, 3e-3), ("bf16", 1e-3, 2e-2)],
+        [("tf32x3", 0, 2e-6), ("tf32", 1e-4, 3e-3), ("bf16", 1e-3, 2e-2)],
     )
     @pytest.mark.parametrize("shift", [0.3, 100.0])
     def test_products_have_the_precision_asked_for(self, route, format, least, most, shift):
         """The mean of the features does not matter: rows are centred before they are rounded."""
         sources = layers(64, (128, 8), 1, shift, torch.float32)
         targets = layers(40, (128, 8), 2, shift + 0.2, torch.float32)
-        call = format_call(sources, targets, JAN, format)
+        call = route_call(sources, targets, JAN, precision=format)
         truth, result = exact(call), route.run(call)
         assert result.loss.item() == pytest.approx(truth.loss.item(), abs=0.2 * most * truth.loss.item() + 3e-7)
         assert least <= relative(result.gradients[0], truth.gradients[0]) <= most
         assert least <= relative(result.gradients[2], truth.gradients[2]) <= most
 
-    @pytest.mark.parametrize("format", FUSED_FORMATS)
+    @pytest.mark.parametrize("format", fused.FORMATS)
     @settings(max_examples=6)
     @given(data=st.data())
     def test_fused_of_any_size(self, format, data):
@@ -87,21 +83,21 @@ class TestFormats(PoisonedMemory):
         )
         needs_grad = data.draw(st.lists(st.booleans(), min_size=2 * len(dims), max_size=2 * len(dims)), "needs_grad")
         sources, targets = layers(n, dims, 1, dtype=torch.float32), layers(m, dims, 2, 0.5, torch.float32)
-        call = format_call(sources, targets, JAN[: len(dims)], format, needs_grad=needs_grad)
-        tolerance = {"ieee": 1e-5, "tf32x3": 1e-5, "tf32": 5e-3, "f16": 5e-3, "bf16": 4e-2}[format]
+        call = route_call(sources, targets, JAN[: len(dims)], precision=format, needs_grad=needs_grad)
+        tolerance = {"tf32x3": 1e-5, "tf32": 5e-3, "bf16": 4e-2}[format]
         check(route.run(call), exact(call), tolerance)
 
-    def test_small_coefficients_are_not_lost_in_fp16(self):
-        """They are near 1 / N^2: without their scale the gradient would be made of subnormals."""
-        sources, targets = layers(400, (16,), 1, dtype=torch.float32), layers(300, (16,), 2, 0.1, torch.float32)
-        call = format_call(sources, targets, JAN[:1], "f16", joint=1e-3, marginal=(0.0,))
-        assert relative(FUSED.run(call).gradients[0], exact(call).gradients[0]) < 1e-3
+    def test_ieee_is_refused(self):
+        sources, targets = layers(5, (4,), 1, dtype=torch.float32), layers(5, (4,), 2, dtype=torch.float32)
+        call = route_call(sources, targets, JAN[:1], precision="ieee")
+        with pytest.raises(ValueError, match="route 'fused' multiplies in tf32x3, tf32, bf16, got precision 'ieee'"):
+            cuda.run(call, FUSED.config)
 
     @pytest.mark.parametrize("format", ["tf32", "bf16"])
     def test_gemm_rounds_to_what_the_library_multiplies(self, format):
         """On a CPU the library's products are fp32, so only the rounding of rows shows."""
         sources, targets = layers(64, (128,), 1, dtype=torch.float32), layers(40, (128,), 2, 0.2, torch.float32)
-        call = format_call(sources, targets, JAN[:1], format)
+        call = route_call(sources, targets, JAN[:1], precision=format)
         assert 5e-5 <= relative(GEMM.run(call).gradients[0], exact(call).gradients[0]) <= 3e-3
 
     @pytest.mark.parametrize("dtypes", [(torch.float16, torch.float32, torch.bfloat16)], ids=str)
@@ -165,13 +161,11 @@ class TestLimits(PoisonedMemory):
         assert all(row % 8 == 0 and column == 1 for row, column in strides), strides
 
     @pytest.mark.parametrize("path", sorted(REPORTS.glob("*.json")), ids=lambda path: path.stem)
-    @pytest.mark.parametrize("format", FUSED_FORMATS)
+    @pytest.mark.parametrize("format", fused.FORMATS)
     @pytest.mark.parametrize("dims", [(128,), (64, 64)])
     def test_registers_are_held_down_only_where_two_thread_blocks_fit(self, path, format, dims):
         kernel = json.loads(path.read_text())["sm_90"][f"fused: fused_loss<{format}, 2, 2>"]
-        stages = 2
-        if format != "ieee":
-            stages = launch_rules.choose(8192, dims, format, HOST_SHARED_MEMORY).config.stages
+        stages = launch_rules.choose(8192, dims, format, HOST_SHARED_MEMORY).config.stages
         module, width = extension.module, sum(fused.padded_widths(dims))
         launch = module.CudaFusedLaunch(splits=1, stages=stages)
         shared = module.cuda_fused_shared_bytes(format, width, len(dims), True, launch)

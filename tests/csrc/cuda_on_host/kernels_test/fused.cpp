@@ -20,7 +20,6 @@ int64_t padded_width(size_t dim) {
 double in_format(Format format, double x) {
   const float single = static_cast<float>(x);
   if (format == Format::bf16) return rounded(Dtype::bf16, x);
-  if (format == Format::f16) return rounded(Dtype::f16, x);
   return static_cast<double>(format == Format::tf32 ? round_to_tf32(single) : single);
 }
 
@@ -48,7 +47,7 @@ void test(const Setting& s, Format format, cuda::FusedLaunch launch, unsigned ne
     start.push_back(start[l] + static_cast<size_t>(io.width[l]));
   }
   const size_t width = start[L];
-  const Dtype stored = format == Format::bf16 ? Dtype::bf16 : format == Format::f16 ? Dtype::f16 : Dtype::f32;
+  const Dtype stored = format == Format::bf16 ? Dtype::bf16 : Dtype::f32;
   const Memory rows(packed_rows * width * size_of(stored)), norm(L * packed_rows * 4), bandwidth(L * 8);
   const Memory tolerances(L * 8);
   for (size_t k = 0; k < packed_rows * width; ++k) put_as(stored, rows, k, 0);
@@ -79,9 +78,7 @@ void test(const Setting& s, Format format, cuda::FusedLaunch launch, unsigned ne
   Case check("fused:", s, details);
   // Rows are rounded before, so that distances and sums are as exact as fp32; of the coefficients that multiply rows,
   // each has the format's digits.
-  const double tolerance = format == Format::bf16                            ? 2e-2
-                           : format == Format::tf32 || format == Format::f16 ? 2e-3
-                                                                             : 1e-5;
+  const double tolerance = format == Format::bf16 ? 2e-2 : format == Format::tf32 ? 2e-3 : 1e-5;
   check.run([&] {
     const Memory gradient(needs_grad ? splits * packed_rows * width * 4 : 0), sums(programs * 3 * (1 + L) * 8);
     io.gradient = static_cast<float*>(gradient.get());
@@ -126,11 +123,11 @@ void test_fused() {
   constexpr cuda::FusedLaunch kLaunches[] = {{1, 1}, {1, 2}, {2, 2}, {3, 1}, {3, 2}, {2, 1}};
   size_t number = 0;
   for (const Setting& s : settings)
-    for (const Format format : {Format::ieee, Format::tf32x3, Format::tf32, Format::bf16, Format::f16}) {
+    for (const Format format : {Format::tf32x3, Format::tf32, Format::bf16}) {
       const bool many_tiles = s.n() > 500;
       for (size_t variant = 0; variant < (many_tiles ? 1u : 2u); ++variant) {
         const size_t k = number++;
-        if (many_tiles && format != Format::ieee) continue;
+        if (many_tiles && format != Format::tf32x3) continue;
         if (only_sample && (!s.sample || (k + k / 10) % 3 == 0)) continue;
         const bool one_layer = s.dims.size() == 1;
         const cuda::FusedLaunch launch = many_tiles ? kLaunches[0] : kLaunches[(k + k / 10) % 6];

@@ -32,14 +32,15 @@ void test_refusals() {
   };
   expect(refuses(many), "129 Gaussians are not refused");
   expect(refuses(rows), "over 2^30 rows are not refused");
-  const auto fused_refuses = [](const Problem& p, int64_t width) {
+  const auto fused_refuses = [](const Problem& p, int64_t width, cuda::Format format = cuda::Format::tf32) {
     cuda::FusedBuffers io{};
     for (int l = 0; l < p.num_layers; ++l) io.width[l] = width;
-    return cuda::fused(p, io, cuda::Format::tf32, {1, 1}, {0, nullptr}) != 0;
+    return cuda::fused(p, io, format, {1, 1}, {0, nullptr}) != 0;
   };
   expect(fused_refuses(three, 16), "three fused layers are not refused");
   const Problem wide = make_problem({2, 2, {330}}, false), narrow = make_problem({2, 2, {20}}, false);
   expect(fused_refuses(wide, kCudaFusedMaxWidth + kCudaFeatureGroup), "a fused layer that is too wide is not refused");
+  expect(fused_refuses(narrow, 32, cuda::Format::ieee), "a fused format without tensor cores is not refused");
   expect(fused_refuses(narrow, 20), "a width that is no multiple of 16 is not refused");
   expect(fused_refuses(narrow, 16), "a width below the number of features is not refused");
 }

@@ -45,7 +45,7 @@ T get(const Memory& memory, size_t index) {
 
 inline void put_as(Dtype dtype, const Memory& memory, size_t index, double x) {
   if (dtype == Dtype::bf16) put(memory, index, narrow<bf16>(static_cast<float>(x)));
-  if (dtype == Dtype::f16) put(memory, index, narrow<f16>(static_cast<float>(x)));
+  if (dtype == Dtype::f16) put(memory, index, to_f16(static_cast<float>(x)));
   if (dtype == Dtype::f32) put(memory, index, static_cast<float>(x));
   if (dtype == Dtype::f64) put(memory, index, x);
 }
@@ -58,7 +58,7 @@ inline size_t size_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == D
 
 inline double rounded(Dtype dtype, double x) {
   if (dtype == Dtype::bf16) return static_cast<double>(widen(narrow<bf16>(static_cast<float>(x))));
-  if (dtype == Dtype::f16) return static_cast<double>(widen(narrow<f16>(static_cast<float>(x))));
+  if (dtype == Dtype::f16) return static_cast<double>(widen(to_f16(static_cast<float>(x))));
   return dtype == Dtype::f32 ? static_cast<double>(static_cast<float>(x)) : x;
 }
 
