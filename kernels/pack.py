@@ -27,12 +27,14 @@ COLUMNS = 64  # of the copy, features at first, that a program takes at a time
 class Packed(NamedTuple):
     """
     rows: per layer ``[padded rows, width]``; past its d features: 0, or first a column of ones.
+    transposed: per layer ``[width, padded rows]``, the same; None where not asked for.
     norms: per layer ``[padded rows]``, squared, fp32 or fp64.
     bandwidths: ``[2, L]`` fp64: bandwidths, tolerances.
     source_rows: padded rows of the source: where the target begins.
     """
 
     rows: list[Tensor]
+    transposed: list[Tensor] | list[None]
     norms: list[Tensor]
     bandwidths: Tensor
     source_rows: int
@@ -87,6 +89,7 @@ def centre(
     first_chunks,  # [1 + L], of column_sums
     sums_ptr,  # [GROUPS, chunks, COLUMNS] DTYPE, from column_sums
     packed_ptrs,  # L times [padded rows, widths[l]] DTYPE, or bf16
+    transposed_ptrs,  # L times [widths[l], padded rows], likewise; or None
     norms_ptrs,  # L times [padded rows] DTYPE
     norm_sums_ptr,  # [L, row tiles] fp64
     n_source,
@@ -129,7 +132,13 @@ def centre(
                     b_z = tl.where(in_rows[:, None] & (column == dims[l])[None, :], 1.0, b_z)
                 p_packed = packed_ptrs[l] + packed_row[:, None] * widths[l] + column[None, :]
                 inside = (column < widths[l])[None, :] & (packed_row >= 0)[:, None]
-                tl.store(p_packed, b_z.to(packed_ptrs[l].dtype.element_ty), mask=inside)
+                b_stored = b_z.to(packed_ptrs[l].dtype.element_ty)
+                tl.store(p_packed, b_stored, mask=inside)
+                if transposed_ptrs[l] is not None:
+                    # Here, where the tile is in registers, and not by a copy of its own that reads all rows again.
+                    padded_rows = tl.num_programs(0) * ROWS
+                    p_transposed = transposed_ptrs[l] + column.to(tl.int64)[:, None] * padded_rows + packed_row[None, :]
+                    tl.store(p_transposed, tl.trans(b_stored), mask=tl.trans(inside))
             tl.store(norms_ptrs[l] + packed_row, b_norms)
             tl.store(norm_sums_ptr + l * tl.num_programs(0) + tile, tl.sum(b_norms.to(tl.float64)))
 
@@ -157,8 +166,18 @@ def find_bandwidths(
         tl.store(bandwidths_ptr + count(LAYERS) + l, tolerance)
 
 
-def pack(call: Call, plan: Plan, *, format: str, widths: tuple[int, ...], tile: int, ones: bool = False) -> Packed:
-    """`widths`: columns of each layer's copy, at least d, and one more for `ones`; `tile`: rows of a tile."""
+def pack(
+    call: Call,
+    plan: Plan,
+    *,
+    format: str,
+    widths: tuple[int, ...],
+    tile: int,
+    ones: bool = False,
+    transposed: bool = False,
+) -> Packed:
+    """`widths`: columns of each layer's copy, at least d, and one more for `ones`; `tile`: rows of a tile;
+    `transposed`: whether there is a transposed copy too."""
     problem, device, dtype, dims, layers = call.problem, call.device, call.dtype, call.dims, len(call.sources)
     n_source, n_target = problem.n_source, problem.n_target
     multiple = max(ROWS, tile)
@@ -169,6 +188,7 @@ def pack(call: Call, plan: Plan, *, format: str, widths: tuple[int, ...], tile: 
     source_strides, target_strides = (tuple([x.stride(0) for x in side]) for side in (sources, targets))
     stored = torch.bfloat16 if format == "bf16" else dtype
     rows = [torch.empty((source_rows + target_rows, width), dtype=stored, device=device) for width in widths]
+    mirrored = [torch.empty_like(z.T, memory_format=torch.contiguous_format) if transposed else None for z in rows]
     norms = list(torch.empty((layers, source_rows + target_rows), dtype=dtype, device=device).unbind())
     groups = min(MAX_GROUPS, triton.next_power_of_2(max(source_rows, target_rows) // ROWS))
     sums = torch.empty((groups, first_chunks[-1], COLUMNS), dtype=dtype, device=device)
@@ -204,6 +224,7 @@ def pack(call: Call, plan: Plan, *, format: str, widths: tuple[int, ...], tile: 
         first_chunks,
         sums,
         tuple(rows),
+        tuple(mirrored),
         tuple(norms),
         norm_sums,
         n_source,
@@ -229,4 +250,4 @@ def pack(call: Call, plan: Plan, *, format: str, widths: tuple[int, ...], tile: 
         LAYERS=plan.layers,
         DTYPE=TRITON_DTYPE[dtype],
     )
-    return Packed(rows, norms, bandwidths, source_rows)
+    return Packed(rows, mirrored, norms, bandwidths, source_rows)

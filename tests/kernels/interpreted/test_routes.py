@@ -17,7 +17,7 @@ SMALL = Route(
     config=small.Config(tile=32, features=32, chunk=64, part_features=64, max_parts=3, warps=8, stages=2),
 )
 FUSED = Route(name="fused", backend=triton, config=fused.Config(tile=64, columns=32, warps=8, stages=2))
-GEMM = Route(name="gemm", backend=triton, config=gemm.Config(tile=32, warps=4, workspace_bytes=4 * 2 * 64 * 64))
+GEMM = Route(name="gemm", backend=triton, config=gemm.Config(rows=32, columns=32, warps=4, workspace_bytes=4 * 2 * 64 * 64))
 ROUTES = (SMALL, FUSED, GEMM)
 
 
