@@ -94,7 +94,7 @@ def inner_products_to_coefficients(
         if coefficients_ptrs[l] is not None:
             b_c = coefficients(l, pair_weight, b_kernels, b_slopes, numbers, LAYERS)
             tl.store(coefficients_ptrs[l] + offsets, b_c.to(coefficients_ptrs[l].dtype.element_ty))
-            if transposed_ptrs[l] is not None:
+            if transposed_ptrs[l] is not None:  # noqa: SIM102 known when the kernel is compiled, unlike the next
                 if first_row != first_column:
                     p_transposed = transposed_ptrs[l] + panel_column[:, None] * rows + panel_row[None, :]
                     tl.store(p_transposed, tl.trans(b_c))
@@ -173,7 +173,7 @@ def run(call: Call, format: str, config: Config) -> Result:
     packed = pack(call, plan, format=format, widths=widths, tile=ROWS, ones=True, transposed=format == "tf32")
     operands = list(map(products.Operands, packed.rows, packed.transposed))
     total = len(packed.rows[0])
-    workspace = _workspace(total, layers, format, dtype, device, config.workspace_bytes)
+    workspace = make_workspace(total, layers, format, dtype, device, config.workspace_bytes)
     weighted = [
         torch.zeros(z.shape, dtype=dtype, device=device) if needed else None
         for z, needed in zip(packed.rows, layer_needs_grad, strict=True)
@@ -236,7 +236,7 @@ def run(call: Call, format: str, config: Config) -> Result:
     return Result(loss, statistics, gradients)
 
 
-def _workspace(
+def make_workspace(
     total: int, layers: int, format: str, dtype: torch.dtype, device: torch.device, workspace_bytes: int
 ) -> Workspace:
     """Panels are of nearly equal size, and of whole tiles."""

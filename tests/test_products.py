@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
-
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmmd.backends import products
+from tests.device_modes import recorded_products
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
 ROWS, COLUMNS, WIDTH, FEATURES = 64, 128, 32, 20
-
-
-class Product(NamedTuple):
-    """a, b: operands. out: what is written."""
-
-    name: str
-    a: Tensor
-    b: Tensor
-    out: Tensor
-
-
-class _Recorder(TorchDispatchMode):
-    """Collects products instead of performing them: under fake tensors addmm's `out_dtype` raises in torch 2.11."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.products: list[Product] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func.overloadpacket not in PRODUCTS:
-            return func(*args, **kwargs)
-        a, b = [x for x in args if isinstance(x, Tensor)][-2:]
-        out: Any = kwargs.get("out", args[0])
-        self.products.append(Product(str(func), a, b, out))
-        return out
-
-
-@contextmanager
-def recorded_products() -> Iterator[list[Product]]:
-    """Tensors on "cuda" are fake; the products inside are collected."""
-    with FakeTensorMode(), _Recorder() as recorder:
-        yield recorder.products
 
 
 def operands(rows: Tensor, format: str) -> products.Operands:
