@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.routes import AnyRule, Config
 
 RAGGED = (201, 77)  # rows of source and target: no multiple of any tile
-WORKSPACES_MIB = (16, 32, 64, 128, 256)
+WORKSPACES_MIB = (16, 24, 32, 64, 128)
 
 
 class Job(NamedTuple):
