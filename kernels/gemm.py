@@ -17,11 +17,14 @@ from fastmmd.backends.gram import panel_pairs
 from fastmmd.backends.layout import empty_gradients
 from fastmmd.call import Call, Result
 from fastmmd.kernels.arithmetic import (
+    coefficient_factors,
     coefficients,
     count,
+    exponents,
     mixtures,
     term_values,
     weight_of_pair,
+    without_diagonal,
 )
 from fastmmd.kernels.finish import loss_and_statistics
 from fastmmd.kernels.launch import launch
@@ -30,15 +33,13 @@ from fastmmd.kernels.plan import make_plan
 from fastmmd.precision import matmul_precision
 
 
-@triton.jit(do_not_specialize=["n_source", "n_target", "source_rows"])
+@triton.jit(do_not_specialize=["source_rows"])
 def inner_products_to_coefficients(
     inner_products_ptrs,  # L times [rows, columns], fp32 or fp64: inner products in, coefficients out
-    norms_ptrs,  # L times [padded rows], likewise
-    bandwidths_ptr,  # [2, L] fp64: bandwidths, tolerances
+    exponents_ptrs,  # L times [padded rows], likewise
+    bandwidths_ptr,  # [3, L] fp64: bandwidths, twice the rates, slopes
     numbers,
-    partial_sums_ptr,  # [programs, 3, 1 + L] fp64; added to
-    n_source,
-    n_target,
+    partial_sums_ptr,  # [programs, 1 + L] fp64; added to
     source_rows,
     first_row,  # of the panels
     first_column,
@@ -52,36 +53,34 @@ def inner_products_to_coefficients(
     column = first_column + tl.program_id(1) * TILE + tl.arange(0, TILE)
     row_is_source = first_row + tl.program_id(0) * TILE < source_rows
     column_is_source = first_column + tl.program_id(1) * TILE < source_rows
-    in_rows = row < tl.where(row_is_source, n_source, source_rows + n_target)
-    in_columns = column < tl.where(column_is_source, n_source, source_rows + n_target)
-    pair = in_rows[:, None] & in_columns[None, :] & (row[:, None] != column[None, :])
     panel_row = (tl.program_id(0) * TILE + tl.arange(0, TILE)).to(tl.int64)
     offsets = panel_row[:, None] * columns + (tl.program_id(1) * TILE + tl.arange(0, TILE))[None, :]
-    bandwidths, tolerances, b_distances = (), (), ()
+    DTYPE: tl.constexpr = inner_products_ptrs[0].dtype.element_ty
+    slopes, b_exponents = (), ()
     for l in tl.static_range(L):
-        bandwidths = bandwidths + (tl.load(bandwidths_ptr + l),)
-        tolerances = tolerances + (tl.load(bandwidths_ptr + L + l),)
-        b_norms = tl.load(norms_ptrs[l] + row)[:, None] + tl.load(norms_ptrs[l] + column)[None, :]
-        b_squared = b_norms - 2 * tl.load(inner_products_ptrs[l] + offsets)
-        b_distances = b_distances + (tl.maximum(b_squared, 0.0, propagate_nan=tl.PropagateNan.ALL),)
-    b_kernels, b_slopes = mixtures(b_distances, bandwidths, tolerances, LAYERS)
+        slopes = slopes + (tl.load(bandwidths_ptr + 2 * L + l),)
+        twice_rate = tl.load(bandwidths_ptr + L + l).to(DTYPE)
+        b_rows, b_columns = tl.load(exponents_ptrs[l] + row), tl.load(exponents_ptrs[l] + column)
+        b_inner = tl.load(inner_products_ptrs[l] + offsets)
+        b_exponents = b_exponents + (exponents(b_inner, b_rows, b_columns, twice_rate),)
+    if first_row + tl.program_id(0) * TILE == first_column + tl.program_id(1) * TILE:
+        b_exponents = without_diagonal(b_exponents, row, column, LAYERS)
+    b_kernels, b_slopes = mixtures(b_exponents, LAYERS)
 
     # Panels on the diagonal hold both triangles; a pair off it stands for its mirror image too.
-    images = tl.where(first_row == first_column, 1.0, 2.0)
-    same = row_is_source == column_is_source
-    region = tl.where(same, tl.where(row_is_source, 0, 1), 2)
-    slot = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * 3 + region
-    for term in tl.static_range(1 + L):
-        b_sums = tl.sum(tl.where(pair, term_values(term, b_kernels, LAYERS), 0.0), axis=1)
-        total = tl.sum(b_sums.to(tl.float64))
-        sum_ptr = partial_sums_ptr + slot * (1 + L) + term
-        tl.store(sum_ptr, tl.load(sum_ptr) + total * tl.where(same, images, 0.5 * images))
-
     pair_weight = weight_of_pair(row_is_source, column_is_source, numbers)
+    weight = pair_weight * tl.where(first_row == first_column, 1.0, 2.0)
+    program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    for term in tl.static_range(1 + L):
+        total = tl.sum(tl.sum(term_values(term, b_kernels, LAYERS), axis=1).to(tl.float64))
+        sum_ptr = partial_sums_ptr + program * (1 + L) + term
+        tl.store(sum_ptr, tl.load(sum_ptr) + total * weight)
+
+    joints, marginals = coefficient_factors(pair_weight, slopes, numbers, DTYPE, LAYERS)
     for l in tl.static_range(L):
         if LAYER_NEEDS_GRAD[l]:
-            b_c = coefficients(l, pair_weight, b_kernels, b_slopes, numbers, LAYERS)
-            tl.store(inner_products_ptrs[l] + offsets, tl.where(pair, b_c, 0.0))
+            b_c = coefficients(l, b_kernels, b_slopes, joints, marginals, LAYERS)
+            tl.store(inner_products_ptrs[l] + offsets, b_c)
 
 
 @triton.jit(do_not_specialize=["n_source", "n_target", "source_rows"])
@@ -136,16 +135,16 @@ def run(call: Call, format: str, config: Config) -> Result:
     """The library multiplies in fp32 or TF32: what lies between is rounded up."""
     format = "tf32" if format in ("tf32", "bf16") else "ieee"
     problem, device, dtype, dims, layers = call.problem, call.device, call.dtype, call.dims, len(call.sources)
-    plan, layer_needs_grad = make_plan(problem, dtype), call.layer_needs_grad
+    plan, layer_needs_grad = make_plan(problem, dtype, format), call.layer_needs_grad
     widths = tuple([triton.cdiv(d + 1, 16) * 16 for d in dims])
     packed = pack(call, plan, format=format, widths=widths, tile=config.tile, ones=True)
     total = len(packed.rows[0])
-    side = _side(total, layers * packed.norms[0].element_size(), config)
+    side = _side(total, layers * packed.exponents[0].element_size(), config)
     workspace = torch.empty((layers, side * side), dtype=dtype, device=device)
     weighted = [
         torch.zeros_like(z) if needed else None for z, needed in zip(packed.rows, layer_needs_grad, strict=True)
     ]
-    partial_sums = torch.zeros(((side // config.tile) ** 2, 3, 1 + layers), dtype=torch.float64, device=device)
+    partial_sums = torch.zeros(((side // config.tile) ** 2, 1 + layers), dtype=torch.float64, device=device)
     with matmul_precision(device, format), torch.autocast(device.type, enabled=False):
         for panel, other in panel_pairs(total, side):
             shape = panel.stop - panel.start, other.stop - other.start
@@ -156,12 +155,10 @@ def run(call: Call, format: str, config: Config) -> Result:
                 inner_products_to_coefficients,
                 (shape[0] // config.tile, shape[1] // config.tile),
                 tuple(inner_products),
-                tuple(packed.norms),
+                tuple(packed.exponents),
                 packed.bandwidths,
                 plan.numbers,
                 partial_sums,
-                problem.n_source,
-                problem.n_target,
                 packed.source_rows,
                 panel.start,
                 other.start,
