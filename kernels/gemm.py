@@ -21,11 +21,14 @@ from fastmmd.backends.gram import panel_pairs
 from fastmmd.backends.layout import empty_gradients
 from fastmmd.call import Call, Result
 from fastmmd.kernels.arithmetic import (
+    coefficient_factors,
     coefficients,
     count,
-    mixture,
+    exponents,
+    mixtures,
     term_values,
     weight_of_pair,
+    without_diagonal,
 )
 from fastmmd.kernels.finish import loss_and_statistics
 from fastmmd.kernels.launch import launch
@@ -34,17 +37,15 @@ from fastmmd.kernels.plan import make_plan
 from fastmmd.precision import matmul_precision
 
 
-@triton.jit(do_not_specialize=["n_source", "n_target", "source_rows"])
+@triton.jit(do_not_specialize=["source_rows"])
 def inner_products_to_coefficients(
     inner_products_ptrs,  # L times [rows, columns], fp32 or fp64
     coefficients_ptrs,  # L times [rows, columns]: the same memory, or bf16; None where no gradient is needed
     transposed_ptrs,  # L times [columns, rows], written where the panels differ; None where no product reads them
-    norms_ptrs,  # L times [padded rows], fp32 or fp64
-    bandwidths_ptr,  # [2, L] fp64: bandwidths, tolerances
+    exponents_ptrs,  # L times [padded rows], fp32 or fp64
+    bandwidths_ptr,  # [3, L] fp64: bandwidths, twice the rates, slopes
     numbers,
-    partial_sums_ptr,  # [programs, 3, 1 + L] fp64; added to
-    n_source,
-    n_target,
+    partial_sums_ptr,  # [programs, 1 + L] fp64; added to
     source_rows,
     first_row,  # of the panels
     first_column,
@@ -57,42 +58,35 @@ def inner_products_to_coefficients(
     L: tl.constexpr = count(LAYERS)
     panel_row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     panel_column = tl.program_id(1) * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS)
-    i, j = first_row + tl.program_id(0) * TILE_ROWS, first_column + tl.program_id(1) * TILE_COLUMNS
     row, column = first_row + panel_row, first_column + panel_column
+    i, j = first_row + tl.program_id(0) * TILE_ROWS, first_column + tl.program_id(1) * TILE_COLUMNS
     row_is_source, column_is_source = i < source_rows, j < source_rows
-    row_end = tl.where(row_is_source, n_source, source_rows + n_target)
-    column_end = tl.where(column_is_source, n_source, source_rows + n_target)
-    # Most tiles need no masks: the branch is the same for all threads, and selects would be a tenth of the pass.
-    on_diagonal = (i < j + TILE_COLUMNS) & (j < i + TILE_ROWS)
-    ragged = on_diagonal | (i + TILE_ROWS > row_end) | (j + TILE_COLUMNS > column_end)
     offsets = panel_row[:, None] * columns + panel_column[None, :]
-    b_kernels, b_slopes = (), ()
+    DTYPE: tl.constexpr = inner_products_ptrs[0].dtype.element_ty
+    slopes, b_exponents = (), ()
     for l in tl.static_range(L):
-        b_norms = tl.load(norms_ptrs[l] + row)[:, None] + tl.load(norms_ptrs[l] + column)[None, :]
-        b_squared = b_norms - 2 * tl.load(inner_products_ptrs[l] + offsets)
-        b_distances = tl.maximum(b_squared, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        bandwidth, tolerance = tl.load(bandwidths_ptr + l), tl.load(bandwidths_ptr + L + l)
-        b_kernel, b_slope = mixture(b_distances, bandwidth, tolerance, l, LAYERS)
-        if ragged:
-            inside = (row < row_end)[:, None] & (column < column_end)[None, :]
-            pair = inside & (row[:, None] != column[None, :])
-            b_kernel, b_slope = tl.where(pair, b_kernel, 0.0), tl.where(pair, b_slope, 0.0)
-        b_kernels, b_slopes = b_kernels + (b_kernel,), b_slopes + (b_slope,)
+        slopes = slopes + (tl.load(bandwidths_ptr + 2 * L + l),)
+        twice_rate = tl.load(bandwidths_ptr + L + l).to(DTYPE)
+        b_rows, b_columns = tl.load(exponents_ptrs[l] + row), tl.load(exponents_ptrs[l] + column)
+        b_inner = tl.load(inner_products_ptrs[l] + offsets)
+        b_exponents = b_exponents + (exponents(b_inner, b_rows, b_columns, twice_rate),)
+    if (i < j + TILE_COLUMNS) & (j < i + TILE_ROWS):
+        b_exponents = without_diagonal(b_exponents, row, column, LAYERS)
+    b_kernels, b_slopes = mixtures(b_exponents, LAYERS)
 
     # Panels on the diagonal hold both triangles; a pair off it stands for its mirror image too.
-    images = tl.where(first_row == first_column, 1.0, 2.0)
-    same = row_is_source == column_is_source
-    region = tl.where(same, tl.where(row_is_source, 0, 1), 2)
-    slot = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * 3 + region
+    pair_weight = weight_of_pair(row_is_source, column_is_source, numbers)
+    weight = pair_weight * tl.where(first_row == first_column, 1.0, 2.0)
+    program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     for term in tl.static_range(1 + L):
         total = tl.sum(term_values(term, b_kernels, LAYERS)).to(tl.float64)
-        sum_ptr = partial_sums_ptr + slot * (1 + L) + term
-        tl.store(sum_ptr, tl.load(sum_ptr) + total * tl.where(same, images, 0.5 * images))
+        sum_ptr = partial_sums_ptr + program * (1 + L) + term
+        tl.store(sum_ptr, tl.load(sum_ptr) + total * weight)
 
-    pair_weight = weight_of_pair(row_is_source, column_is_source, numbers)
+    joints, marginals = coefficient_factors(pair_weight, slopes, numbers, DTYPE, LAYERS)
     for l in tl.static_range(L):
         if coefficients_ptrs[l] is not None:
-            b_c = coefficients(l, pair_weight, b_kernels, b_slopes, numbers, LAYERS)
+            b_c = coefficients(l, b_kernels, b_slopes, joints, marginals, LAYERS)
             tl.store(coefficients_ptrs[l] + offsets, b_c.to(coefficients_ptrs[l].dtype.element_ty))
             if transposed_ptrs[l] is not None:  # noqa: SIM102 known when the kernel is compiled, unlike the next
                 if first_row != first_column:
@@ -168,7 +162,7 @@ def run(call: Call, format: str, config: Config) -> Result:
     """The library multiplies in bf16, TF32, fp32 or fp64: what lies between is rounded up."""
     format = products.library_format(call.device, format)
     problem, device, dtype, dims, layers = call.problem, call.device, call.dtype, call.dims, len(call.sources)
-    plan, layer_needs_grad = make_plan(problem, dtype), call.layer_needs_grad
+    plan, layer_needs_grad = make_plan(problem, dtype, format), call.layer_needs_grad
     widths = tuple([triton.cdiv(d + 1, 16) * 16 for d in dims])
     packed = pack(call, plan, format=format, widths=widths, tile=ROWS, ones=True, transposed=format == "tf32")
     operands = list(map(products.Operands, packed.rows, packed.transposed))
@@ -179,7 +173,7 @@ def run(call: Call, format: str, config: Config) -> Result:
         for z, needed in zip(packed.rows, layer_needs_grad, strict=True)
     ]
     programs = (workspace.side // config.rows) * (workspace.side // config.columns)
-    partial_sums = torch.zeros((programs, 3, 1 + layers), dtype=torch.float64, device=device)
+    partial_sums = torch.zeros((programs, 1 + layers), dtype=torch.float64, device=device)
     with matmul_precision(device, format), torch.autocast(device.type, enabled=False):
         for panel, other in panel_pairs(total, workspace.side):
             rows, columns = panel.stop - panel.start, other.stop - other.start
@@ -194,12 +188,10 @@ def run(call: Call, format: str, config: Config) -> Result:
                 tuple(inner_products),
                 tuple([c if needed else None for c, needed in zip(coefficients, layer_needs_grad, strict=True)]),
                 tuple(transposed),
-                tuple(packed.norms),
+                tuple(packed.exponents),
                 packed.bandwidths,
                 plan.numbers,
                 partial_sums,
-                problem.n_source,
-                problem.n_target,
                 packed.source_rows,
                 panel.start,
                 other.start,
