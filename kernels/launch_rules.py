@@ -61,7 +61,7 @@ RULES: tuple[Rule[Config], ...] = (
     ),
     Rule(
         vendor="nvidia",
-        config=gemm.Config(tile=32, warps=4, workspace_bytes=64 << 20),
+        config=gemm.Config(rows=32, columns=32, warps=4, workspace_bytes=24 << 20),
         formats=FORMATS,
         max_layers=3,
         reason="64 MiB of inner products are 2,880 rows per side with two layers, where a matrix product is at full "
@@ -69,13 +69,13 @@ RULES: tuple[Rule[Config], ...] = (
     ),
     Rule(
         vendor="nvidia",
-        config=gemm.Config(tile=32, warps=8, workspace_bytes=64 << 20),
+        config=gemm.Config(rows=32, columns=32, warps=8, workspace_bytes=24 << 20),
         formats=FORMATS,
         reason="half the pairs per thread for twice the layers. " + UNMEASURED,
     ),
     Rule(
         vendor="amd",
-        config=gemm.Config(tile=32, warps=4, workspace_bytes=64 << 20),
+        config=gemm.Config(rows=32, columns=32, warps=4, workspace_bytes=24 << 20),
         formats=FORMATS,
         reason="as above. " + UNMEASURED,
     ),

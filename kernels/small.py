@@ -49,7 +49,7 @@ class Config:
 def run(call: Call, format: str, config: Config) -> Result:
     """For a few hundred pooled rows."""
     problem, device, dtype, dims, layers = call.problem, call.device, call.dtype, call.dims, len(call.sources)
-    plan = make_plan(problem, dtype)
+    plan = make_plan(problem, dtype, format)
     n_source, n_target = problem.n_source, problem.n_target
     tiles = triton.cdiv(n_source, config.tile) + triton.cdiv(n_target, config.tile)
     part_features = max(config.part_features, _align(triton.cdiv(max(dims), config.max_parts), config.features))
@@ -60,7 +60,7 @@ def run(call: Call, format: str, config: Config) -> Result:
     gradients = empty_gradients(call.inputs, call.needs_grad, dtype)
     parts, side, offsets = first_parts[-1], tiles * config.tile, tiles // 2 + 1
     distances = torch.empty((parts, side, side), dtype=dtype, device=device)
-    sums = torch.empty(parts * tiles * offsets + tiles * 3 * (1 + layers), dtype=torch.float64, device=device)
+    sums = torch.empty(parts * tiles * offsets + tiles * (1 + layers), dtype=torch.float64, device=device)
     distance_sums, partial_sums = sums[: parts * tiles * offsets], sums[parts * tiles * offsets :]
     arrived = torch.empty((), dtype=torch.int32, device=device)
     loss = torch.empty((), dtype=dtype, device=device)
