@@ -207,7 +207,6 @@ void bind_cuda(py::module_& m) {
   py::class_<PackedSumBuffers>(m, "CudaPackedSums")
       .def(py::init(&make_packed_sums), py::kw_only(), py::arg("sums"), py::arg("sum_rows"), py::arg("bandwidth"),
            py::arg("weighted"), py::arg("rows"), py::arg("pitch"), py::arg("parts"), py::arg("part_pitch"));
-  m.def("cuda_packed_rows", &cuda::packed_rows, py::arg("rows"));
   m.def("cuda_pack_workspace_bytes", &cuda::pack_workspace_bytes, py::arg("problem"), py::arg("f64"));
   m.def("cuda_pack", &pack, py::arg("problem"), py::arg("buffers"), py::arg("dtypes"), py::arg("f64"),
         py::arg("format"), py::arg("rows"), py::arg("device"));

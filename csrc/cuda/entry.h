@@ -44,7 +44,6 @@ struct PackedSums {     // what a route has added up
   int64_t pitch[kMaxLayers];          // of both
   int64_t parts, part_pitch;
 };
-int64_t packed_rows(int64_t rows);   // of a domain
 int64_t pack_workspace_bytes(const Problem&, bool f64);
 int pack(const Problem&, const Buffers&, const Dtype* dtypes, bool f64, Format, const PackedRows&, Device);
 int finish(const Problem&, const Buffers&, bool f64, Format, const PackedSums&, Device);

@@ -48,10 +48,6 @@ int run(const PackProblem& p, cudaStream_t stream) {
 
 }   // namespace
 
-int64_t packed_rows(int64_t rows) {
-  return (rows + kCudaFusedPanelRows - 1) / kCudaFusedPanelRows * kCudaFusedPanelRows;
-}
-
 int64_t pack_workspace_bytes(const Problem& problem, bool f64) { return workspace(problem, f64).bytes; }
 
 int pack(const Problem& problem, const Buffers& io, const Dtype* dtypes, bool f64, Format format,

@@ -21,6 +21,11 @@ struct Plan {
   FM_INLINE int n() const { return n_source + n_target; }
 };
 
+// A domain's rows, padded to whole panels.
+inline int64_t packed_rows(int64_t rows) {
+  return (rows + kCudaFusedPanelRows - 1) / kCudaFusedPanelRows * kCudaFusedPanelRows;
+}
+
 inline Plan make_plan(const Problem& problem) {
   Plan plan{};
   if (problem.n() > kCudaMaxRows)

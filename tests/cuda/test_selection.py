@@ -148,6 +148,8 @@ class Recorder(SimpleNamespace):
             "Buffers",
             "CudaDevice",
             "CudaSmallLaunch",
+            "CudaPackedRows",
+            "CudaPackedSums",
             "CudaFusedBuffers",
             "CudaGemmPass",
         )
@@ -158,6 +160,15 @@ class Recorder(SimpleNamespace):
 
     def cuda_small(self, problem, buffers, dtypes, f64, launch, device):
         self.asked.append(("small", None))
+
+    def cuda_pack_workspace_bytes(self, problem, f64):
+        return 0
+
+    def cuda_pack(self, *arguments):
+        pass
+
+    def cuda_finish(self, *arguments):
+        pass
 
     def cuda_gemm_pass_programs(self, rows, columns):
         return 1

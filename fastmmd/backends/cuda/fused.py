@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fastmmd import extension
-from fastmmd.backends.cuda.packed import finish, operand_dtype, pack, padded_rows, padded_widths
+from fastmmd.backends.cuda.packed import finish, pack, padded_rows, padded_widths
+from fastmmd.backends.products import operand_dtype
 from fastmmd.call import Call, Result
 
 FORMATS = ("tf32x3", "tf32", "bf16")  # of the tensor cores
@@ -42,7 +43,7 @@ def run(call: Call, format: str, config: Config) -> Result:
         raise ValueError(f"config: route 'fused' multiplies in {', '.join(FORMATS)}, got precision {format!r}")
     module: Any = extension.module
     device, layers, widths = call.device, len(call.sources), padded_widths(call.dims)
-    rows = torch.empty(padded_rows(call), sum(widths), dtype=operand_dtype(call, format), device=device)
+    rows = torch.empty(padded_rows(call), sum(widths), dtype=operand_dtype(format, call.dtype), device=device)
     packed = pack(call, format, rows.split(widths, 1))
     tiles = len(rows) // module.CUDA_FUSED_PANEL_ROWS
     splits = max(1, min(config.thread_blocks // tiles, MOST_SPLITS))

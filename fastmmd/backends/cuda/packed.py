@@ -15,7 +15,6 @@ from fastmmd.backends.layout import empty_gradients, matched
 from fastmmd.call import Call, Result
 
 DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32", torch.float64: "f64"}
-_OPERANDS = {"bf16": torch.bfloat16, "f16": torch.float16}
 
 
 class Packed(NamedTuple):
@@ -43,12 +42,9 @@ def padded_widths(dims: Sequence[int], *, ones: bool = False) -> list[int]:
 
 def padded_rows(call: Call) -> int:
     """R: each domain's rows, rounded up to whole panels."""
-    module: Any = extension.module
-    return module.cuda_packed_rows(call.problem.n_source) + module.cuda_packed_rows(call.problem.n_target)
-
-
-def operand_dtype(call: Call, format: str) -> torch.dtype:
-    return _OPERANDS.get(format, call.dtype)
+    assert extension.module is not None
+    side = extension.module.CUDA_FUSED_PANEL_ROWS
+    return sum([-(-n // side) * side for n in (call.problem.n_source, call.problem.n_target)])
 
 
 def pack(

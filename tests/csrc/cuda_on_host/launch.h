@@ -18,6 +18,8 @@
 
 namespace cuda_on_host {
 
+inline std::atomic<int> launches{0};   // so far
+
 class Launch {
  public:
   Launch(dim3 grid, dim3 shape, size_t shared_bytes, std::function<void()> kernel)
@@ -35,6 +37,7 @@ class Launch {
   }
 
   CUDA_ON_HOST_RUNTIME void run() {
+    ++launches;
 #if CUDA_ON_HOST_TSAN
     run_unordered();
 #else

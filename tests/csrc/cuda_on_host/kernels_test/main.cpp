@@ -59,6 +59,7 @@ int main(int count, char** arguments) {
   }
   test_refusals();
   test_small();
+  test_packed();
   test_fused();
   test_gemm_pass();
   std::printf("%u cases, %u of them bad\n", cases_run, cases_bad);
