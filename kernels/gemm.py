@@ -21,13 +21,11 @@ from fastmmd.backends.gram import panel_pairs
 from fastmmd.backends.layout import empty_gradients
 from fastmmd.call import Call, Result
 from fastmmd.kernels.arithmetic import (
-    coefficient_factors,
     coefficients,
     count,
     exponents,
     mixtures,
     term_values,
-    weight_of_pair,
     without_diagonal,
 )
 from fastmmd.kernels.finish import loss_and_statistics
@@ -44,7 +42,8 @@ def inner_products_to_coefficients(
     transposed_ptrs,  # L times [columns, rows], written where the panels differ; None where no product reads them
     exponents_ptrs,  # L times [padded rows], fp32 or fp64
     bandwidths_ptr,  # [3, L] fp64: bandwidths, twice the rates, slopes
-    numbers,
+    weights_ptr,  # [3] fp64: of a pair in each region
+    factors_ptr,  # [3, L, 2], fp32 or fp64: of coefficients in each region
     partial_sums_ptr,  # [programs, 1 + L] fp64; added to
     source_rows,
     first_row,  # of the panels
@@ -63,9 +62,11 @@ def inner_products_to_coefficients(
     row_is_source, column_is_source = i < source_rows, j < source_rows
     offsets = panel_row[:, None] * columns + panel_column[None, :]
     DTYPE: tl.constexpr = inner_products_ptrs[0].dtype.element_ty
-    slopes, b_exponents = (), ()
+    region = tl.where(row_is_source == column_is_source, tl.where(row_is_source, 0, 1), 2)
+    b_exponents, joints, marginals = (), (), ()
     for l in tl.static_range(L):
-        slopes = slopes + (tl.load(bandwidths_ptr + 2 * L + l),)
+        joints = joints + (tl.load(factors_ptr + (region * L + l) * 2),)
+        marginals = marginals + (tl.load(factors_ptr + (region * L + l) * 2 + 1),)
         twice_rate = tl.load(bandwidths_ptr + L + l).to(DTYPE)
         b_rows, b_columns = tl.load(exponents_ptrs[l] + row), tl.load(exponents_ptrs[l] + column)
         b_inner = tl.load(inner_products_ptrs[l] + offsets)
@@ -75,15 +76,13 @@ def inner_products_to_coefficients(
     b_kernels, b_slopes = mixtures(b_exponents, LAYERS)
 
     # Panels on the diagonal hold both triangles; a pair off it stands for its mirror image too.
-    pair_weight = weight_of_pair(row_is_source, column_is_source, numbers)
-    weight = pair_weight * tl.where(first_row == first_column, 1.0, 2.0)
+    weight = tl.load(weights_ptr + region) * tl.where(first_row == first_column, 1.0, 2.0)
     program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     for term in tl.static_range(1 + L):
         total = tl.sum(term_values(term, b_kernels, LAYERS)).to(tl.float64)
         sum_ptr = partial_sums_ptr + program * (1 + L) + term
         tl.store(sum_ptr, tl.load(sum_ptr) + total * weight)
 
-    joints, marginals = coefficient_factors(pair_weight, slopes, numbers, DTYPE, LAYERS)
     for l in tl.static_range(L):
         if coefficients_ptrs[l] is not None:
             b_c = coefficients(l, b_kernels, b_slopes, joints, marginals, LAYERS)
@@ -190,7 +189,8 @@ def run(call: Call, format: str, config: Config) -> Result:
                 tuple(transposed),
                 tuple(packed.exponents),
                 packed.bandwidths,
-                plan.numbers,
+                packed.weights,
+                packed.factors,
                 partial_sums,
                 packed.source_rows,
                 panel.start,

@@ -15,7 +15,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fastmmd.call import Call
-from fastmmd.kernels.arithmetic import bandwidth_and_tolerance, count, rate_and_slope, rounded
+from fastmmd.kernels.arithmetic import (
+    bandwidth_and_tolerance,
+    coefficient_factors,
+    count,
+    rate_and_slope,
+    rounded,
+    weight_of_pair,
+)
 from fastmmd.kernels.launch import launch
 from fastmmd.kernels.plan import TRITON_DTYPE, Plan
 
@@ -31,6 +38,8 @@ class Packed(NamedTuple):
     exponents: per layer ``[padded rows]``, fp32 or fp64: a pair's base-2 exponent in the broadest Gaussian is the sum
         of its rows' and twice the rate times their inner product (`arithmetic.exponents`); padding has -inf.
     bandwidths: ``[3, L]`` fp64: bandwidths, twice the rates, slopes (`arithmetic.rate_and_slope`).
+    weights: ``[3]`` fp64: of a pair in each region (`arithmetic.weight_of_pair`).
+    factors: ``[3, L, 2]``, fp32 or fp64: what coefficients in a region share (`arithmetic.coefficient_factors`).
     source_rows: padded rows of the source: where the target begins.
     """
 
@@ -38,6 +47,8 @@ class Packed(NamedTuple):
     transposed: list[Tensor] | list[None]
     exponents: list[Tensor]
     bandwidths: Tensor
+    weights: Tensor
+    factors: Tensor
     source_rows: int
 
 
@@ -151,6 +162,8 @@ def find_bandwidths(
     numbers,
     exponents_ptrs,  # L times [padded rows] DTYPE: squared norms in, their shares of the exponents out
     bandwidths_ptr,  # [3, L] fp64: bandwidths, twice the rates, slopes
+    weights_ptr,  # [3] fp64
+    factors_ptr,  # [3, L, 2] DTYPE
     n_source,
     n_target,
     source_tiles,
@@ -163,6 +176,7 @@ def find_bandwidths(
     is_source = tile < source_tiles
     first = tl.where(is_source, tile, tile - source_tiles) * ROWS
     in_rows = first + tl.arange(0, ROWS) < tl.where(is_source, n_source, n_target)
+    slopes = ()
     for l in tl.static_range(L):
         b_sums = tl.zeros((128,), tl.float64)
         for start in range(0, tiles, 128):
@@ -180,6 +194,16 @@ def find_bandwidths(
             tl.store(bandwidths_ptr + l, bandwidth)
             tl.store(bandwidths_ptr + L + l, 2 * rate)
             tl.store(bandwidths_ptr + 2 * L + l, slope)
+        slopes = slopes + (slope,)
+    # Once here, since GPUs for graphics do fp64 at a 64th of the rate of fp32.
+    if tile == 0:
+        for region in tl.static_range(3):
+            pair_weight = weight_of_pair(region != 1, region == 0, numbers)
+            tl.store(weights_ptr + region, pair_weight)
+            joints, marginals = coefficient_factors(pair_weight, slopes, numbers, DTYPE, LAYERS)
+            for l in tl.static_range(L):
+                tl.store(factors_ptr + (region * L + l) * 2, joints[l])
+                tl.store(factors_ptr + (region * L + l) * 2 + 1, marginals[l])
 
 
 def pack(
@@ -210,6 +234,8 @@ def pack(
     sums = torch.empty((groups, first_chunks[-1], COLUMNS), dtype=dtype, device=device)
     norm_sums = torch.empty((layers, tiles), dtype=torch.float64, device=device)
     bandwidths = torch.empty((3, layers), dtype=torch.float64, device=device)
+    weights = torch.empty(3, dtype=torch.float64, device=device)
+    factors = torch.empty((3, layers, 2), dtype=dtype, device=device)
     launch(
         column_sums,
         (first_chunks[-1], groups),
@@ -253,6 +279,7 @@ def pack(
         DTYPE=TRITON_DTYPE[dtype],
         FORMAT=format,
         ONES=ones,
+        num_warps=8,  # with 4, a tile and its transposed copy spill 107 registers
     )
     launch(
         find_bandwidths,
@@ -262,6 +289,8 @@ def pack(
         plan.numbers,
         tuple(norms),
         bandwidths,
+        weights,
+        factors,
         n_source,
         n_target,
         source_rows // ROWS,
@@ -269,4 +298,12 @@ def pack(
         ROWS=ROWS,
         DTYPE=TRITON_DTYPE[dtype],
     )
-    return Packed(rows, mirrored, norms, bandwidths, source_rows)
+    return Packed(
+        rows=rows,
+        transposed=mirrored,
+        exponents=norms,
+        bandwidths=bandwidths,
+        weights=weights,
+        factors=factors,
+        source_rows=source_rows,
+    )
