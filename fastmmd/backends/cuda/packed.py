@@ -48,11 +48,16 @@ def padded_rows(call: Call) -> int:
 
 
 def pack(
-    call: Call, format: str, rows: Sequence[Tensor], *, transposed: Sequence[Tensor] | None = None, ones: bool = False
+    call: Call,
+    format: str,
+    rows: Sequence[Tensor],
+    *,
+    transposed: Sequence[Tensor | None] | None = None,
+    ones: bool = False,
 ) -> Packed:
     """Fills `rows`, per layer ``[R, width]`` in the operands' dtype: centred, rounded to `format`, source first, each
     domain padded with zeros to whole panels; past the features a column of ones, if asked for, then zeros. transposed:
-    per layer ``[width, R]``, contiguous, likewise."""
+    per layer ``[width, R]``, contiguous, likewise; None where nobody needs it."""
     module: Any = extension.module
     call = matched(call)
     dtype, device, layers = call.dtype, call.device, len(call.sources)
@@ -80,7 +85,7 @@ def pack(
         format,
         module.CudaPackedRows(
             rows=[x.data_ptr() for x in rows],
-            transposed=[0] * layers if transposed is None else [x.data_ptr() for x in transposed],
+            transposed=[extension.data_ptr(x) for x in transposed or [None] * layers],
             width=[x.shape[1] for x in rows],
             pitch=[x.stride(0) for x in rows],
             ones=ones,
