@@ -88,7 +88,7 @@ def fused_loss(
         for chunk in tl.static_range(item(CHUNKS, l)):
             b_x = b_x + (_chunk(packed_ptrs[l], i * TILE, chunk, CHUNKS[l], TILE, WIDTHS[l]),)
         if LAYER_NEEDS_GRAD[l]:
-            b_row_sums = b_row_sums + (tl.zeros((TILE, 16), DTYPE),)
+            b_row_sums = b_row_sums + (tl.zeros((TILE, 8), DTYPE),)
             for _ in tl.static_range(item(CHUNKS, l)):
                 b_weighted = b_weighted + (tl.zeros((TILE, item(WIDTHS, l)), DTYPE),)
     b_sums = ()
@@ -98,7 +98,7 @@ def fused_loss(
     cross_weight = weight_of_pair(row_is_source, row_is_source == 0, numbers)
     same_joints, same_marginals = coefficient_factors(same_weight, slopes, numbers, DTYPE, LAYERS)
     cross_joints, cross_marginals = coefficient_factors(cross_weight, slopes, numbers, DTYPE, LAYERS)
-    b_ones = tl.full((COLUMNS, 16), 1.0, DTYPE)
+    b_ones = tl.full((COLUMNS, 8), 1.0, DTYPE)
 
     splits: tl.constexpr = TILE // COLUMNS
     for step in range(0, (tiles if GRADIENT else tiles // 2 + 1) * splits):
@@ -154,7 +154,7 @@ def fused_loss(
         out_row = domain_row.to(tl.int64)[:, None]
         for l in tl.static_range(L):
             if LAYER_NEEDS_GRAD[l]:
-                b_row_sum = tl.sum(b_row_sums[0], axis=1)[:, None] * 0.0625  # 16 equal columns
+                b_row_sum = tl.sum(b_row_sums[0], axis=1)[:, None] * 0.125  # 8 equal columns
                 for chunk in tl.static_range(item(CHUNKS, l)):
                     b_gradient = 4 * (b_weighted[0] - b_row_sum * b_x[_first(CHUNKS, l) + chunk].to(DTYPE))
                     b_weighted = b_weighted[1:]
