@@ -72,7 +72,7 @@ def inner_products_to_coefficients(
         b_rows, b_columns = tl.load(exponents_ptrs[l] + row), tl.load(exponents_ptrs[l] + column)
         b_inner = tl.load(inner_products_ptrs[l] + offsets)
         b_exponents = b_exponents + (exponents(b_inner, b_rows, b_columns, twice_rate),)
-    if ONE_PANEL:
+    if ONE_PANEL:  # noqa: SIM102 known when the kernel is compiled, unlike the next
         if (i < j + TILE_COLUMNS) & (j < i + TILE_ROWS):
             b_exponents = without_diagonal(b_exponents, row, column, LAYERS)
     b_kernels, b_slopes = mixtures(b_exponents, LAYERS)

@@ -75,7 +75,7 @@ def test_the_workspace_stays_in_its_bytes(total, layers, format, dtype):
     buffers = {id(buffer): buffer.nbytes for buffer in workspace[1:] if buffer is not None}
     assert workspace.side % 64 == 0
     assert sum(buffers.values()) <= workspace_bytes or workspace.side == 64
-    assert workspace.side >= min(total, 512)
+    assert workspace.side >= min(total, 256)
 
 
 @pytest.mark.slow
