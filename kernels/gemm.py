@@ -39,7 +39,7 @@ from fastmmd.precision import matmul_precision
 def inner_products_to_coefficients(
     inner_products_ptrs,  # L times [rows, columns], fp32 or fp64
     coefficients_ptrs,  # L times [rows, columns]: the same memory, or bf16; None where no gradient is needed
-    transposed_ptrs,  # L times [columns, rows], written where the panels differ; None where no product reads them
+    transposed_ptrs,  # L times [columns, rows], or None where no product reads them
     exponents_ptrs,  # L times [padded rows], fp32 or fp64
     bandwidths_ptr,  # [3, L] fp64: bandwidths, twice the rates, slopes
     weights_ptr,  # [3] fp64: of a pair in each region
@@ -51,6 +51,7 @@ def inner_products_to_coefficients(
     rows,  # of the panels
     columns,
     LAYERS: tl.constexpr,
+    ONE_PANEL: tl.constexpr,  # with itself
     TILE_ROWS: tl.constexpr,
     TILE_COLUMNS: tl.constexpr,
 ):
@@ -71,12 +72,13 @@ def inner_products_to_coefficients(
         b_rows, b_columns = tl.load(exponents_ptrs[l] + row), tl.load(exponents_ptrs[l] + column)
         b_inner = tl.load(inner_products_ptrs[l] + offsets)
         b_exponents = b_exponents + (exponents(b_inner, b_rows, b_columns, twice_rate),)
-    if (i < j + TILE_COLUMNS) & (j < i + TILE_ROWS):
-        b_exponents = without_diagonal(b_exponents, row, column, LAYERS)
+    if ONE_PANEL:  # noqa: SIM102 known when the kernel is compiled, unlike the next
+        if (i < j + TILE_COLUMNS) & (j < i + TILE_ROWS):
+            b_exponents = without_diagonal(b_exponents, row, column, LAYERS)
     b_kernels, b_slopes = mixtures(b_exponents, LAYERS)
 
-    # Panels on the diagonal hold both triangles; a pair off it stands for its mirror image too.
-    weight = tl.load(weights_ptr + region) * tl.where(first_row == first_column, 1.0, 2.0)
+    # A panel with itself holds both triangles; a pair of two panels stands for its mirror image too.
+    weight = tl.load(weights_ptr + region) * (1.0 if ONE_PANEL else 2.0)
     program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     for term in tl.static_range(1 + L):
         total = tl.sum(term_values(term, b_kernels, LAYERS)).to(tl.float64)
@@ -87,10 +89,9 @@ def inner_products_to_coefficients(
         if coefficients_ptrs[l] is not None:
             b_c = coefficients(l, b_kernels, b_slopes, joints, marginals, LAYERS)
             tl.store(coefficients_ptrs[l] + offsets, b_c.to(coefficients_ptrs[l].dtype.element_ty))
-            if transposed_ptrs[l] is not None:  # noqa: SIM102 known when the kernel is compiled, unlike the next
-                if first_row != first_column:
-                    p_transposed = transposed_ptrs[l] + panel_column[:, None] * rows + panel_row[None, :]
-                    tl.store(p_transposed, tl.trans(b_c))
+            if transposed_ptrs[l] is not None:
+                p_transposed = transposed_ptrs[l] + panel_column[:, None] * rows + panel_row[None, :]
+                tl.store(p_transposed, tl.trans(b_c))
 
 
 @triton.jit(do_not_specialize=["n_source", "n_target", "source_rows"])
@@ -178,7 +179,9 @@ def run(call: Call, format: str, config: Config) -> Result:
             rows, columns = panel.stop - panel.start, other.stop - other.start
             inner_products = _matrices(workspace.inner_products, rows, columns)
             coefficients = _matrices(workspace.coefficients, rows, columns)
-            transposed = _matrices(workspace.transposed, columns, rows) if format == "tf32" else [None] * layers
+            # The coefficients of a panel with itself are their own transpose.
+            mirror = workspace.transposed if panel != other else None
+            transposed = [None] * layers if mirror is None else _matrices(mirror, columns, rows)
             for out, z, d in zip(inner_products, packed.rows, dims, strict=True):
                 products.inner_products(z[panel, :d], z[other, :d], out)
             launch(
@@ -198,6 +201,7 @@ def run(call: Call, format: str, config: Config) -> Result:
                 rows,
                 columns,
                 LAYERS=plan.layers,
+                ONE_PANEL=panel == other,
                 TILE_ROWS=config.rows,
                 TILE_COLUMNS=config.columns,
                 num_warps=config.warps,

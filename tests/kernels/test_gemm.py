@@ -1,18 +1,22 @@
 """What route "gemm" hands to the library and to its pass. No kernel is launched here."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmmd.backends.layout import matched
+from tests import machine_code
 from tests.device_modes import recorded_products
 from tests.helpers import JAN, call_of
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from fastmmd.kernels import gemm
 from fastmmd.kernels.launch import recording
-from fastmmd.kernels.launch_rules import RULES
+from fastmmd.kernels.launch_rules import RULES, choose
+from tests.kernels import aot
 
 ROWS, DIMS = 300, (70, 8)  # of each domain; three panels of 256 rows
 
@@ -71,4 +75,28 @@ def test_the_workspace_stays_in_its_bytes(total, layers, format, dtype):
     buffers = {id(buffer): buffer.nbytes for buffer in workspace[1:] if buffer is not None}
     assert workspace.side % 64 == 0
     assert sum(buffers.values()) <= workspace_bytes or workspace.side == 64
-    assert workspace.side >= min(total, 512)
+    assert workspace.side >= min(total, 256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("format", ["ieee", "tf32", "bf16"])
+def test_the_pass_issues_few_instructions_per_pair_and_moves_16_bytes_at_a_time(target, format, tmp_path):
+    """It is bound by what it issues: two layers, of five Gaussians and of one, took 99."""
+    config = replace(choose("nvidia", 2 * ROWS, (256, 8), format).config, workspace_bytes=8 * 2 * 256 * 256)
+    with recorded_products(), recording() as launches:
+        inputs = [torch.empty(ROWS, d, device="cuda") for d in (256, 8)]
+        gemm.run(matched(call_of(inputs, inputs, JAN)), format, config)
+    passes = [launch for launch in launches if launch.kernel is gemm.inner_products_to_coefficients]
+    launch = next(launch for launch in passes if not launch.options["ONE_PANEL"])
+    cubin = tmp_path / "pass.cubin"
+    cubin.write_bytes(aot.compile(launch, target).asm["cubin"])
+    (text,) = machine_code.kernels(machine_code.disassembly(cubin)).values()
+    loop = machine_code.pair_loop(text)
+    pairs_per_thread = config.rows * config.columns / (32 * config.warps)
+    assert loop.instructions <= 50 * pairs_per_thread
+    assert loop.count(machine_code.SPILLS) == 0
+    # Two layers are read and written; tf32 writes the transposed coefficients too.
+    read, written = 2 * 4, {"ieee": 2 * 4, "tf32": 2 * 8, "bf16": 2 * 2}[format]
+    assert 16 * loop.count(["LDG.E.128"]) >= read * pairs_per_thread
+    assert 16 * loop.count(["STG.E.128"]) >= written * pairs_per_thread

@@ -20,7 +20,7 @@ FUSED = Route(name="fused", backend=triton, config=fused.Config(tile=64, columns
 GEMM = Route(
     name="gemm",
     backend=triton,
-    config=gemm.Config(rows=32, columns=32, warps=4, workspace_bytes=4 * 2 * 64 * 64),
+    config=gemm.Config(rows=32, columns=64, warps=4, workspace_bytes=4 * 2 * 64 * 64),
 )
 ROUTES = (SMALL, FUSED, GEMM)
 
