@@ -38,12 +38,6 @@ struct SmallProblem {
 };
 static_assert(sizeof(SmallProblem) <= 4000, "kernel parameters of more than 4 KiB make a launch slower");
 
-// Four neighbours that are read together.
-template <typename T>
-struct alignas(16) Four {
-  T v[4];
-};
-
 __device__ inline int layer_of(const int* first, int index) {
   int l = 0;
   while (index >= first[l + 1]) ++l;
