@@ -26,7 +26,7 @@
 
 namespace fastmmd {
 
-constexpr int kAbi = 4;   // raised whenever the meaning of a binding changes
+constexpr int kAbi = 5;   // raised whenever the meaning of a binding changes
 
 struct Layer {
   int64_t dim;

@@ -19,7 +19,7 @@ from torch import Tensor
 from fastmmd.problem import Problem
 
 # The binding's version that this Python code was written for (csrc/problem.h).
-ABI = 4
+ABI = 5
 PACKAGE = Path(__file__).resolve().parent
 SOURCE_CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file()
 REINSTALL = "run `pip install -e .` in the checkout" if SOURCE_CHECKOUT else "install fastmmd again"

@@ -159,18 +159,32 @@ void fused(const Problem& problem, const FusedLayerBuffers& buffers, const std::
 
 // ---- route "gemm"
 
-GemmPassBuffers make_gemm_pass(const py::sequence& inner_products, int64_t pitch, const py::sequence& norm,
-                               const py::sequence& layer_needs_grad, bool tf32, uintptr_t bandwidth,
+GemmPassBuffers make_gemm_pass(const py::sequence& inner_products, const py::sequence& coefficients,
+                               const py::sequence& transposed, int64_t pitch, int64_t transposed_pitch,
+                               const std::string& format, const py::sequence& norm, uintptr_t bandwidth,
                                uintptr_t tolerance, uintptr_t sums, int64_t rows, int64_t columns, int64_t first_row,
                                int64_t first_column) {
   GemmPassBuffers buffers(inner_products.size());
-  if (pitch < columns) refuse("pitch", "at least columns = " + std::to_string(columns), std::to_string(pitch));
   cuda::GemmPass& io = buffers.structure;
+  const auto expect_tiles = [](const char* argument, int64_t size, int64_t least) {
+    if (size < least || size % kCudaFusedPanelRows != 0)
+      refuse(argument, "a multiple of " + std::to_string(kCudaFusedPanelRows) + ", at least " + std::to_string(least),
+             std::to_string(size));
+  };
+  expect_tiles("rows", rows, kCudaFusedPanelRows);
+  expect_tiles("columns", columns, kCudaFusedPanelRows);
+  expect_tiles("first_row", first_row, 0);
+  expect_tiles("first_column", first_column, 0);
+  expect_tiles("pitch", pitch, columns);
   buffers.read("inner_products", inner_products, io.inner_products);
+  buffers.read("coefficients", coefficients, io.coefficients);
+  buffers.read("transposed", transposed, io.transposed);
+  for (const void* const address : io.transposed)
+    if (address) expect_tiles("transposed_pitch", transposed_pitch, rows);
   buffers.read("norm", norm, io.norm);
-  buffers.read("layer_needs_grad", layer_needs_grad, io.layer_needs_grad);
   io.pitch = pitch;
-  io.tf32 = tf32;
+  io.transposed_pitch = transposed_pitch;
+  io.format = format_of(format);
   io.bandwidth = pointer<const double>(bandwidth);
   io.tolerance = pointer<const double>(tolerance);
   io.sums = pointer<double>(sums);
@@ -224,9 +238,10 @@ void bind_cuda(py::module_& m) {
         py::arg("device"));
 
   py::class_<GemmPassBuffers>(m, "CudaGemmPass")
-      .def(py::init(&make_gemm_pass), py::kw_only(), py::arg("inner_products"), py::arg("pitch"), py::arg("norm"),
-           py::arg("layer_needs_grad"), py::arg("tf32"), py::arg("bandwidth"), py::arg("tolerance"), py::arg("sums"),
-           py::arg("rows"), py::arg("columns"), py::arg("first_row"), py::arg("first_column"));
+      .def(py::init(&make_gemm_pass), py::kw_only(), py::arg("inner_products"), py::arg("coefficients"),
+           py::arg("transposed"), py::arg("pitch"), py::arg("transposed_pitch"), py::arg("format"), py::arg("norm"),
+           py::arg("bandwidth"), py::arg("tolerance"), py::arg("sums"), py::arg("rows"), py::arg("columns"),
+           py::arg("first_row"), py::arg("first_column"));
   m.def("cuda_gemm_pass_programs", &cuda::gemm_pass_programs, py::arg("rows"), py::arg("columns"));
   m.def("cuda_gemm_pass", &gemm_pass, py::arg("problem"), py::arg("buffers"), py::arg("f64"), py::arg("device"));
 }

@@ -62,6 +62,30 @@ __device__ __forceinline__ float widen(bf16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float widen(f16 x) { return __half2float(x); }
 __device__ __forceinline__ bf16 to_bf16(float x) { return __float2bfloat16_rn(x); }
 
+// Two neighbours, the first in the low half.
+__device__ __forceinline__ uint32_t pack_bf16(float first, float second) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(first, second);
+  return static_cast<uint32_t>(__bfloat16_as_ushort(both.y)) << 16 | __bfloat16_as_ushort(both.x);
+}
+
+// 2^x in one instruction, right to about two units in the last place; what would be subnormal is 0.
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// x, or 0 where it is negative; NaN stays NaN.
+__device__ __forceinline__ float clamp_to_zero(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return x < 0 ? 0 : x;
+#else
+  float y;
+  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
 // c += a b with a [16, k], b [k, 8]: the tensor cores' products, operands and sums spread over the warp as the PTX
 // manual says. k = 8 for tf32, 16 for bf16.
 __device__ __forceinline__ void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
@@ -117,6 +141,7 @@ namespace fastmmd {
 
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ double clamp_to_zero(double x) { return x < 0 ? 0 : x; }
 
 // To nearest, ties to even; NaN stays NaN. A double goes to float or stays: on the way to bf16 it would be rounded
 // twice.
@@ -132,6 +157,12 @@ __device__ __forceinline__ To narrow(From x) {
     return static_cast<To>(x);
   }
 }
+
+// x to the digits that remain when one gives up log2(split) of them, to nearest but for numbers just below a power of
+// two, which may be a unit off (Veltkamp's splitting; two instructions). split: a power of two, or 0 for x itself. NaN
+// stays NaN, and infinities become it.
+__device__ __forceinline__ float upper_digits(float x, float split) { return __fmul_rn(split + 1, x) - split * x; }
+constexpr float kTf32Split = 8192;
 
 // To 11 bits of mantissa, ties away from zero, as a float whose low 13 bits are zero. NaN and infinities stay. The
 // instruction cvt.rna.tf32.f32 compiles to as many integer instructions, but makes an infinity of some NaNs, and PTX

@@ -69,17 +69,23 @@ int64_t fused_shared_bytes(Format, int64_t width, int layers, bool with_gradient
 int fused(const Problem&, const FusedBuffers&, Format, FusedLaunch, Device);
 
 // Route "gemm": what lies between two products of the platform's library. The inner products of a pair of row panels,
-// fp32 or fp64, become coefficients in place.
+// fp32 or fp64, become coefficients that are rounded to the format of the product that follows.
+//
+// Rows are packed: the source's, then the target's, each domain padded to whole tiles of kCudaFusedPanelRows rows; the
+// coefficients of padding are 0. Panels are whole tiles, and pitches are multiples of the tile's side.
 struct GemmPass {
-  void* inner_products[kMaxLayers];                 // [rows, columns]
-  int64_t pitch;                                    // elements from one of its rows to the next, at least `columns`
-  const void* norm[kMaxLayers];                     // [N], squared
-  bool layer_needs_grad[kMaxLayers];                // whose coefficients are written
-  bool tf32;                                        // rounded to it
-  const double* bandwidth;                          // [L]
-  const double* tolerance;                          // [L]
-  double* sums;                                     // [gemm_pass_programs(rows, columns), 3, 1 + L], added to
-  int64_t rows, columns, first_row, first_column;   // in the pooled batch
+  const void* inner_products[kMaxLayers];   // [rows, columns]
+  void* coefficients[kMaxLayers];           // [rows, columns], bf16 for the format bf16, else as inner products and
+                                            // perhaps in their place; null where nobody needs the layer's gradient
+  void* transposed[kMaxLayers];             // [columns, rows], the same coefficients; null where nobody needs them
+  int64_t pitch;                            // elements from one row of inner products and of coefficients to the next
+  int64_t transposed_pitch;                 // likewise of the transposed ones
+  Format format;                            // ieee, tf32 or bf16
+  const void* norm[kMaxLayers];             // [packed rows], squared
+  const double* bandwidth;                  // [L]
+  const double* tolerance;                  // [L]
+  double* sums;                             // [gemm_pass_programs(rows, columns), 3, 1 + L], added to
+  int64_t rows, columns, first_row, first_column;   // of the panels, among packed rows
 };
 int64_t gemm_pass_programs(int64_t rows, int64_t columns);   // thread blocks
 int gemm_pass(const Problem&, const GemmPass&, bool f64, Device);

@@ -4,21 +4,26 @@ namespace fastmmd::cuda {
 
 namespace {
 
-template <Format F, int Groups>
-int run(const FusedProblem& p, cudaStream_t stream) {
-  const int64_t bytes = shared_bytes<F>(p.width, p.plan.layers, p.stages, Groups > 0);
-  return launch(fused_loss<F, kCudaFusedMaxLayers, Groups>, dim3(p.panels(), p.splits), dim3(kFusedThreads),
-                static_cast<size_t>(bytes), stream, p);
-}
-
-template <Format F>
-int run(const FusedProblem& p, cudaStream_t stream) {
-  if (!p.gradient) return run<F, 0>(p, stream);
-  return p.width <= 2 * kColumnWarps * kFeatureGroup ? run<F, 2>(p, stream) : run<F, 5>(p, stream);
+template <Format F, int Layers, int Chain>
+auto kernel_for(const FusedProblem& p) {
+  if (!p.gradient) return fused_loss<F, Layers, Chain, 0>;
+  return p.width <= 2 * kColumnWarps * kFeatureGroup ? fused_loss<F, Layers, Chain, 2>
+                                                     : fused_loss<F, Layers, Chain, 5>;
 }
 static_assert(5 * kColumnWarps * kFeatureGroup == kCudaFusedMaxWidth);
 
-int panels_of(int64_t rows) { return static_cast<int>((rows + kPanelRows - 1) / kPanelRows); }
+template <Format F>
+int run(const FusedProblem& p, cudaStream_t stream) {
+  constexpr bool kUsualMixtures = F != Format::tf32x3;   // where products are the most work, loops over Gaussians do
+  const int chain = kUsualMixtures ? p.plan.chain : 0;
+  auto kernel = p.plan.layers == 1 ? kernel_for<F, 1, 0>(p) : kernel_for<F, 2, 0>(p);
+  if constexpr (kUsualMixtures) {
+    if (chain == 1) kernel = kernel_for<F, 1, 1>(p);
+    if (chain == 5) kernel = p.plan.layers == 1 ? kernel_for<F, 1, 5>(p) : kernel_for<F, 2, 5>(p);
+  }
+  const int64_t bytes = shared_bytes<F>(p.width, p.plan.layers, p.stages, p.gradient != nullptr);
+  return launch(kernel, dim3(p.panels(), p.splits), dim3(kFusedThreads), static_cast<size_t>(bytes), stream, p);
+}
 
 }   // namespace
 
@@ -33,8 +38,7 @@ int64_t fused_shared_bytes(Format format, int64_t width, int layers, bool with_g
 int fused(const Problem& problem, const FusedBuffers& io, Format format, FusedLaunch config, Device device) {
   FusedProblem p{};
   p.plan = make_plan(problem);
-  p.source_panels = panels_of(problem.n_source);
-  p.target_panels = panels_of(problem.n_target);
+  p.target_tiles = static_cast<int>((problem.n_target + kTileRows - 1) / kTileRows);
   p.splits = config.splits;
   p.stages = config.stages;
   for (int l = 0; l < problem.num_layers; ++l) {

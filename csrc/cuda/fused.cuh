@@ -16,14 +16,15 @@
 namespace fastmmd::cuda {
 
 constexpr int kFusedThreads = 256;
-constexpr int kPanelRows = kCudaFusedPanelRows;    // a tile is the pairs of two panels
 constexpr int kFeatureGroup = kCudaFeatureGroup;   // features that a warp multiplies at a time in the second product
 constexpr int kColumnWarps = 4;                    // 2 x 4 warps share a tile
-constexpr int kFlush = 16;                         // tiles whose sums are added up in fp32
+constexpr int kFusedWarps = kFusedThreads / kWarp;
+constexpr int kHeldSteps = 4;   // of the second product, whose coefficients a warp holds in 32 registers
+constexpr int kFlush = 16;      // tiles whose sums are added up in fp32
 
 struct FusedProblem {
   Plan plan;
-  int source_panels, target_panels;
+  int target_tiles;
   int splits;                        // thread blocks that share the tiles of one panel
   int stages;                        // of the other panel's rows: 2 = double buffering, 1 takes less memory
   int width;                         // padded features of all layers
@@ -35,52 +36,54 @@ struct FusedProblem {
   float* gradient;                       // [splits, panels * 64, width], or null for the loss alone
   double* sums;                          // [splits * panels, 3, 1 + L]
 
-  FM_INLINE int panels() const { return source_panels + target_panels; }
+  FM_INLINE int panels() const { return plan.source_tiles() + target_tiles; }
 };
 static_assert(sizeof(FusedProblem) <= 4000, "kernel parameters of more than 4 KiB make a launch slower");
 
 template <int Layers>
-struct FusedShared {
+struct alignas(16) FusedShared {
+  float column_norm[2][Layers][kTileRows];   // of the other panel, per stage; first, as it is copied by 16 bytes
   Mixtures<float> mixtures;
-  double scratch[kSumsScratch<Layers>];
-  float row_sum[Layers][kPanelRows];
+  double sums[kFusedWarps][2][1 + Layers];            // over pairs of the same and of different domains
+  double row_sums[kColumnWarps][Layers][kTileRows];   // of coefficients
 };
 
 // Dynamic shared memory: the panel's rows, the other panel's rows, coefficients.
 template <Format F>
 int64_t shared_bytes(int width, int layers, int stages, bool with_gradient) {
-  const int rows = (1 + stages) * kPanelRows * padded_width<F>(width);
-  const int coefficients = with_gradient ? layers * kPanelRows * padded_width<F>(kPanelRows) : 0;
+  const int rows = (1 + stages) * kTileRows * padded_width<F>(width);
+  const int coefficients = with_gradient ? layers * kTileRows * padded_width<F>(kTileRows) : 0;
   return (rows + coefficients) * sizeof(Stored<F>);
 }
 
-// Rows of a panel that are not padding.
-__device__ inline int rows_in(const FusedProblem& p, int panel) {
-  const int left = panel < p.source_panels ? p.plan.n_source - panel * kPanelRows
-                                           : p.plan.n_target - (panel - p.source_panels) * kPanelRows;
-  return min(left, kPanelRows);
-}
-
+// Eight threads copy a row, 128 bytes at a time: addresses grow by constants.
 template <Format F>
 __device__ void load_panel(const FusedProblem& p, int panel, Stored<F>* to) {
-  constexpr int kStep = 16 / sizeof(Stored<F>);
-  const int stride = padded_width<F>(p.width), steps = p.width / kStep;
-  const Stored<F>* from = static_cast<const Stored<F>*>(p.rows) + static_cast<int64_t>(panel) * kPanelRows * p.width;
-  for (int k = threadIdx.x; k < kPanelRows * steps; k += kFusedThreads) {
-    const int row = k / steps, column = k % steps * kStep;
-    copy_async(to + row * stride + column, from + row * p.width + column);
-  }
+  constexpr int kThreads = 8, kPiece = 16 / sizeof(Stored<F>), kRows = kFusedThreads / kThreads;
+  const int row = threadIdx.x / kThreads, first = threadIdx.x % kThreads * kPiece;
+  const Stored<F>* from =
+      static_cast<const Stored<F>*>(p.rows) + static_cast<int64_t>(panel * kTileRows + row) * p.width;
+  to += row * padded_width<F>(p.width);
+#pragma unroll
+  for (int r = 0; r < kTileRows; r += kRows, from += kRows * p.width, to += kRows * padded_width<F>(p.width))
+#pragma unroll 4
+    for (int column = first; column < p.width; column += kThreads * kPiece) copy_async(to + column, from + column);
+}
+
+template <int Layers>
+__device__ void load_norms(const FusedProblem& p, int panel, float (&to)[Layers][kTileRows]) {
+  const int l = threadIdx.x / (kTileRows / 4), row = threadIdx.x % (kTileRows / 4) * 4;
+  if (l < Layers) copy_async(&to[l][row], p.norm + (static_cast<int64_t>(l) * p.panels() + panel) * kTileRows + row);
 }
 
 // Thread blocks that share a multiprocessor: two, held to 128 registers per thread, where their shared memory lets
-// them. Of fp32 operands three panels of 128 features take 121 KB or more, so one thread block fits, and tf32 may take
-// the 157 registers (on sm_90) that it needs to spill none.
+// them. Of fp32 operands three panels of 128 features take 121 KB or more, so one thread block fits.
 template <Format F, int Groups>
 constexpr int kFusedThreadBlocks = Groups == 0 || (Groups <= 2 && sizeof(Stored<F>) == 2) ? 2 : 1;
 
 // Grid (panel, split). Groups: feature groups of the second product that a warp keeps in registers,
-// 4 * 16 * Groups >= width; 0 for the loss alone, which takes each pair of panels once.
-template <Format F, int Layers, int Groups>
+// 4 * 16 * Groups >= width; 0 for the loss alone, which takes each pair of panels once. Chain: see Pairs.
+template <Format F, int Layers, int Chain, int Groups>
 __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
     fused_loss(const __grid_constant__ FusedProblem p) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
@@ -90,32 +93,70 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
   constexpr bool kWithGradient = Groups > 0;
   constexpr int kAtOnce = 4;   // pairs whose kernels of all layers are in registers: those of one fragment
   __shared__ FusedShared<Layers> shared;
-  Mixtures<float>& mixtures = shared.mixtures;
   const Plan& plan = p.plan;
-  const int stride = padded_width<F>(p.width), c_stride = padded_width<F>(kPanelRows), panels = p.panels();
+  const int stride = padded_width<F>(p.width), c_stride = padded_width<F>(kTileRows), panels = p.panels();
   S* const x = dynamic_shared<S>();
-  S* const y = x + kPanelRows * stride;
-  S* const c = y + p.stages * kPanelRows * stride;
+  S* const y = x + kTileRows * stride;
+  S* const c = y + p.stages * kTileRows * stride;
 
-  const int i = blockIdx.x, warp = threadIdx.x / kWarp;
+  const int i = blockIdx.x, lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int warp_row = warp / kColumnWarps * 32, warp_column = warp % kColumnWarps;
-  const bool row_is_source = i < p.source_panels;
-  const int rows = rows_in(p, i);
+  const TileRows rows = tile_rows(plan, i);
   const int first = (kWithGradient ? 0 : i) + static_cast<int>(blockIdx.y);
   load_panel<F>(p, i, x);
-  if (first < panels) load_panel<F>(p, first, y);
+  if (first < panels) {
+    load_panel<F>(p, first, y);
+    load_norms(p, first, shared.column_norm[0]);
+  }
   copy_async_commit();
-  make_mixtures<float>(plan, p.bandwidth, p.tolerance, &mixtures);
+  make_mixtures<float>(plan, p.bandwidth, p.tolerance, &shared.mixtures);
+  for (int k = threadIdx.x; k < kFusedWarps * 2 * (1 + Layers); k += kFusedThreads) (&shared.sums[0][0][0])[k] = 0;
+  for (int k = threadIdx.x; k < kColumnWarps * Layers * kTileRows; k += kFusedThreads)
+    (&shared.row_sums[0][0][0])[k] = 0;
+  __syncthreads();
+
+  float row_norm[Layers][2][2];   // of rows 16 m + 8 h of this thread's fragments
+#pragma unroll
+  for (int l = 0; l < Layers; ++l)
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+        row_norm[l][m][h] =
+            p.norm[(static_cast<int64_t>(l) * panels + i) * kTileRows + warp_row + 16 * m + fragment_row(2 * h)] -
+            shared.mixtures.tolerance[l];
 
   float weighted[kWithGradient ? Groups : 1][2][2][4] = {};
-  double c_sum[Layers] = {};   // over a quarter of row threadIdx.x / 4
-  Sums<float, Layers> recent;
-  Sums<double, Layers> sums;
+  float recent[1 + Layers] = {}, recent_rows[Layers][2][2] = {};   // since the last flush
+  const auto flush = [&](bool same_domain) {
+#pragma unroll
+    for (int t = 0; t <= Layers; ++t) {
+#pragma unroll
+      for (int step = kWarp / 2; step > 0; step /= 2) recent[t] += __shfl_down_sync(~0u, recent[t], step);
+      if (lane == 0) shared.sums[warp][same_domain ? 0 : 1][t] += static_cast<double>(recent[t]);
+      recent[t] = 0;
+    }
+#pragma unroll
+    for (int l = 0; l < Layers; ++l)
+#pragma unroll
+      for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          if (kWithGradient && lane % 4 == 0)
+            shared.row_sums[warp_column][l][warp_row + 16 * m + fragment_row(2 * h)] +=
+                static_cast<double>(recent_rows[l][m][h]);
+          recent_rows[l][m][h] = 0;
+        }
+  };
 
   for (int j = first, step = 0; j < panels; j += p.splits, ++step) {
-    const S* const others = y + step % p.stages * kPanelRows * stride;
+    const int stage = step % p.stages;
+    const S* const others = y + stage * kTileRows * stride;
     if (p.stages == 2) {
-      if (j + p.splits < panels) load_panel<F>(p, j + p.splits, y + (step + 1) % 2 * kPanelRows * stride);
+      if (j + p.splits < panels) {
+        load_panel<F>(p, j + p.splits, y + (1 - stage) * kTileRows * stride);
+        load_norms(p, j + p.splits, shared.column_norm[1 - stage]);
+      }
       copy_async_commit();
       copy_async_wait<1>();
     } else {
@@ -126,121 +167,152 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
     float inner_products[Layers][2][2][4] = {};
 #pragma unroll
     for (int l = 0; l < Layers; ++l) {
-      if (l >= plan.layers) break;
       const int begin = p.first_group[l] * kFeatureGroup, depth = p.first_group[l + 1] * kFeatureGroup - begin;
       add_inner_products<F, 2, 2>(inner_products[l], x + warp_row * stride + begin,
                                   others + warp_column * 16 * stride + begin, stride, depth);
     }
-    const bool column_is_source = j < p.source_panels;
-    const int columns = rows_in(p, j);
-    const float weight = mixtures.weight_of_pair(row_is_source, column_is_source);
+    const TileRows columns = tile_rows(plan, j);
+    const bool same_domain = rows.is_source == columns.is_source;
+    const Pairs<float, Layers, Chain> pairs(plan, shared.mixtures,
+                                            shared.mixtures.weight_of_pair(rows.is_source, columns.is_source));
     float terms[1 + Layers] = {};
-#pragma unroll
-    for (int m = 0; m < 2; ++m)
+    const auto compute = [&](auto masked) {
+      constexpr bool kMasked = decltype(masked)::value;
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        float distance[Layers][kAtOnce] = {}, value[Layers][kAtOnce], slope[Layers][kAtOnce];
+        const int column = warp_column * 16 + 8 * n + fragment_column(0);
+        float2 column_norm[Layers];
 #pragma unroll
-        for (int l = 0; l < Layers; ++l) {
-          if (l >= plan.layers) break;
-          const float* const norm = p.norm + static_cast<int64_t>(l) * panels * kPanelRows;
+        for (int l = 0; l < Layers; ++l)
+          column_norm[l] = *reinterpret_cast<const float2*>(&shared.column_norm[stage][l][column]);
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          float distance[Layers][kAtOnce], value[Layers][kAtOnce], slope[Layers][kAtOnce];
+#pragma unroll
+          for (int l = 0; l < Layers; ++l)
+#pragma unroll
+            for (int e = 0; e < kAtOnce; ++e)
+              distance[l][e] = squared_distance(row_norm[l][m][e / 2], e % 2 ? column_norm[l].y : column_norm[l].x,
+                                                inner_products[l][m][n][e]);
+          pairs.template evaluate<kWithGradient>(distance, value, slope);
+          float coefficient[Layers][kAtOnce];
 #pragma unroll
           for (int e = 0; e < kAtOnce; ++e) {
-            const int row = warp_row + 16 * m + fragment_row(e);
-            const int column = warp_column * 16 + 8 * n + fragment_column(e);
-            distance[l][e] =
-                norm[i * kPanelRows + row] + norm[j * kPanelRows + column] - 2 * inner_products[l][m][n][e];
-          }
-        }
-        evaluate_layers<float, Layers, kAtOnce, kWithGradient>(plan, mixtures, distance, value, slope);
+            if constexpr (kMasked) {
+              const int row = warp_row + 16 * m + fragment_row(e);
+              const bool pair = row < rows.count && column + e % 2 < columns.count && (i != j || row != column + e % 2);
 #pragma unroll
-        for (int e = 0; e < kAtOnce; ++e) {
-          const int row = warp_row + 16 * m + fragment_row(e);
-          const int column = warp_column * 16 + 8 * n + fragment_column(e);
-          const bool pair = row < rows && column < columns && (i != j || row != column);
-          float product = 1;
+              for (int l = 0; l < Layers; ++l) {
+                value[l][e] = pair ? value[l][e] : 0.0f;
+                if constexpr (kWithGradient) slope[l][e] = pair ? slope[l][e] : 0.0f;
+              }
+            }
+            float product = 1;
 #pragma unroll
-          for (int l = 0; l < Layers; ++l) {
-            product *= value[l][e];
-            terms[1 + l] += pair ? value[l][e] : 0.0f;
+            for (int l = 0; l < Layers; ++l) {
+              product *= value[l][e];
+              terms[1 + l] += value[l][e];
+            }
+            terms[0] += product;
+            if constexpr (kWithGradient)
+              pairs.coefficients(value, slope, e, [&](int l, float c_l) { coefficient[l][e] = c_l; });
           }
-          terms[0] += pair ? product : 0.0f;
-          if constexpr (kWithGradient)
-            coefficients<float, kAtOnce>(Layers, mixtures.joint, mixtures.marginal, weight, &value[0][e], &slope[0][e],
-                                         [&](int l, float coefficient) {
-                                           if (l < plan.layers)
-                                             c[(l * kPanelRows + row) * c_stride + column] =
-                                                 to_operand<F>(pair ? coefficient : 0.0f);
-                                         });
+          if constexpr (kWithGradient) {
+#pragma unroll
+            for (int l = 0; l < Layers; ++l)
+#pragma unroll
+              for (int h = 0; h < 2; ++h)
+                store_operands<F>(c + (l * kTileRows + warp_row + 16 * m + fragment_row(2 * h)) * c_stride + column,
+                                  coefficient[l][2 * h], coefficient[l][2 * h + 1]);
+          }
         }
       }
+    };
+    if (rows.count == kTileRows && columns.count == kTileRows && i != j)
+      compute(std::false_type{});
+    else
+      compute(std::true_type{});
     // With gradients every cross pair comes up from both sides, and is counted once.
-    const bool same = row_is_source == column_is_source;
-    if (same || row_is_source || !kWithGradient)
-      recent.add(row_is_source, column_is_source, terms, kWithGradient || i == j || !same ? 1.0f : 2.0f);
-    if (step % kFlush == kFlush - 1) sums.take(&recent);
+    if (same_domain || rows.is_source || !kWithGradient) {
+      const float multiplicity = kWithGradient || i == j || !same_domain ? 1.0f : 2.0f;
+#pragma unroll
+      for (int t = 0; t <= Layers; ++t) recent[t] += multiplicity * terms[t];
+    }
 
     __syncthreads();
     if constexpr (kWithGradient) {
+      constexpr int kHeld = kHeldSteps * kDepth<F>;   // columns of C
 #pragma unroll
       for (int l = 0; l < Layers; ++l) {
-        if (l >= plan.layers) break;
-        const S* const from = c + (l * kPanelRows + threadIdx.x / 4) * c_stride + threadIdx.x % 4;
-        float sum = 0;
+        if (!p.layer_needs_grad[l]) continue;
+        float sum[2][4] = {};
 #pragma unroll
-        for (int k = 0; k < kPanelRows; k += 4) sum += widen(from[k]);
-        c_sum[l] += static_cast<double>(sum);
-      }
+        for (int k = 0; k < kTileRows; k += kHeld) {
+          const S* const from = c + (l * kTileRows + warp_row) * c_stride + k;
+          // Each warp adds up the rows of one step.
+          uint32_t of_step[1][2][4], a[kHeldSteps][2][4];
+          load_coefficients<F>(of_step, from + warp_column * kDepth<F>, c_stride);
+          add_row_sums<F>(sum, of_step[0]);
+          load_coefficients<F>(a, from, c_stride);
 #pragma unroll
-      for (int u = 0; u < Groups; ++u) {
-        const int group = warp_column + u * kColumnWarps;
-        if (group >= p.first_group[plan.layers]) break;
-        int l = 0;
-        while (group >= p.first_group[l + 1]) ++l;
-        if (p.layer_needs_grad[l])
-          add_weighted_rows<F, 2>(weighted[u], c + (l * kPanelRows + warp_row) * c_stride, c_stride,
-                                  others + group * kFeatureGroup, stride, kPanelRows);
+          for (int u = 0; u < Groups; ++u) {
+            const int group = warp_column + u * kColumnWarps;
+            if (group >= p.first_group[l] && group < p.first_group[l + 1])
+              add_weighted_rows<F>(weighted[u], a, others + k * stride + group * kFeatureGroup, stride);
+          }
+        }
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+          for (int h = 0; h < 2; ++h) recent_rows[l][m][h] += sum[m][2 * h];
       }
       __syncthreads();
     }
     if (p.stages == 1 && j + p.splits < panels) {
       load_panel<F>(p, j + p.splits, y);
+      load_norms(p, j + p.splits, shared.column_norm[0]);
       copy_async_commit();
     }
+    const bool next_is_source = j + p.splits < plan.source_tiles();
+    if (step % kFlush == kFlush - 1 || next_is_source != columns.is_source || j + p.splits >= panels)
+      flush(same_domain);
   }
 
-  sums.take(&recent);
+  copy_async_wait<0>();   // a split may have had no tile
+  __syncthreads();
   const int64_t program = static_cast<int64_t>(blockIdx.y) * panels + i;
-  sums.reduce(plan, shared.scratch, p.sums + program * 3 * (1 + plan.layers), false);
+  if (threadIdx.x < 3 * (1 + Layers)) {
+    const int sum_region = threadIdx.x / (1 + Layers), term = threadIdx.x % (1 + Layers);
+    double sum = 0;
+    if (sum_region == 2 || sum_region == (rows.is_source ? 0 : 1))
+      for (int w = 0; w < kFusedWarps; ++w) sum += shared.sums[w][sum_region == 2 ? 1 : 0][term];
+    p.sums[program * 3 * (1 + Layers) + threadIdx.x] = unit_of_term<Chain>(plan, term) * sum;
+  }
   if constexpr (kWithGradient) {
-#pragma unroll
-    for (int l = 0; l < Layers; ++l) {
-      double sum = c_sum[l];
-      sum += __shfl_xor_sync(~0u, sum, 1);
-      sum += __shfl_xor_sync(~0u, sum, 2);
-      if (threadIdx.x % 4 == 0) shared.row_sum[l][threadIdx.x / 4] = static_cast<float>(sum);
-    }
-    copy_async_wait<0>();   // a split may have had no tile
-    __syncthreads();
-    float* const out = p.gradient + program * kPanelRows * p.width;
+    float* const out = p.gradient + program * kTileRows * p.width;
 #pragma unroll
     for (int u = 0; u < Groups; ++u) {
       const int group = warp_column + u * kColumnWarps;
-      if (group >= p.first_group[plan.layers]) break;
-      int l = 0;
-      while (group >= p.first_group[l + 1]) ++l;
+      if (group >= p.first_group[Layers]) break;
+      const int l = Layers > 1 && group >= p.first_group[1] ? 1 : 0;
       if (!p.layer_needs_grad[l]) continue;
 #pragma unroll
       for (int m = 0; m < 2; ++m)
 #pragma unroll
-        for (int n = 0; n < 2; ++n)
+        for (int h = 0; h < 2; ++h) {
+          const int row = warp_row + 16 * m + fragment_row(2 * h);
+          double row_sum = 0;
+          for (int w = 0; w < kColumnWarps; ++w) row_sum += shared.row_sums[w][l][row];
 #pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const int row = warp_row + 16 * m + fragment_row(e);
-            const int column = group * kFeatureGroup + 8 * n + fragment_column(e);
-            const float difference = weighted[u][m][n][e] - shared.row_sum[l][row] * widen(x[row * stride + column]);
-            out[row * p.width + column] = 4 * difference;
+          for (int n = 0; n < 2; ++n) {
+            const int column = group * kFeatureGroup + 8 * n + fragment_column(0);
+            const auto difference = [&](int e) {
+              return weighted[u][m][n][2 * h + e] - static_cast<float>(row_sum) * widen(x[row * stride + column + e]);
+            };
+            *reinterpret_cast<float2*>(out + row * p.width + column) =
+                make_float2(4 * difference(0), 4 * difference(1));
           }
+        }
     }
   }
 #endif

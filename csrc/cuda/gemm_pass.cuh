@@ -1,5 +1,6 @@
 // The pass between two products of the platform's library: the inner products of a pair of row panels become
-// coefficients in place, layer by layer, and add to the sums. It reads and writes each element once.
+// coefficients, rounded to what the next product multiplies, and add to the sums. It reads each element once, and
+// writes it once or, with its transposed, twice, always 16 bytes or four bf16 at a time.
 #pragma once
 
 #include "entry.h"
@@ -7,90 +8,145 @@
 
 namespace fastmmd::cuda {
 
-constexpr int kGemmPassThreads = 256;
-constexpr int kGemmPassColumns = 32, kGemmPassRows = 128;   // pairs of one thread block
+constexpr int kGemmPassThreads = 256;   // one tile of pairs; a thread has four rows and four columns of it
 
 struct GemmPassProblem {
   Plan plan;
-  int rows, columns, first_row, first_column;   // the row panels, in the pooled batch
-  void* inner_products[kMaxLayers];             // [rows, columns]
-  int pitch;                                    // elements from one of its rows to the next
-  const void* norm[kMaxLayers];                 // [N], squared
-  bool layer_needs_grad[kMaxLayers];            // whose coefficients are written
-  bool tf32;                                    // rounded, as the product that follows sees them
-  const double *bandwidth, *tolerance;          // [L]
-  double* sums;                                 // [thread blocks, 3, 1 + L], added to
+  int first_row_tile, first_column_tile;    // of the row panels, among all tiles of packed rows
+  const void* inner_products[kMaxLayers];   // [rows, columns]
+  void* coefficients[kMaxLayers];           // [rows, columns], or null
+  void* transposed[kMaxLayers];             // [columns, rows], or null
+  int pitch, transposed_pitch;              // elements from one row to the next
+  const void* norm[kMaxLayers];             // [packed rows], squared
+  float split;                              // see upper_digits
+  const double *bandwidth, *tolerance;      // [L]
+  double* sums;                             // [thread blocks, 3, 1 + L], added to
 };
 static_assert(sizeof(GemmPassProblem) <= 4000, "kernel parameters of more than 4 KiB make a launch slower");
 
-template <typename T>
-__device__ T& inner_product(const GemmPassProblem& p, int l, int row, int column) {
-  return static_cast<T*>(p.inner_products[l])[static_cast<int64_t>(row) * p.pitch + column];
+// Four elements as they are stored.
+template <typename C, typename T>
+__device__ void store_four(C* to, const Four<T>& c) {
+  if constexpr (std::is_same_v<C, bf16>)
+    *reinterpret_cast<uint2*>(to) = make_uint2(pack_bf16(c.v[0], c.v[1]), pack_bf16(c.v[2], c.v[3]));
+  else
+    *reinterpret_cast<Four<T>*>(to) = c;
 }
 
-template <typename T, int Layers>
+// Grid (tiles of columns, tiles of rows). C: of coefficients, bf16 or T.
+template <typename T, typename C, int Layers, int Chain>
 __global__ void __launch_bounds__(kGemmPassThreads) gemm_coefficients(const __grid_constant__ GemmPassProblem p) {
-  constexpr int kWarps = kGemmPassThreads / kWarp;
-  constexpr int kPairs = kGemmPassRows / kWarps;   // a thread's: rows warp + {0, 8, 16, ...} of one column
-  constexpr int kAtOnce = Layers > 2 ? 1 : 4;      // pairs whose kernels of all layers are in registers
+  constexpr bool kFewLayers = Layers <= 2;   // all of a thread's pairs are in registers, else those of one row
+  constexpr int kHeld = kFewLayers ? 4 : 1;
   __shared__ Mixtures<T> mixtures;
-  __shared__ double scratch[kSumsScratch<Layers>];
+  __shared__ double scratch[(1 + Layers) * kGemmPassThreads / kWarp];
   const Plan& plan = p.plan;
+  const int layers = kFewLayers ? Layers : plan.layers;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int row_tile = p.first_row_tile + static_cast<int>(blockIdx.y),
+            column_tile = p.first_column_tile + static_cast<int>(blockIdx.x);
+  // Of a warp 4 x 8 threads: whole sectors of 32 bytes in rows and in columns.
+  const int row = 16 * (warp / 2) + 4 * (lane / 8), column = 32 * (warp % 2) + 4 * (lane % 8);
+  const int64_t first = static_cast<int64_t>(blockIdx.y * kTileRows + row) * p.pitch + blockIdx.x * kTileRows + column;
+
+  Four<T> block[Layers][kHeld];   // inner products, then coefficients
+  if constexpr (kFewLayers) {
+#pragma unroll
+    for (int l = 0; l < Layers; ++l)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        block[l][i] =
+            *reinterpret_cast<const Four<T>*>(static_cast<const T*>(p.inner_products[l]) + first + i * p.pitch);
+  }
   make_mixtures<T>(plan, p.bandwidth, p.tolerance, &mixtures);
   __syncthreads();
 
-  const int panel_column = blockIdx.x * kGemmPassColumns + lane, column = p.first_column + panel_column;
-  const bool in_columns = panel_column < p.columns, column_is_source = column < plan.n_source;
-  // A panel paired with itself holds both triangles; other pairs stand for their mirror image, too.
-  const bool diagonal = p.first_row == p.first_column;
-  T column_norm[Layers];
+  const TileRows rows = tile_rows(plan, row_tile), columns = tile_rows(plan, column_tile);
+  const Pairs<T, Layers, Chain> pairs(plan, mixtures, mixtures.weight_of_pair(rows.is_source, columns.is_source));
+  T terms[1 + Layers] = {};
+  const auto compute = [&](auto masked) {
+    constexpr bool kMasked = decltype(masked)::value;
+#pragma unroll kHeld
+    for (int i = 0; i < 4; ++i) {
+      const int held = kFewLayers ? i : 0;
+      T distance[Layers][4] = {}, value[Layers][4], slope[Layers][4];
 #pragma unroll
-  for (int l = 0; l < Layers; ++l)
-    column_norm[l] = l < plan.layers && in_columns ? static_cast<const T*>(p.norm[l])[column] : T{0};
-  Sums<T, Layers> sums;
-#pragma unroll 1
-  for (int first = 0; first < kPairs; first += kAtOnce) {
-    T distance[Layers][kAtOnce] = {}, value[Layers][kAtOnce], slope[Layers][kAtOnce];
-    const int first_panel_row = blockIdx.y * kGemmPassRows + warp;
+      for (int l = 0; l < Layers; ++l) {
+        if (l >= layers) break;
+        const T* const norm = static_cast<const T*>(p.norm[l]);
+        const Four<T> column_norm = *reinterpret_cast<const Four<T>*>(norm + column_tile * kTileRows + column);
+        const T row_norm = norm[row_tile * kTileRows + row + i] - mixtures.tolerance[l];
+        if constexpr (!kFewLayers)
+          block[l][0] =
+              *reinterpret_cast<const Four<T>*>(static_cast<const T*>(p.inner_products[l]) + first + i * p.pitch);
 #pragma unroll
-    for (int l = 0; l < Layers; ++l) {
-      if (l >= plan.layers) break;
-#pragma unroll
-      for (int v = 0; v < kAtOnce; ++v) {
-        const int panel_row = first_panel_row + (first + v) * kWarps;
-        if (panel_row >= p.rows || !in_columns) continue;
-        const T product = inner_product<T>(p, l, panel_row, panel_column);
-        distance[l][v] = static_cast<const T*>(p.norm[l])[p.first_row + panel_row] + column_norm[l] - 2 * product;
+        for (int v = 0; v < 4; ++v) distance[l][v] = squared_distance(row_norm, column_norm.v[v], block[l][held].v[v]);
       }
-    }
-    evaluate_layers<T, Layers, kAtOnce, true>(plan, mixtures, distance, value, slope);
+      pairs.template evaluate<true>(distance, value, slope);
 #pragma unroll
-    for (int v = 0; v < kAtOnce; ++v) {
-      const int panel_row = first_panel_row + (first + v) * kWarps, row = p.first_row + panel_row;
-      if (panel_row >= p.rows || !in_columns) continue;
-      const bool row_is_source = row < plan.n_source, same = row_is_source == column_is_source;
-      if (row != column && (!diagonal || same || row_is_source)) {
-        T terms[1 + Layers];
-        terms[0] = 1;
+      for (int v = 0; v < 4; ++v) {
+        if constexpr (kMasked) {
+          const bool pair =
+              row + i < rows.count && column + v < columns.count && (row_tile != column_tile || row + i != column + v);
+#pragma unroll
+          for (int l = 0; l < Layers; ++l) {
+            value[l][v] = pair ? value[l][v] : T{0};
+            slope[l][v] = pair ? slope[l][v] : T{0};
+          }
+        }
+        T product = 1;
 #pragma unroll
         for (int l = 0; l < Layers; ++l) {
-          terms[0] *= value[l][v];
-          terms[1 + l] = value[l][v];
+          product *= value[l][v];
+          terms[1 + l] += value[l][v];
         }
-        sums.add(row_is_source, column_is_source, terms, static_cast<T>(same && !diagonal ? 2 : 1));
+        terms[0] += product;
+        pairs.coefficients(value, slope, v, [&](int l, T c) {
+          if constexpr (std::is_same_v<C, float>) c = upper_digits(c, p.split);
+          block[l][held].v[v] = c;
+        });
       }
-      const T weight = row == column ? T{0} : mixtures.weight_of_pair(row_is_source, column_is_source);
-      coefficients<T, kAtOnce>(Layers, mixtures.joint, mixtures.marginal, weight, &value[0][v], &slope[0][v],
-                               [&](int l, T c) {
-                                 if (l >= plan.layers || !p.layer_needs_grad[l]) return;
-                                 if constexpr (std::is_same_v<T, float>) c = p.tf32 ? round_to_tf32(c) : c;
-                                 inner_product<T>(p, l, panel_row, panel_column) = c;
-                               });
+#pragma unroll
+      for (int l = 0; l < Layers; ++l) {
+        if (l >= layers) break;
+        if (p.coefficients[l]) store_four(static_cast<C*>(p.coefficients[l]) + first + i * p.pitch, block[l][held]);
+      }
+    }
+  };
+  if (rows.count == kTileRows && columns.count == kTileRows && row_tile != column_tile)
+    compute(std::false_type{});
+  else
+    compute(std::true_type{});
+
+  if constexpr (std::is_same_v<T, C>) {
+    const int64_t first_transposed =
+        static_cast<int64_t>(blockIdx.x * kTileRows + column) * p.transposed_pitch + blockIdx.y * kTileRows + row;
+#pragma unroll
+    for (int l = 0; l < Layers; ++l) {
+      if (l >= layers || !p.transposed[l]) continue;
+      Four<T> c[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)   // of many layers a thread reads back what it has written
+        c[i] = kFewLayers ? block[l][kFewLayers ? i : 0]
+                          : *reinterpret_cast<const Four<T>*>(static_cast<T*>(p.coefficients[l]) + first + i * p.pitch);
+#pragma unroll
+      for (int v = 0; v < 4; ++v)
+        store_four(static_cast<T*>(p.transposed[l]) + first_transposed + v * p.transposed_pitch,
+                   Four<T>{c[0].v[v], c[1].v[v], c[2].v[v], c[3].v[v]});
     }
   }
-  const int64_t program = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
-  sums.reduce(plan, scratch, p.sums + program * 3 * (1 + plan.layers), true);
+
+  // A panel paired with itself holds both triangles, of which one counts where domains differ; other pairs of panels
+  // stand for their mirror image, too.
+  const bool same = rows.is_source == columns.is_source, diagonal = p.first_row_tile == p.first_column_tile;
+  const int multiplicity = !diagonal ? (same ? 2 : 1) : same || rows.is_source ? 1 : 0;
+  const double sum = block_sum(terms, scratch);
+  const int term = threadIdx.x;
+  if (term <= layers && multiplicity > 0) {
+    const int64_t program = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+    p.sums[(program * 3 + region(rows.is_source, columns.is_source)) * (1 + layers) + term] +=
+        multiplicity * unit_of_term<Chain>(plan, term) * sum;
+  }
 }
 
 }   // namespace fastmmd::cuda

@@ -6,12 +6,6 @@
 
 namespace fastmmd::cuda {
 
-// Four neighbours that are read together.
-template <typename T>
-struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) Four {
-  T v[4];
-};
-
 __device__ inline int layer_of(const int* first, int index) {
   int l = 0;
   while (index >= first[l + 1]) ++l;

@@ -8,17 +8,51 @@ namespace fastmmd::cuda {
 
 constexpr int kWarp = 32;
 
+// Four neighbours that are read together.
+template <typename T>
+struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) Four {
+  T v[4];
+};
+
 // Which of S_ss, S_tt and S_st a pair belongs to.
 __device__ inline int region(bool row_is_source, bool column_is_source) {
   return row_is_source != column_is_source ? 2 : row_is_source ? 0 : 1;
 }
 
+// Rows of one tile of packed rows, source first: their domain, and how many of them are no padding.
+struct TileRows {
+  bool is_source;
+  int count;
+};
+
+__device__ inline TileRows tile_rows(const Plan& plan, int tile) {
+  const bool is_source = tile < plan.source_tiles();
+  const int left =
+      is_source ? plan.n_source - tile * kTileRows : plan.n_target - (tile - plan.source_tiles()) * kTileRows;
+  return {is_source, min(left, kTileRows)};
+}
+
+// Of two rows, from their squared norms. (The compiler would make 2 x an addition of its own.)
+template <typename T>
+__device__ T squared_distance(T norm, T other_norm, T inner_product) {
+  return clamp_to_zero(std::fma(static_cast<T>(-2), inner_product, norm + other_norm));
+}
+
+// The kernels' exponential: 2^x on the GPU's own unit for floats, so that rates carry the factor log2(e).
+struct Exp {
+  __device__ float operator()(float x) const { return exp2_approximate(x); }
+  __device__ double operator()(double x) const { return exp(x); }
+};
+template <typename T>
+constexpr T kExpRate = std::is_same_v<T, float> ? static_cast<T>(1.4426950408889634) : static_cast<T>(1);
+
 // The mixtures of all layers and the weights, in shared memory.
 template <typename T>
 struct Mixtures {
-  T rate[kCudaMaxGaussians], weight[kCudaMaxGaussians], weighted_rate[kCudaMaxGaussians];
+  T rate[kCudaMaxGaussians];   // times kExpRate
+  T weight[kCudaMaxGaussians], weighted_rate[kCudaMaxGaussians];
   bool squares[kCudaMaxGaussians];
-  T tolerance[kMaxLayers];   // distances up to here count as 0 where the bandwidth is 0, -1 elsewhere
+  T tolerance[kMaxLayers];   // to be taken from distances: their round-off where the bandwidth is 0, 0 elsewhere
   T joint, marginal[kMaxLayers], pair_weight[3];   // of the plan; weights of ss, tt and st
 
   __device__ T weight_of_pair(bool row_is_source, bool column_is_source) const {
@@ -48,14 +82,14 @@ __device__ void make_mixtures(const Plan& plan, const double* bandwidth, const d
     int l = 0;
     while (q >= plan.first_gaussian[l + 1]) ++l;
     const Rate<T> gaussian = rate_at<T>(plan.multiplier[q], plan.weight[q], bandwidth[l]);
-    all->rate[q] = gaussian.rate;
+    all->rate[q] = kExpRate<T> * gaussian.rate;
     all->weighted_rate[q] = gaussian.weighted;
     all->weight[q] = static_cast<T>(plan.weight[q]);
     all->squares[q] = plan.squares[q];
   }
   for (int l = threadIdx.x; l < kMaxLayers; l += blockDim.x) {
     const bool limit = l < plan.layers && bandwidth[l] == 0 && tolerance;
-    all->tolerance[l] = limit ? static_cast<T>(tolerance[l]) : static_cast<T>(-1);
+    all->tolerance[l] = limit ? static_cast<T>(tolerance[l]) : static_cast<T>(0);
     all->marginal[l] = static_cast<T>(plan.marginal[l]);
   }
   if (threadIdx.x == 0) {
@@ -66,34 +100,109 @@ __device__ void make_mixtures(const Plan& plan, const double* bandwidth, const d
   }
 }
 
-struct Exp {
-  __device__ float operator()(float x) const { return expf(x); }
-  __device__ double operator()(double x) const { return exp(x); }
-};
-
-// Kernel and slope of every layer at `Count` pairs. Layers that a problem does not have leave 1 and 0, so that products
-// over `Layers` are right.
-template <typename T, int Layers, int Count, bool WithSlope>
-__device__ void evaluate_layers(const Plan& plan, const Mixtures<T>& all, T (&distance)[Layers][Count],
-                                T (&value)[Layers][Count], T (&slope)[Layers][Count]) {
+// Kernels, slopes and coefficients of pairs that have the same weight. `Layers` is the number of layers, or kMaxLayers
+// for any number.
+//
+// Chain = 0: any mixtures, by loops over their Gaussians. Chain > 0: the mixtures of `usual_chain`, whose shape the
+// compiler sees; the kernel of a layer comes in units of its broadest Gaussian's weight, so that this one takes no
+// multiplication, and the slope in units of that weight times that rate. `unit_of_term` and `coefficient` know it.
+template <typename T, int Layers, int Chain>
+class Pairs {
+ public:
+  __device__ Pairs(const Plan& plan, const Mixtures<T>& all, T weight) : plan_(plan), all_(all), weight_(weight) {
+    if constexpr (Chain > 0) {
 #pragma unroll
-  for (int l = 0; l < Layers; ++l) {
-    if (l < plan.layers) {
-#pragma unroll
-      for (int v = 0; v < Count; ++v) {
-        // A distance that is NaN stays so.
-        T& d = distance[l][v];
-        d = d < 0 || d <= all.tolerance[l] ? static_cast<T>(0) : d;
-      }
-      evaluate<T, Count, WithSlope>(layer_mixture(plan, all, l), Exp{}, distance[l], value[l], slope[l]);
-    } else {
-#pragma unroll
-      for (int v = 0; v < Count; ++v) {
-        value[l][v] = 1;
-        slope[l][v] = 0;
+      for (int l = 0; l < Layers; ++l) {
+        const int q = l * Chain;
+        const T scaled = weight * all.weighted_rate[q], other = Layers == 2 ? all.weight[(1 - l) * Chain] : T{1};
+        negative_rate_[l] = -all.rate[q];
+        joint_[l] = scaled * (other * all.joint);
+        marginal_[l] = scaled * all.marginal[l];
       }
     }
   }
+
+  // Layers that a problem does not have leave 1 and 0, so that products over `Layers` are right.
+  template <bool WithSlope, int Count>
+  __device__ void evaluate(const T (&distance)[Layers][Count], T (&value)[Layers][Count],
+                           T (&slope)[Layers][Count]) const {
+#pragma unroll
+    for (int l = 0; l < Layers; ++l) {
+      if constexpr (Chain > 0) {
+#pragma unroll
+        for (int v = 0; v < Count; ++v) {
+          T x = Exp{}(distance[l][v] * negative_rate_[l]);
+          value[l][v] = x;
+          if constexpr (WithSlope) slope[l][v] = x;
+#pragma unroll
+          for (int q = 1; q < Chain; ++q) {
+            if (l > 0) break;
+            x *= x;
+            value[l][v] += plan_.relative_weight[q - 1] * x;
+            if constexpr (WithSlope) slope[l][v] += plan_.relative_slope[q - 1] * x;
+          }
+        }
+      } else if (l < plan_.layers) {
+        fastmmd::evaluate<T, Count, WithSlope>(layer_mixture(plan_, all_, l), Exp{}, distance[l], value[l], slope[l]);
+      } else {
+#pragma unroll
+        for (int v = 0; v < Count; ++v) {
+          value[l][v] = 1;
+          slope[l][v] = 0;
+        }
+      }
+    }
+  }
+
+  // C of all layers at pair v, handed to `store(l, C)`.
+  template <int Count, typename Store>
+  __device__ void coefficients(const T (&value)[Layers][Count], const T (&slope)[Layers][Count], int v,
+                               Store store) const {
+    if constexpr (Chain > 0) {
+#pragma unroll
+      for (int l = 0; l < Layers; ++l) {
+        if constexpr (Layers == 1)
+          store(l, (joint_[l] + marginal_[l]) * slope[l][v]);
+        else
+          store(l, (joint_[l] * value[1 - l][v] + marginal_[l]) * slope[l][v]);
+      }
+    } else {
+      fastmmd::coefficients<T, Count>(Layers, all_.joint, all_.marginal, weight_, &value[0][v], &slope[0][v], store);
+    }
+  }
+
+ private:
+  const Plan& plan_;
+  const Mixtures<T>& all_;
+  T weight_;
+  T negative_rate_[Layers], joint_[Layers], marginal_[Layers];
+};
+
+// What `Pairs` computes the product (t = 0) and the kernel of layer t - 1 in units of.
+template <int Chain>
+__device__ double unit_of_term(const Plan& plan, int t) {
+  if (Chain == 0) return 1;
+  const double first = plan.weight[0], second = plan.layers > 1 ? plan.weight[Chain] : 1.0;
+  return t == 0 ? first * second : t == 1 ? first : second;
+}
+
+// The thread block's sums of every thread's `part`, in fixed order: thread k has that of entry k as what it returns.
+// All threads call it. Within a warp they are added in T, pairwise. scratch: [warps][Count].
+template <typename T, int Count>
+__device__ double block_sum(const T (&part)[Count], double* scratch) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+#pragma unroll
+  for (int k = 0; k < Count; ++k) {
+    T sum = part[k];
+#pragma unroll
+    for (int step = kWarp / 2; step > 0; step /= 2) sum += __shfl_down_sync(~0u, sum, step);
+    if (lane == 0) scratch[warp * Count + k] = static_cast<double>(sum);
+  }
+  __syncthreads();
+  double sum = 0;
+  if (threadIdx.x < Count)
+    for (int w = 0; w < static_cast<int>(blockDim.x) / kWarp; ++w) sum += scratch[w * Count + threadIdx.x];
+  return sum;
 }
 
 // A thread's part of S_ss, S_tt and S_st of the product and of each layer.

@@ -8,6 +8,8 @@
 
 namespace fastmmd::cuda {
 
+constexpr int kTileRows = kCudaFusedPanelRows;   // packed rows: each domain is padded to whole tiles of so many
+
 struct Plan {
   int n_source, n_target, layers;
   int first_gaussian[kMaxLayers + 1];   // of each layer in the lists below, which are broadest first
@@ -17,13 +19,31 @@ struct Plan {
   bool follows_mean[kMaxLayers];
   double joint, alpha, beta, gamma, diagonal;
   bool clamp;
+  int chain;   // see usual_chain
+  // With a chain, of the first layer's Gaussians but the broadest, relative to that one's: weight, weight * rate.
+  float relative_weight[kMaxSquarings], relative_slope[kMaxSquarings];
 
   FM_INLINE int n() const { return n_source + n_target; }
+  FM_INLINE int source_tiles() const { return (n_source + kTileRows - 1) / kTileRows; }
 };
 
-// A domain's rows, padded to whole panels.
-inline int64_t packed_rows(int64_t rows) {
-  return (rows + kCudaFusedPanelRows - 1) / kCudaFusedPanelRows * kCudaFusedPanelRows;
+// A domain's rows, padded to whole tiles.
+inline int64_t packed_rows(int64_t rows) { return (rows + kTileRows - 1) / kTileRows * kTileRows; }
+
+// The mixtures that kernels are compiled for: the first layer has this many Gaussians, 1 or 5, each of which is the
+// square of the one before, and a second layer has one. 0: any other mixtures. Values and slopes are computed relative
+// to the broadest Gaussian's, so no weight may be too far above that one's, let alone negative.
+inline int usual_chain(const Plan& plan) {
+  constexpr double kMostRelative = 1e6;
+  const int count = plan.first_gaussian[1];
+  const bool usual = (plan.layers == 1 && (count == 1 || count == 1 + kMaxSquarings)) ||
+                     (plan.layers == 2 && count == 1 + kMaxSquarings && plan.first_gaussian[2] == count + 1);
+  if (!usual) return 0;
+  for (int q = 0; q < plan.first_gaussian[plan.layers]; ++q)
+    if (!(plan.weight[q] > 0) || (q < count && plan.weight[q] > kMostRelative * plan.weight[0])) return 0;
+  for (int q = 1; q < count; ++q)
+    if (!plan.squares[q]) return 0;
+  return count;
 }
 
 inline Plan make_plan(const Problem& problem) {
@@ -57,6 +77,11 @@ inline Plan make_plan(const Problem& problem) {
   plan.gamma = problem.gamma;
   plan.diagonal = problem.diagonal;
   plan.clamp = problem.clamp;
+  plan.chain = usual_chain(plan);
+  for (int q = 1; q < plan.chain; ++q) {
+    plan.relative_weight[q - 1] = static_cast<float>(plan.weight[q] / plan.weight[0]);
+    plan.relative_slope[q - 1] = static_cast<float>(std::ldexp(plan.weight[q] / plan.weight[0], q));
+  }
   return plan;
 }
 

@@ -31,36 +31,38 @@ FM_INLINE int padded_width(int width) {
 __device__ inline int fragment_row(int e) { return threadIdx.x % 32 / 4 + e / 2 * 8; }
 __device__ inline int fragment_column(int e) { return threadIdx.x % 4 * 2 + e % 2; }
 
-// A coefficient as the second product sees it.
+// Two coefficients of neighbouring columns, as the second product sees them.
 template <Format F>
-__device__ Stored<F> to_operand(float x) {
-  if constexpr (F == Format::tf32)
-    return round_to_tf32(x);
+__device__ void store_operands(Stored<F>* to, float first, float second) {
+  if constexpr (F == Format::bf16)
+    *reinterpret_cast<uint32_t*>(to) = pack_bf16(first, second);
+  else if constexpr (F == Format::tf32)
+    *reinterpret_cast<float2*>(to) = make_float2(upper_digits(first, kTf32Split), upper_digits(second, kTf32Split));
   else
-    return narrow<Stored<F>>(x);
+    *reinterpret_cast<float2*>(to) = make_float2(first, second);
 }
 
-// total += a b on 16 x 8 x 8 elements that are fp32 in registers.
+// total += a b on fragments of 16 x kDepth<F> and kDepth<F> x 8 elements.
 template <Format F>
-__device__ void multiply_tf32(float (&total)[4], const float (&a)[4], const float (&b)[2]) {
-  if constexpr (F == Format::tf32) {   // rounded already
-    const uint32_t x[4] = {__float_as_uint(a[0]), __float_as_uint(a[1]), __float_as_uint(a[2]), __float_as_uint(a[3])};
-    const uint32_t y[2] = {__float_as_uint(b[0]), __float_as_uint(b[1])};
-    mma_tf32(total, x, y);
+constexpr int kDepth = F == Format::bf16 ? 16 : 8;
+
+template <Format F>
+__device__ void multiply(float (&total)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  if constexpr (F == Format::bf16) {
+    mma_bf16(total, a, b);
+  } else if constexpr (F == Format::tf32) {   // rounded already
+    mma_tf32(total, a, b);
   } else {   // tf32x3: the product of two numbers of two digits each, but for the lowest
     uint32_t high_a[4], low_a[4], high_b[2], low_b[2];
+    const auto split = [](uint32_t bits, uint32_t* high, uint32_t* low) {
+      const float x = __uint_as_float(bits), upper = upper_digits(x, kTf32Split);
+      *high = __float_as_uint(upper);
+      *low = __float_as_uint(upper_digits(x - upper, kTf32Split));
+    };
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const float high = round_to_tf32(a[k]);
-      high_a[k] = __float_as_uint(high);
-      low_a[k] = __float_as_uint(round_to_tf32(a[k] - high));
-    }
+    for (int k = 0; k < 4; ++k) split(a[k], high_a + k, low_a + k);
 #pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const float high = round_to_tf32(b[k]);
-      high_b[k] = __float_as_uint(high);
-      low_b[k] = __float_as_uint(round_to_tf32(b[k] - high));
-    }
+    for (int k = 0; k < 2; ++k) split(b[k], high_b + k, low_b + k);
     // Tensor cores cut off what they add to a sum, so the sum itself is kept outside.
     float part[4] = {};
     mma_tf32(part, low_a, high_b);
@@ -71,81 +73,95 @@ __device__ void multiply_tf32(float (&total)[4], const float (&a)[4], const floa
   }
 }
 
+// Fragments of a row-major matrix in shared memory come by ldmatrix, whose pairs of bf16 may as well be one fp32: lane
+// 4 g + t gets element (g, t) of a matrix of 8 x 4 of these.
+
 // total[m][n] += x y^T: M * 16 rows of x and N * 8 rows of y (N even), each of `depth` elements (a multiple of 16).
 template <Format F, int M, int N>
 __device__ void add_inner_products(float (&total)[M][N][4], const Stored<F>* x, const Stored<F>* y, int stride,
                                    int depth) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  if constexpr (F != Format::bf16) {
+  constexpr int kHalf = kDepth<F> / 2;
+  const int lane = threadIdx.x % 32;
+  x += lane % 16 * stride + lane / 16 * kHalf;
+  y += (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * kHalf;
 #pragma unroll 2
-    for (int k = 0; k < depth; k += 8) {
-      float a[M][4], b[N][2];
+  for (int k = 0; k < depth; k += kDepth<F>) {
+    uint32_t a[M][4];
 #pragma unroll
-      for (int m = 0; m < M; ++m)
+    for (int m = 0; m < M; ++m) load_matrices(a[m], x + 16 * m * stride + k);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) a[m][e] = x[(16 * m + 8 * (e % 2) + g) * stride + k + t + 4 * (e / 2)];
+    for (int n = 0; n < N; n += 2) {
+      uint32_t b[4];
+      load_matrices(b, y + 8 * n * stride + k);
+      const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
 #pragma unroll
-      for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) b[n][e] = y[(8 * n + g) * stride + k + t + 4 * e];
-#pragma unroll
-      for (int m = 0; m < M; ++m)
-#pragma unroll
-        for (int n = 0; n < N; ++n) multiply_tf32<F>(total[m][n], a[m], b[n]);
-    }
-  } else {
-    for (int k = 0; k < depth; k += 16) {
-      uint32_t a[M][4];
-#pragma unroll
-      for (int m = 0; m < M; ++m) load_matrices(a[m], x + (16 * m + lane % 16) * stride + k + lane / 16 * 8);
-#pragma unroll
-      for (int n = 0; n < N; n += 2) {
-        uint32_t b[4];
-        load_matrices(b, y + (8 * n + lane % 8 + lane / 16 * 8) * stride + k + lane / 8 % 2 * 8);
-        const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
-#pragma unroll
-        for (int m = 0; m < M; ++m) {
-          mma_bf16(total[m][n], a[m], left);
-          mma_bf16(total[m][n + 1], a[m], right);
-        }
+      for (int m = 0; m < M; ++m) {
+        multiply<F>(total[m][n], a[m], left);
+        multiply<F>(total[m][n + 1], a[m], right);
       }
     }
   }
 }
 
-// total[m][n] += c y: M * 16 rows of c, 16 columns of y, `depth` rows of y (a multiple of 16).
-template <Format F, int M>
-__device__ void add_weighted_rows(float (&total)[M][2][4], const Stored<F>* c, int c_stride, const Stored<F>* y,
-                                  int stride, int depth) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  if constexpr (F != Format::bf16) {
-    for (int k = 0; k < depth; k += 8) {
-      float a[M][4];
+// The second product, C y, takes its terms in an order in which fp32 operands lie in different banks: of each eight
+// the pair 2 t and 2 t + 1 where the instruction has t and t + 4, in both operands.
+
+// C's fragments: M * 16 rows, Steps * kDepth<F> columns.
+template <Format F, int Steps, int M>
+__device__ void load_coefficients(uint32_t (&a)[Steps][M][4], const Stored<F>* c, int stride) {
+  const int lane = threadIdx.x % 32;
 #pragma unroll
-      for (int m = 0; m < M; ++m)
+  for (int step = 0; step < Steps; ++step)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) a[m][e] = c[(16 * m + 8 * (e % 2) + g) * c_stride + k + t + 4 * (e / 2)];
+    for (int m = 0; m < M; ++m) {
+      if constexpr (F == Format::bf16) {
+        load_matrices(a[step][m], c + (16 * m + lane % 16) * stride + 16 * step + lane / 16 * 8);
+      } else {
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const float b[2] = {y[(k + t) * stride + 8 * n + g], y[(k + t + 4) * stride + 8 * n + g]};
-#pragma unroll
-        for (int m = 0; m < M; ++m) multiply_tf32<F>(total[m][n], a[m], b);
+        for (int h = 0; h < 2; ++h) {
+          const float2 pair =
+              *reinterpret_cast<const float2*>(c + (16 * m + 8 * h + lane / 4) * stride + 8 * step + lane % 4 * 2);
+          a[step][m][h] = __float_as_uint(pair.x);
+          a[step][m][h + 2] = __float_as_uint(pair.y);
+        }
       }
     }
-  } else {
-    for (int k = 0; k < depth; k += 16) {
-      uint32_t b[4];
-      load_matrices_transposed(b, y + (k + lane % 16) * stride + lane / 16 * 8);
-      const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
+}
+
+// total[m][n] += c y: fragments of C from `load_coefficients`, as many rows of y as these have columns, 16 columns of
+// y.
+template <Format F, int Steps, int M>
+__device__ void add_weighted_rows(float (&total)[M][2][4], const uint32_t (&a)[Steps][M][4], const Stored<F>* y,
+                                  int stride) {
+  const int lane = threadIdx.x % 32;
 #pragma unroll
-      for (int m = 0; m < M; ++m) {
-        uint32_t a[4];
-        load_matrices(a, c + (16 * m + lane % 16) * c_stride + k + lane / 16 * 8);
-        mma_bf16(total[m][0], a, left);
-        mma_bf16(total[m][1], a, right);
-      }
+  for (int step = 0; step < Steps; ++step) {
+    uint32_t b[2][2];
+    if constexpr (F == Format::bf16) {
+      uint32_t r[4];
+      load_matrices_transposed(r, y + (16 * step + lane % 16) * stride + lane / 16 * 8);
+      b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
+    } else {
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+          b[n][h] = __float_as_uint(y[(8 * step + lane % 4 * 2 + h) * stride + 8 * n + lane / 4]);
     }
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int n = 0; n < 2; ++n) multiply<F>(total[m][n], a[step][m], b[n]);
   }
+}
+
+// total[m] += the sums of the rows of one step's fragments: [0] and [1] that of row g, [2] and [3] that of row g + 8.
+template <Format F, int M>
+__device__ void add_row_sums(float (&total)[M][4], const uint32_t (&a)[M][4]) {
+  constexpr uint32_t kOne = F == Format::bf16 ? 0x3f803f80u : 0x3f800000u;
+  const uint32_t ones[2] = {kOne, kOne};
+#pragma unroll
+  for (int m = 0; m < M; ++m) multiply<F>(total[m], a[m], ones);
 }
 
 }   // namespace fastmmd::cuda

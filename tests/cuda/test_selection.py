@@ -174,7 +174,7 @@ class Recorder(SimpleNamespace):
         return 1
 
     def cuda_gemm_pass(self, problem, buffers, f64, device):
-        self.asked.append(("gemm", "tf32" if buffers.tf32 else "ieee"))
+        self.asked.append(("gemm", buffers.format))
 
     def cuda_fused(self, problem, buffers, format, launch, device):
         self.asked.append(("fused", format))

@@ -26,6 +26,10 @@ inline bf16 to_bf16(float x) {
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16)};   // a carry runs into the exponent
 }
 
+inline uint32_t pack_bf16(float first, float second) {
+  return static_cast<uint32_t>(to_bf16(second).bits) << 16 | to_bf16(first).bits;
+}
+
 inline f16 to_f16(float x) {
   const uint32_t sign = __float_as_uint(x) >> 16 & 0x8000u, magnitude = __float_as_uint(x) & 0x7fffffffu;
   uint32_t bits;

@@ -40,6 +40,13 @@ void test_number(float x) {
                     same(widen(to_f16(x)), nan ? x : nearest(x, 10, -14, 65536, true)) &&
                     same(round_to_tf32(x), nan ? x : nearest(x, 10, -126, largest, false)) &&
                     (__float_as_uint(round_to_tf32(x)) & 0x1fffu) == 0 && same(narrow<float>(x), x);
+  // One unit off below powers of two, half a unit elsewhere.
+  const float upper = upper_digits(x, kTf32Split), unit = std::ldexp(1.0f, std::ilogb(x) - 10);
+  const bool within = !(std::abs(x) < 0x1p112f) || std::abs(x) < 0x1p-100f ||
+                      ((__float_as_uint(upper) & 0x1fffu) == 0 && std::abs(upper - x) <= unit &&
+                       (std::abs(upper - x) <= unit / 2 || (__float_as_uint(x) & 0x7fe000u) == 0x7fe000u));
+  const float all_digits = upper_digits(x, 0);
+  expect(within && (nan || std::isinf(x) ? std::isnan(all_digits) : all_digits == x), "upper_digits");
   if (good) return;
   char text[40];
   std::snprintf(text, sizeof text, "%a (0x%08" PRIx32 ")", static_cast<double>(x), __float_as_uint(x));

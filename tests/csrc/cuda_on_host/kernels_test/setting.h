@@ -24,6 +24,7 @@ struct Setting {
   int zero_bandwidth = -1;   // a layer whose bandwidth is 0
   bool many = false;         // as many Gaussians as a layer can have
   double shift = 0;          // of all rows away from 0
+  int chain = 0;   // the first layer has so many Gaussians, each the square of the one before; others have one
   size_t n() const { return n_source + n_target; }
 };
 
@@ -45,6 +46,7 @@ inline Problem make_problem(const Setting& s, bool clamp) {
     layer.dim = static_cast<int64_t>(s.dims[static_cast<size_t>(l)]);
     // Doublings, among them more than may be squared in a row; other steps; one Gaussian alone.
     layer.num_gaussians = s.many ? kMaxGaussians : l % 3 == 0 ? 7 : l % 3 == 1 ? 2 : 1;
+    if (s.chain > 0) layer.num_gaussians = l == 0 ? s.chain : 1;
     for (int q = 0; q < layer.num_gaussians; ++q) {
       layer.multiplier[q] = s.many ? 0.2 * std::pow(1.05, q) : l % 3 == 0 ? std::ldexp(0.1, q) : 0.5 + q;
       layer.weight[q] = (1.0 + 0.1 * q) / layer.num_gaussians;
@@ -58,6 +60,19 @@ inline Problem make_problem(const Setting& s, bool clamp) {
 
 inline double given_bandwidth(const Setting& s, int l) {
   return l == s.zero_bandwidth ? 0 : 1.5 * static_cast<double>(s.dims[static_cast<size_t>(l)]);
+}
+
+// Mixtures that kernels are compiled for (cuda::usual_chain), with tiles that are whole, ragged and on the diagonal,
+// and their neighbours, for which loops over Gaussians stand.
+inline std::vector<Setting> usual_mixtures() {
+  std::vector<Setting> settings = {{70, 130, {9, 4}, true}, {64, 128, {21}},  {70, 20, {5}},
+                                   {66, 65, {6, 7}},        {70, 20, {6, 7}}, {66, 20, {8, 3}}};
+  constexpr int kChain[] = {5, 5, 1, 5, 5, 4}, kZeroBandwidth[] = {-1, -1, -1, 0, 1, -1};
+  for (size_t k = 0; k < settings.size(); ++k) {
+    settings[k].chain = kChain[k];
+    settings[k].zero_bandwidth = kZeroBandwidth[k];
+  }
+  return settings;
 }
 
 // `rounded(l, x)`: as the layer's dtype or the products' format can hold it. Distances that come from products need
