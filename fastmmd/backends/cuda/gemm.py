@@ -69,6 +69,8 @@ def run(call: Call, format: str, config: Config) -> Result:
 
 def _zeros(call: Call, total: int, widths: list[int]) -> list[Tensor | None]:
     """``[total, width]`` per layer that needs a gradient; zeroed in one launch."""
+    if not any(call.needs_grad):
+        return [None] * len(widths)
     needed = [width if need else 0 for width, need in zip(widths, call.layer_needs_grad, strict=True)]
     zeros = torch.zeros(total * sum(needed), dtype=call.dtype, device=call.device)
     parts = zeros.split([total * width for width in needed])

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections import Counter
 
 import pytest
 import torch
@@ -43,3 +44,19 @@ def launches(config, precision, gradient, n=200, m=140):
 @pytest.mark.parametrize("precision", fused.FORMATS)
 def test_fused_takes_five_launches_with_or_without_gradients(precision, thread_blocks, gradient):
     assert launches(fused.Config(thread_blocks=thread_blocks, stages=1), precision, gradient) == (5, [])
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_gemm_launches_little_beside_its_products(precision):
+    """Packing (3), the pass, finishing; sums that start at 0."""
+    config = gemm.Config(workspace_bytes=24 << 20)
+    assert launches(config, precision, gradient=False) == (5, ["zeros", "mm", "mm"])
+    assert launches(config, precision, gradient=True) == (5, ["zeros", "zeros", "mm", "mm", "addmm_", "addmm_"])
+
+
+def test_gemm_launches_one_pass_for_each_pair_of_panels():
+    pairs, panels = 10, 4  # of 448 packed rows
+    config = gemm.Config(workspace_bytes=8 * 2 * 128 * 128)
+    extension_launches, operations = launches(config, "tf32", gradient=True)
+    assert extension_launches == 4 + pairs
+    assert Counter(operations) == {"zeros": 2, "mm": 2 * pairs, "addmm_": 2 * panels**2}
