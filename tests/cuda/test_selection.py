@@ -1,5 +1,6 @@
 """Which problems the CUDA backend takes and how, and what is said where it can't run. No kernel is launched here."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastmmd
 from fastmmd import Gaussian, dispatch, extension
 from fastmmd.backends import cuda, triton
-from fastmmd.backends.cuda import architecture, fused, gemm, launch_rules, small
+from fastmmd.backends.cuda import architecture, fused, gemm, launch_rules, packed, small
 from fastmmd.problem import MAX_LAYERS
+from tests.device_modes import nothing_waits, recorded_products
 from tests.helpers import call_of
 
 H200, CONSUMER = 227 << 10, 99 << 10  # shared memory of a thread block
@@ -199,6 +201,42 @@ def test_no_tensor_core_is_asked_for_below_8_0(monkeypatch, capability, n, route
     monkeypatch.setattr(architecture, "capability", lambda device: capability)
     cuda.run(call(dtype, n=n, precision="tf32"))
     assert set(recorder.asked) == {(route, format)}
+
+
+@pytest.fixture
+def recorded_gpu(monkeypatch):
+    """Fake tensors on "cuda" stand for a GPU; its kernels are recorded."""
+    recorder = Recorder()
+    monkeypatch.setattr(extension, "module", recorder)
+    monkeypatch.setattr(architecture, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(packed, "current", lambda device: None)  # torch's stream
+    monkeypatch.setattr(cuda, "current_device", lambda device: nullcontext())
+    return recorder
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize("config", [fused.Config(thread_blocks=24, stages=1), gemm.Config(workspace_bytes=1 << 20)])
+@pytest.mark.parametrize("gradient", [True, False])
+def test_routes_of_many_rows_wait_for_nothing(recorded_gpu, config, gradient):
+    with nothing_waits():
+        layers = call(torch.float32, torch.float16, n=600, device="cuda:0", precision="tf32")
+        result = cuda.run(layers._replace(needs_grad=[gradient] * 4), config)
+    assert result.loss.device.type == "cuda"
+    assert recorded_gpu.asked
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize(("precision", "operands"), [("bf16", torch.bfloat16), ("tf32", torch.float32)])
+def test_gemm_multiplies_in_the_format_and_tf32_along_contiguous_dimensions(recorded_gpu, precision, operands):
+    """Hopper multiplies 32-bit operands in no other layout; a library would transpose them first."""
+    with recorded_products() as products:
+        cuda.run(call(torch.float32, n=600, device="cuda:0", precision=precision), gemm.Config(1 << 20))
+    assert set(recorded_gpu.asked) == {("gemm", precision)}
+    assert len(products) > 3
+    for product in products:
+        assert {product.a.dtype, product.b.dtype} == {operands}
+        if precision == "tf32":
+            assert (product.a.stride(1), product.b.stride(0)) == (1, 1)
 
 
 def on_a_gpu(n, gaussians=5):
