@@ -16,7 +16,7 @@ import torch
 from bench.cases import FEATURES, JAN, SOFTMAX, Case
 from bench.routes import BACKENDS, backend_of, route_of
 from fastmmd import extension
-from fastmmd.backends import cuda
+from fastmmd.backends import cuda, triton
 from fastmmd.backends.cuda import architecture, fused
 
 if TYPE_CHECKING:
@@ -44,12 +44,13 @@ class Sweep(NamedTuple):
 
 
 def rules_of(backend: str) -> list[AnyRule]:
-    """A backend's launch rules for GPUs of the vendor at hand."""
+    """A backend's launch rules for the GPU at hand."""
     if backend == "cuda":
         return list(cuda.launch_rules.RULES)
     from fastmmd.kernels import launch_rules
 
-    return [rule for rule in launch_rules.RULES if rule.vendor == launch_rules.vendor()]
+    capability = triton.capability(torch.device("cuda" if torch.cuda.is_available() else "cpu", 0))
+    return [rule for rule in launch_rules.RULES if rule.runs_on(launch_rules.vendor(), capability)]
 
 
 def rule_for(backend: str, route: str, case: Case, proposed: Sequence[AnyRule] = ()) -> AnyRule | None:
@@ -66,7 +67,14 @@ def rule_for(backend: str, route: str, case: Case, proposed: Sequence[AnyRule] =
 def _holds(rule: AnyRule, case: Case) -> bool:
     """Whether the layers of a case are as few and narrow as a rule has them, whatever its rows and precision."""
     width = sum(_padded_widths(backend_of(rule.config))(case.dims))
-    if not rule.fits(vendor=rule.vendor, rows=rule.min_rows, dims=case.dims, width=width, format=rule.formats[0]):
+    if not rule.fits(
+        vendor=rule.vendor,
+        capability=rule.capabilities[0] if rule.capabilities else None,
+        rows=rule.min_rows,
+        dims=case.dims,
+        width=width,
+        format=rule.formats[0],
+    ):
         return False
     if not isinstance(rule.config, fused.Config) or extension.module is None or not extension.module.CUDA:
         return True
@@ -152,6 +160,7 @@ def _cuda_fused_configs() -> Iterator[Config]:
 def _triton_jobs() -> Iterator[Job]:
     few_layers = _case(64, (2048, 8)), _case(36, (256, 31)), _case(64, (2048,), "bf16")
     cases: tuple[Case, ...]
+    fused_formats: set[str] = set()
     for rule in rules_of("triton"):
         route, many = route_of(rule.config), rule.max_layers > 3
         layers = f"up to {rule.max_layers} layers"
@@ -159,7 +168,8 @@ def _triton_jobs() -> Iterator[Job]:
             cases = (_case(64, (256,) * 7 + (31,)),) if many else few_layers
             yield _job(f"triton small, {layers}", rule, cases, _triton_small())
         elif route == "fused":
-            for format in ("bf16", "tf32", "tf32x3"):
+            for format in [format for format in rule.formats if format not in fused_formats]:
+                fused_formats.add(format)
                 cases = (_case(4096, (256, 8), format, 4),)
                 yield _job(f"triton fused, {format}", replace(rule, formats=(format,)), cases, _triton_fused())
         else:
@@ -211,7 +221,7 @@ def _short_triton_jobs() -> Iterator[Job]:
     ]
     square = fused.Config(tile=64, columns=64, warps=4, stages=2)
     yield _short_job("triton fused, bf16", bf16, [*larger, square])
-    yield _short_job("triton fused, tf32", tf32, larger[:2])
+    yield _short_job("triton fused, tf32", tf32, [larger[0], fused.Config(tile=64, columns=16, warps=4, stages=2)])
     panels = [
         gemm.Config(tile=tile, warps=warps, workspace_bytes=mib << 20)
         for tile, warps, mib in ((32, 4, 16), (32, 4, 24), (64, 8, 24), (32, 4, 128))
@@ -267,7 +277,7 @@ def _triton_small() -> Iterator[Config]:
 def _triton_fused() -> Iterator[Config]:
     from fastmmd.kernels import fused
 
-    for tile, columns, warps, stages in product((64, 128), (32, 64, 128), (4, 8), (1, 2, 3)):
+    for tile, columns, warps, stages in product((64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3)):
         if columns <= tile:
             yield fused.Config(tile=tile, columns=columns, warps=warps, stages=stages)
 

@@ -112,11 +112,14 @@ def source(rule: AnyRule) -> str:
     lines = [
         f"config={source_of(rule.config)}",
         f"formats={_tuple(rule.formats)}",
-        *(f"{name}={json.dumps(value)}" for name, value in limits.items()),
+        *(
+            f"{name}={_tuple(value) if isinstance(value, tuple) else json.dumps(value)}"
+            for name, value in limits.items()
+        ),
         f"reason={json.dumps(rule.reason)}",
     ]
     return "\n".join(["    Rule(", *(f"        {line}," for line in lines), "    ),"])
 
 
-def _tuple(words: tuple[str, ...]) -> str:
+def _tuple(words: tuple[str | int, ...]) -> str:
     return "(" + ", ".join(map(json.dumps, words)) + (",)" if len(words) == 1 else ")")

@@ -50,14 +50,29 @@ RULES: tuple[Rule[Config], ...] = (
     ),
     Rule(
         vendor="nvidia",
-        config=fused.Config(tile=64, columns=32, warps=8, stages=2),
-        formats=("bf16",),
+        capabilities=(9, 10),
+        config=fused.Config(tile=64, columns=32, warps=4, stages=2),
+        formats=("bf16", "tf32"),
         min_rows=4096,
         max_layers=2,
         max_dim=256,
         max_width=272,
-        reason="the largest tile whose sums of 256 + 8 features stay in registers on sm_90 and sm_100; fp32 operands "
-        "must be transposed through registers for the second product and spill, so tf32 takes gemm. " + UNMEASURED,
+        reason="256 + 8 features in bf16 are 47 instructions per pair on sm_90, 256 are 32, so that issue slots allow "
+        "more than 60 % of the tensor cores' rate; two programs share a multiprocessor, and one multiplies while the "
+        "other turns pairs into coefficients. 128 rows count as low, but their 8 warps wait for each other. "
+        + UNMEASURED,
+    ),
+    Rule(
+        vendor="nvidia",
+        config=fused.Config(tile=64, columns=16, warps=4, stages=2),
+        formats=("bf16", "tf32"),
+        min_rows=4096,
+        max_layers=2,
+        max_dim=256,
+        max_width=272,
+        reason="mma.sync takes its operands from registers, which hold 16 columns at a time beside 256 + 8 features: "
+        "32 columns spill 1,600 instructions instead of 50, and their 100 KiB (TF32) would be too much for sm_86, "
+        "sm_89 and sm_120. " + UNMEASURED,
     ),
     Rule(
         vendor="nvidia",
@@ -95,7 +110,12 @@ def product_format(vendor: str, precision: str, dtype: torch.dtype) -> str:
 
 
 @lru_cache(maxsize=256)
-def choose(vendor: str, n: int, dims: tuple[int, ...], format: str) -> Rule[Config]:
-    """The first rule that fits N pooled rows and layers of `dims` features."""
+def choose(vendor: str, capability: int | None, n: int, dims: tuple[int, ...], format: str) -> Rule[Config]:
+    """The first rule that fits N pooled rows and layers of `dims` features. `capability`: the first digit of the
+    compute capability, None for AMD."""
     width = sum(fused.padded_widths(dims))
-    return next(rule for rule in RULES if rule.fits(vendor=vendor, rows=n, dims=dims, width=width, format=format))
+    return next(
+        rule
+        for rule in RULES
+        if rule.fits(vendor=vendor, capability=capability, rows=n, dims=dims, width=width, format=format)
+    )

@@ -35,10 +35,10 @@ class Variant(NamedTuple):
     given: bool = False
     padding: int = 0
 
-    def launches(self, vendor: str) -> list[Launch]:
+    def launches(self, vendor: str, capability: int | None) -> list[Launch]:
         call = self.call()
         format = launch_rules.product_format(vendor, self.precision, call.dtype)
-        config = launch_rules.choose(vendor, call.problem.n, call.dims, format).config
+        config = launch_rules.choose(vendor, capability, call.problem.n, call.dims, format).config
         with recording() as launches:
             launch_rules.ROUTES[type(config)](matched(call), format, config)
         return launches
@@ -89,11 +89,11 @@ VARIANTS = (
 )
 
 
-def unique_launches(vendor: str) -> Iterator[tuple[str, Launch]]:
+def unique_launches(vendor: str, capability: int | None) -> Iterator[tuple[str, Launch]]:
     """(variant and kernel, launch), each kernel once per set of compile-time arguments and types."""
     seen = set()
     for variant in VARIANTS:
-        for launch in variant.launches(vendor):
+        for launch in variant.launches(vendor, capability):
             key = (launch.kernel.__name__, repr([_kind(arg) for arg in launch.args]), repr(launch.options))
             if key not in seen:
                 seen.add(key)
