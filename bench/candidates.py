@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.routes import AnyRule, Config
 
 RAGGED = (201, 77)  # rows of source and target: no multiple of any tile
-WORKSPACES_MIB = (16, 32, 64, 128, 256)
+WORKSPACES_MIB = (16, 24, 32, 64, 128)
 
 
 class Job(NamedTuple):
@@ -223,8 +223,8 @@ def _short_triton_jobs() -> Iterator[Job]:
     yield _short_job("triton fused, bf16", bf16, [*larger, square])
     yield _short_job("triton fused, tf32", tf32, [larger[0], fused.Config(tile=64, columns=16, warps=4, stages=2)])
     panels = [
-        gemm.Config(tile=tile, warps=warps, workspace_bytes=mib << 20)
-        for tile, warps, mib in ((32, 4, 16), (32, 4, 24), (64, 8, 24), (32, 4, 128))
+        gemm.Config(rows=rows, columns=columns, warps=warps, workspace_bytes=mib << 20)
+        for rows, columns, warps, mib in ((32, 64, 4, 16), (32, 64, 4, 64), (64, 64, 8, 24), (32, 32, 4, 24))
     ]
     yield _short_job("triton gemm, tf32", (_case(4096, (2048,), "tf32", 4),), panels)
     parts = [
@@ -285,5 +285,5 @@ def _triton_fused() -> Iterator[Config]:
 def _triton_gemm() -> Iterator[Config]:
     from fastmmd.kernels import gemm
 
-    for tile, warps, mib in product((32, 64), (4, 8), WORKSPACES_MIB):
-        yield gemm.Config(tile=tile, warps=warps, workspace_bytes=mib << 20)
+    for (rows, columns), warps, mib in product(((32, 32), (32, 64), (64, 64)), (4, 8), WORKSPACES_MIB):
+        yield gemm.Config(rows=rows, columns=columns, warps=warps, workspace_bytes=mib << 20)
