@@ -22,6 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from fastmmd.kernels.launch import Launch
+from tests import machine_code
 from tests.kernels.variants import unique_launches
 
 TARGETS = {
