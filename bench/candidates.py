@@ -160,16 +160,14 @@ def _cuda_fused_configs() -> Iterator[Config]:
 def _triton_jobs() -> Iterator[Job]:
     few_layers = _case(64, (2048, 8)), _case(36, (256, 31)), _case(64, (2048,), "bf16")
     cases: tuple[Case, ...]
-    fused_formats: set[str] = set()
     for rule in rules_of("triton"):
         route, many = route_of(rule.config), rule.max_layers > 3
         layers = f"up to {rule.max_layers} layers"
         if route == "small":
             cases = (_case(64, (256,) * 7 + (31,)),) if many else few_layers
-            yield _job(f"triton small, {layers}", rule, cases, _triton_small())
+            yield _job(f"triton small, {layers}", rule, cases, _triton_small(rule))
         elif route == "fused":
-            for format in [format for format in rule.formats if format not in fused_formats]:
-                fused_formats.add(format)
+            for format in rule.formats:
                 cases = (_case(4096, (256, 8), format, 4),)
                 yield _job(f"triton fused, {format}", replace(rule, formats=(format,)), cases, _triton_fused())
         else:
@@ -227,11 +225,15 @@ def _short_triton_jobs() -> Iterator[Job]:
         for rows, columns, warps, mib in ((32, 64, 4, 16), (32, 64, 4, 64), (64, 64, 8, 24), (32, 32, 4, 24))
     ]
     yield _short_job("triton gemm, tf32", (_case(4096, (2048,), "tf32", 4),), panels)
-    parts = [
-        small.Config(tile=32, features=32, chunk=64, part_features=features, max_parts=8, warps=warps, stages=2)
-        for features, warps in ((128, 8), (256, 4))
-    ]
-    yield _short_job("triton small", (_case(36, (256, 31)), _case(64, (2048, 8))), parts)
+    few = (_case(36, (256, 31)), _case(64, (2048, 8)))
+    rule = rule_for("triton", "small", few[0])
+    assert rule is not None
+    present = rule.config
+    assert isinstance(present, small.Config)
+    others = [replace(present, part_features=128), replace(present, warps=4)]
+    if present.overlap:
+        others.append(replace(present, overlap=False))
+    yield _short_job("triton small", few, others)
 
 
 def _short_job(name: str, cases: tuple[Case, ...], configs: Sequence[Config]) -> Job:
@@ -257,11 +259,12 @@ def _job(name: str, rule: AnyRule, cases: tuple[Case, ...], configs: Iterable[Co
     return Job(name, rule, cases, tuple([config for config in configs if config != rule.config]))
 
 
-def _triton_small() -> Iterator[Config]:
+def _triton_small(rule: AnyRule) -> Iterator[Config]:
     from fastmmd.kernels import small
 
-    for tile, chunk, part_features, max_parts, warps, stages in product(
-        (16, 32, 64), (32, 64, 128), (128, 256, 512), (4, 8, 16), (4, 8), (1, 2, 3)
+    assert isinstance(rule.config, small.Config)
+    for tile, chunk, part_features, max_parts, warps, stages, overlap in product(
+        (16, 32, 64), (32, 64, 128), (128, 256, 512), (4, 8, 16), (4, 8), (1, 2, 3), {False, rule.config.overlap}
     ):
         yield small.Config(
             tile=tile,
@@ -271,6 +274,7 @@ def _triton_small() -> Iterator[Config]:
             max_parts=max_parts,
             warps=warps,
             stages=stages,
+            overlap=overlap,
         )
 
 

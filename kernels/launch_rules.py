@@ -18,6 +18,8 @@ ROUTES: dict[type, Callable[..., Result]] = {
     fused.Config: fused.run,
     gemm.Config: gemm.run,
 }
+# First digits of compute capabilities: with programmatic dependent launch; with tensor cores that read shared memory.
+OVERLAPPING, READS_SHARED = (9, 10, 11, 12), (9, 10, 11)
 FORMATS = ("ieee", "tf32x3", "tf32", "bf16")
 # Inner products and coefficients of a pair of panels are written and read three times: less than half of an H100's L2
 # (50 MiB) or an L4's (48), so that they stay there beside the rows that are multiplied. With one layer in bf16 panels
@@ -27,18 +29,36 @@ PANELS_BYTES = 24 << 20
 RULES: tuple[Rule[Config], ...] = (
     Rule(
         vendor="nvidia",
-        config=small.Config(tile=32, features=32, chunk=64, part_features=256, max_parts=8, warps=8, stages=2),
+        capabilities=OVERLAPPING,
+        config=small.Config(
+            tile=32, features=32, chunk=64, part_features=256, max_parts=8, warps=8, stages=2, overlap=True
+        ),
         formats=FORMATS,
         max_rows=256,
         max_layers=3,
         max_dim=32768,
         reason="64 + 64 rows are 10 pairs of 32-row tiles; 8 parts of d = 2048 make 80 programs of them, then 32 "
         "chunks 128, near the 132 multiprocessors of an H200. Every chunk reads all parts again, so fewer parts than "
-        "fill the GPU. 8 warps: with 4, fp32 products of d = 64 spill. " + UNMEASURED,
+        "fill the GPU. 8 warps: with 4, fp32 products of d = 64 spill. The second launch reads its rows while the "
+        "first one ends. " + UNMEASURED,
     ),
     Rule(
         vendor="nvidia",
-        config=small.Config(tile=32, features=32, chunk=32, part_features=256, max_parts=8, warps=8, stages=1),
+        capabilities=(8,),
+        config=small.Config(
+            tile=32, features=32, chunk=64, part_features=256, max_parts=8, warps=8, stages=2, overlap=False
+        ),
+        formats=FORMATS,
+        max_rows=256,
+        max_layers=3,
+        max_dim=32768,
+        reason="the same for compute capability 8, whose launches don't overlap. " + UNMEASURED,
+    ),
+    Rule(
+        vendor="nvidia",
+        config=small.Config(
+            tile=32, features=32, chunk=32, part_features=256, max_parts=8, warps=8, stages=1, overlap=False
+        ),
         formats=FORMATS,
         max_rows=256,
         max_dim=32768,
@@ -46,7 +66,9 @@ RULES: tuple[Rule[Config], ...] = (
     ),
     Rule(
         vendor="amd",
-        config=small.Config(tile=32, features=32, chunk=32, part_features=256, max_parts=8, warps=4, stages=2),
+        config=small.Config(
+            tile=32, features=32, chunk=32, part_features=256, max_parts=8, warps=4, stages=2, overlap=False
+        ),
         formats=FORMATS,
         max_rows=256,
         max_dim=32768,
@@ -54,7 +76,7 @@ RULES: tuple[Rule[Config], ...] = (
     ),
     Rule(
         vendor="nvidia",
-        capabilities=(9, 10),
+        capabilities=READS_SHARED,
         config=fused.Config(tile=64, columns=32, warps=4, stages=2),
         formats=("bf16", "tf32"),
         min_rows=4096,
@@ -68,6 +90,7 @@ RULES: tuple[Rule[Config], ...] = (
     ),
     Rule(
         vendor="nvidia",
+        capabilities=(8, 12),
         config=fused.Config(tile=64, columns=16, warps=4, stages=2),
         formats=("bf16", "tf32"),
         min_rows=4096,

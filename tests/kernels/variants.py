@@ -81,9 +81,11 @@ VARIANTS = (
     Variant(
         "JMMD (256, 8), many rows, bf16, source only", (256, 8), n=2048, precision="bf16", needs_grad=(True, False)
     ),
-    Variant("JMMD (256, 8), many rows", (256, 8), n=256),
-    Variant("JMMD (256, 8), many rows, source only", (256, 8), n=256, needs_grad=(True, False)),
-    Variant("JMMD (256, 8), many rows, tf32", (256, 8), n=256, precision="tf32"),
+    Variant("JMMD (256, 8), many rows, tf32", (256, 8), n=2048, precision="tf32"),
+    Variant("JMMD (2048, 8), many rows", (2048, 8), n=1024),
+    Variant("JMMD (2048, 8), many rows, source only", (2048, 8), n=1024, needs_grad=(True, False)),
+    Variant("JMMD (2048, 8), many rows, tf32", (2048, 8), n=1024, precision="tf32"),
+    Variant("JMMD (2048, 8), many rows, bf16", (2048, 8), n=1024, precision="bf16"),
     Variant("JMMD (256, 8), many rows, fp64", (256, 8), n=256, dtypes=(torch.float64,)),
     Variant("JMMD of 8 layers, many rows", (64,) * 8, n=256),
 )
@@ -97,7 +99,8 @@ def unique_launches(vendor: str, capability: int | None) -> Iterator[tuple[str, 
             key = (launch.kernel.__name__, repr([_kind(arg) for arg in launch.args]), repr(launch.options))
             if key not in seen:
                 seen.add(key)
-                yield f"{variant.name}: {launch.kernel.__name__}", launch
+                panels = ", one panel" if launch.options.get("ONE_PANEL") else ""
+                yield f"{variant.name}: {launch.kernel.__name__}{panels}", launch
 
 
 def _kind(arg: object) -> object:
