@@ -233,6 +233,16 @@ def coefficient_factors(pair_weight, slopes, numbers, DTYPE: tl.constexpr, LAYER
 
 
 @triton.jit
+def load_factors(factors_ptr, region, LAYERS: tl.constexpr):  # [3, L, 2]
+    """`coefficient_factors` of a region, as fastmmd.kernels.pack has stored them."""
+    joints, marginals = (), ()
+    for l in tl.static_range(count(LAYERS)):
+        p_factors = factors_ptr + (region * count(LAYERS) + l) * 2
+        joints, marginals = joints + (tl.load(p_factors),), marginals + (tl.load(p_factors + 1),)
+    return joints, marginals
+
+
+@triton.jit
 def coefficients(layer: tl.constexpr, b_kernels, b_slopes, joints, marginals, LAYERS: tl.constexpr):
     """``(joint prod_{l' != l} k_l' + marginal_l) * slope_l``, factors as `coefficient_factors` has them
     (docs/mathematics.md)."""

@@ -18,15 +18,14 @@ import triton.language as tl
 from fastmmd.backends.layout import empty_gradients
 from fastmmd.call import Call, Result
 from fastmmd.kernels.arithmetic import (
-    coefficient_factors,
     coefficients,
     count,
     exponents,
+    load_factors,
     mixtures,
     operand,
     product,
     term_values,
-    weight_of_pair,
     without_diagonal,
 )
 from fastmmd.kernels.finish import loss_and_statistics
@@ -56,8 +55,9 @@ def fused_loss(
     packed_ptrs,  # L times [tiles * TILE, CHUNKS[l] * WIDTHS[l]] DTYPE, or bf16
     exponents_ptrs,  # L times [tiles * TILE] DTYPE
     bandwidths_ptr,  # [3, L] fp64: bandwidths, twice the rates, slopes
+    weights_ptr,  # [3] fp64: of a pair in each region
+    factors_ptr,  # [3, L, 2] DTYPE: of coefficients in each region
     dims,  # [L]: features
-    numbers,
     partial_sums_ptr,  # [tiles, 1 + L] fp64
     grad_source_ptrs,  # L times [n_source, dims[l]] DTYPE, or None where not needed
     grad_target_ptrs,  # L times [n_target, dims[l]] DTYPE, or None
@@ -80,10 +80,9 @@ def fused_loss(
     row = tl.arange(0, TILE)
     column = tl.arange(0, COLUMNS)
 
-    twice_rates, slopes, b_x, b_x_exponents, b_weighted, b_row_sums = (), (), (), (), (), ()
+    twice_rates, b_x, b_x_exponents, b_weighted, b_row_sums = (), (), (), (), ()
     for l in tl.static_range(L):
         twice_rates = twice_rates + (tl.load(bandwidths_ptr + L + l).to(DTYPE),)
-        slopes = slopes + (tl.load(bandwidths_ptr + 2 * L + l),)
         b_x_exponents = b_x_exponents + (tl.load(exponents_ptrs[l] + i * TILE + row),)
         for chunk in tl.static_range(item(CHUNKS, l)):
             b_x = b_x + (_chunk(packed_ptrs[l], i * TILE, chunk, CHUNKS[l], TILE, WIDTHS[l]),)
@@ -94,10 +93,10 @@ def fused_loss(
     b_sums = ()
     for _ in tl.static_range(_terms(LAYERS)):
         b_sums = b_sums + (tl.zeros((TILE,), tl.float64),)
-    same_weight = weight_of_pair(row_is_source, row_is_source, numbers)
-    cross_weight = weight_of_pair(row_is_source, row_is_source == 0, numbers)
-    same_joints, same_marginals = coefficient_factors(same_weight, slopes, numbers, DTYPE, LAYERS)
-    cross_joints, cross_marginals = coefficient_factors(cross_weight, slopes, numbers, DTYPE, LAYERS)
+    same_region, cross_region = tl.where(row_is_source, 0, 1), 2
+    same_weight, cross_weight = tl.load(weights_ptr + same_region), tl.load(weights_ptr + cross_region)
+    same_joints, same_marginals = load_factors(factors_ptr, same_region, LAYERS)
+    cross_joints, cross_marginals = load_factors(factors_ptr, cross_region, LAYERS)
     b_ones = tl.full((COLUMNS, 8), 1.0, DTYPE)
 
     splits: tl.constexpr = TILE // COLUMNS
@@ -226,8 +225,9 @@ def run(call: Call, format: str, config: Config) -> Result:
         tuple(packed.rows),
         tuple(packed.exponents),
         packed.bandwidths,
+        packed.weights,
+        packed.factors,
         dims,
-        plan.numbers,
         partial_sums,
         tuple(gradients[:layers]),
         tuple(gradients[layers:]),

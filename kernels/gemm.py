@@ -21,6 +21,7 @@ from fastmmd.kernels.arithmetic import (
     coefficients,
     count,
     exponents,
+    load_factors,
     mixtures,
     term_values,
     without_diagonal,
@@ -61,10 +62,9 @@ def inner_products_to_coefficients(
     offsets = panel_row[:, None] * columns + panel_column[None, :]
     DTYPE: tl.constexpr = inner_products_ptrs[0].dtype.element_ty
     region = tl.where(row_is_source == column_is_source, tl.where(row_is_source, 0, 1), 2)
-    b_exponents, joints, marginals = (), (), ()
+    joints, marginals = load_factors(factors_ptr, region, LAYERS)
+    b_exponents = ()
     for l in tl.static_range(L):
-        joints = joints + (tl.load(factors_ptr + (region * L + l) * 2),)
-        marginals = marginals + (tl.load(factors_ptr + (region * L + l) * 2 + 1),)
         twice_rate = tl.load(bandwidths_ptr + L + l).to(DTYPE)
         b_rows, b_columns = tl.load(exponents_ptrs[l] + row), tl.load(exponents_ptrs[l] + column)
         b_inner = tl.load(inner_products_ptrs[l] + offsets)

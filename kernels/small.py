@@ -35,6 +35,8 @@ class Config:
     part_features: fewest features of a part.
     max_parts: most parts of one layer.
     warps, stages: of both launches.
+    overlap: whether the second launch begins while the first one ends (programmatic dependent launch, from compute
+        capability 9.0 on).
     """
 
     tile: int
@@ -44,6 +46,7 @@ class Config:
     max_parts: int
     warps: int
     stages: int
+    overlap: bool
 
 
 def run(call: Call, format: str, config: Config) -> Result:
@@ -66,6 +69,7 @@ def run(call: Call, format: str, config: Config) -> Result:
     loss = torch.empty((), dtype=dtype, device=device)
     statistics = torch.empty(1 + 2 * layers, dtype=dtype, device=device)
 
+    overlap = config.overlap and not triton.knobs.runtime.interpret
     sources, targets = tuple(call.sources), tuple(call.targets)
     source_strides, target_strides = _strides(sources), _strides(targets)
     launch(
@@ -88,6 +92,7 @@ def run(call: Call, format: str, config: Config) -> Result:
         FEATURES=config.features,
         FORMAT=format,
         DTYPE=TRITON_DTYPE[dtype],
+        OVERLAP=overlap,
         num_warps=config.warps,
         num_stages=config.stages,
     )
@@ -120,8 +125,10 @@ def run(call: Call, format: str, config: Config) -> Result:
         FORMAT=format,
         DTYPE=TRITON_DTYPE[dtype],
         GRADIENT=any(call.needs_grad),
+        OVERLAP=overlap,
         num_warps=config.warps,
         num_stages=config.stages,
+        **({"launch_pdl": True} if overlap else {}),
     )
     return Result(loss, statistics, gradients)
 

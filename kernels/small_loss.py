@@ -46,6 +46,7 @@ def small_loss(
     FORMAT: tl.constexpr,
     DTYPE: tl.constexpr,
     GRADIENT: tl.constexpr,
+    OVERLAP: tl.constexpr,  # this launch begins while the first one ends
 ):
     L: tl.constexpr = count(LAYERS)
     i, chunk = tl.program_id(0), tl.program_id(1)
@@ -57,14 +58,6 @@ def small_loss(
     in_rows = first_row + row < tl.where(row_is_source, n_source, n_target)
     side = tiles * TILE
     n = n_source + n_target
-    bandwidths, rates, shifts, slopes = _bandwidths(
-        distance_sums_ptr, first_parts, tiles, given_bandwidths_ptr, numbers, n, DTYPE, LAYERS
-    )
-    same_weight = weight_of_pair(row_is_source, row_is_source, numbers)
-    cross_weight = weight_of_pair(row_is_source, row_is_source == 0, numbers)
-    same_joints, same_marginals = coefficient_factors(same_weight, slopes, numbers, DTYPE, LAYERS)
-    cross_joints, cross_marginals = coefficient_factors(cross_weight, slopes, numbers, DTYPE, LAYERS)
-
     layer = tl.zeros((), tl.int32)  # of this program's gradient
     for l in tl.static_range(1, L):
         layer += (chunk >= first_chunks[l]).to(tl.int32)
@@ -91,6 +84,16 @@ def small_loss(
         b_x = rounded(tl.where(in_rows[:, None], b_x - b_origin, 0.0), FORMAT)
         b_weighted = tl.zeros((TILE, CHUNK), DTYPE)
         b_row_sums = tl.zeros((TILE,), DTYPE)
+
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()  # for the first launch: all before depends on the inputs alone
+    bandwidths, rates, shifts, slopes = _bandwidths(
+        distance_sums_ptr, first_parts, tiles, given_bandwidths_ptr, numbers, n, DTYPE, LAYERS
+    )
+    same_weight = weight_of_pair(row_is_source, row_is_source, numbers)
+    cross_weight = weight_of_pair(row_is_source, row_is_source == 0, numbers)
+    same_joints, same_marginals = coefficient_factors(same_weight, slopes, numbers, DTYPE, LAYERS)
+    cross_joints, cross_marginals = coefficient_factors(cross_weight, slopes, numbers, DTYPE, LAYERS)
 
     b_sums = ()
     for _ in tl.static_range(1 + L):

@@ -7,22 +7,12 @@
 
 namespace fastmmd::cuda {
 
-// Loss and statistics from `rows` times [3, 1 + L] sums, which other thread blocks may have written in this launch. A
-// thread block calls it; `total`: [3 * (1 + L)] in its shared memory.
+// Loss and statistics from `total` [3, 1 + L], the sums over ss, tt and st of the product and of each layer's kernel.
+// One thread calls it.
 template <typename T>
-__device__ void finish_loss(const Plan& plan, const double* sums, int rows, const double* bandwidth, T* loss,
-                            T* statistics, double* total) {
-  const int terms = 1 + plan.layers, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
-  for (int k = threadIdx.x / kWarp; k < 3 * terms; k += warps) {
-    double sum = 0;
-#pragma unroll 8
-    for (int row = lane; row < rows; row += kWarp) sum += __ldcg(sums + static_cast<int64_t>(row) * 3 * terms + k);
-#pragma unroll
-    for (int step = kWarp / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-    if (lane == 0) total[k] = sum;
-  }
-  __syncthreads();
-  if (threadIdx.x != 0) return;
+__device__ void store_loss_and_statistics(const Plan& plan, const double* total, const double* bandwidth, T* loss,
+                                          T* statistics) {
+  const int terms = 1 + plan.layers;
   const auto clamped = [&](double value) { return static_cast<T>(plan.clamp && value < 0 ? 0.0 : value); };
   double product_at_zero = 1, weighted = 0;
   for (int l = 0; l < plan.layers; ++l) product_at_zero *= plan.at_zero[l];
@@ -63,9 +53,19 @@ __global__ void __launch_bounds__(kFinishThreads) finish_loss_and_gradients(cons
   __shared__ double total[3 * (1 + kMaxLayers)];
   const int l = blockIdx.y, lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   if (blockIdx.x == 0) {
-    if (l == 0)
-      finish_loss<T>(p.plan, p.sums, p.sum_rows, p.bandwidth, static_cast<T*>(p.loss), static_cast<T*>(p.statistics),
-                     total);
+    if (l != 0) return;
+    const int numbers = 3 * (1 + p.plan.layers);
+    for (int k = warp; k < numbers; k += kFinishThreads / kWarp) {
+      double sum = 0;
+#pragma unroll 8
+      for (int row = lane; row < p.sum_rows; row += kWarp) sum += p.sums[static_cast<int64_t>(row) * numbers + k];
+#pragma unroll
+      for (int step = kWarp / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+      if (lane == 0) total[k] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0)
+      store_loss_and_statistics(p.plan, total, p.bandwidth, static_cast<T*>(p.loss), static_cast<T*>(p.statistics));
     return;
   }
   const int packed_row = (blockIdx.x - 1) * kFinishRows + warp;

@@ -183,7 +183,15 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
   __syncthreads();
   if (!last) return;
   __threadfence();
-  finish_loss<T>(plan, p.sums, panels, bandwidth, static_cast<T*>(p.loss), static_cast<T*>(p.statistics), scratch);
+  const int terms = 3 * (1 + plan.layers);
+  if (thread < terms) {
+    double sum = 0;
+    for (int k = 0; k < panels; ++k) sum += __ldcg(p.sums + k * terms + thread);
+    scratch[thread] = sum;
+  }
+  __syncthreads();
+  if (thread == 0)
+    store_loss_and_statistics(plan, scratch, bandwidth, static_cast<T*>(p.loss), static_cast<T*>(p.statistics));
 }
 
 }   // namespace fastmmd::cuda

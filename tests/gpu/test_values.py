@@ -9,6 +9,7 @@ from bench import routes
 from bench.cases import Case
 from bench.gate import reference
 from fastmmd import Gaussian
+from fastmmd.backends import triton
 from fastmmd.backends.cuda import architecture
 from fastmmd.backends.cuda import launch_rules as cuda_rules
 from fastmmd.backends.products import library_format
@@ -80,7 +81,7 @@ def chosen_config(backend, n, dims, precision):
     from fastmmd.kernels import launch_rules
 
     format = launch_rules.product_format("nvidia", precision, torch.float32)
-    return launch_rules.choose("nvidia", n, dims, format).config
+    return launch_rules.choose("nvidia", triton.capability(DEVICE), n, dims, format).config
 
 
 @pytest.mark.usefixtures("poisoned_memory")

@@ -16,15 +16,16 @@ from tests.helpers import JAN, call_of
 pytest.importorskip("triton", reason="Triton is not installed")
 from fastmmd.kernels import gemm
 from fastmmd.kernels.launch import recording
-from fastmmd.kernels.launch_rules import RULES, choose
+from fastmmd.kernels.launch_rules import RULES
 from tests.kernels import aot
 
+CONFIG = next(rule.config for rule in RULES if isinstance(rule.config, gemm.Config))  # of up to three layers
 ROWS, DIMS = 300, (70, 8)  # of each domain; three panels of 256 rows
 
 
 def products_and_passes(format):
     """Of a call on a GPU, in panels of 256 rows: the library's products, and the launches of the pass."""
-    config = gemm.Config(rows=32, columns=32, warps=4, workspace_bytes=8 * 2 * 256 * 256)
+    config = replace(CONFIG, workspace_bytes=8 * 2 * 256 * 256)
     with recorded_products() as products, recording() as launches:
         inputs = [torch.empty(ROWS, d, device="cuda") for d in DIMS]
         gemm.run(matched(call_of(inputs, inputs, JAN)), format, config)
@@ -71,11 +72,10 @@ def test_matrices_are_aligned_to_16_bytes(format):
 def test_the_workspace_stays_in_its_bytes(total, layers, format, dtype):
     """Except for a single tile of pairs."""
     format = "ieee" if dtype == torch.float64 else format
-    workspace_bytes = next(rule.config.workspace_bytes for rule in RULES if isinstance(rule.config, gemm.Config))
-    workspace = panels.make_workspace(total, layers, format, dtype, torch.device("meta"), workspace_bytes)
+    workspace = panels.make_workspace(total, layers, format, dtype, torch.device("meta"), CONFIG.workspace_bytes)
     buffers = {id(buffer): buffer.nbytes for buffer in workspace[1:] if buffer is not None}
     assert workspace.side % 64 == 0
-    assert sum(buffers.values()) <= workspace_bytes or workspace.side == 64
+    assert sum(buffers.values()) <= CONFIG.workspace_bytes or workspace.side == 64
     assert workspace.side >= min(total, 256)
 
 
@@ -84,7 +84,7 @@ def test_the_workspace_stays_in_its_bytes(total, layers, format, dtype):
 @pytest.mark.parametrize("format", ["ieee", "tf32", "bf16"])
 def test_the_pass_issues_few_instructions_per_pair_and_moves_16_bytes_at_a_time(target, format, tmp_path):
     """It is bound by what it issues: two layers, of five Gaussians and of one, took 99."""
-    config = replace(choose("nvidia", 2 * ROWS, (256, 8), format).config, workspace_bytes=8 * 2 * 256 * 256)
+    config = replace(CONFIG, workspace_bytes=8 * 2 * 256 * 256)
     with recorded_products(), recording() as launches:
         inputs = [torch.empty(ROWS, d, device="cuda") for d in (256, 8)]
         gemm.run(matched(call_of(inputs, inputs, JAN)), format, config)

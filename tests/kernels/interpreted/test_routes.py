@@ -14,7 +14,9 @@ from tests.routes import PoisonedMemory, Route, RouteTests, check, exact, route_
 SMALL = Route(
     name="small",
     backend=triton,
-    config=small.Config(tile=32, features=32, chunk=64, part_features=64, max_parts=3, warps=8, stages=2),
+    config=small.Config(
+        tile=32, features=32, chunk=64, part_features=64, max_parts=3, warps=8, stages=2, overlap=False
+    ),
 )
 FUSED = Route(name="fused", backend=triton, config=fused.Config(tile=64, columns=32, warps=8, stages=2))
 GEMM = Route(
