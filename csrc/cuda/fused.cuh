@@ -40,10 +40,10 @@ struct FusedProblem {
 };
 static_assert(sizeof(FusedProblem) <= 4000, "kernel parameters of more than 4 KiB make a launch slower");
 
-template <int Layers>
+template <int Layers, int Chain>
 struct alignas(16) FusedShared {
   float column_norm[2][Layers][kTileRows];   // of the other panel, per stage; first, as it is copied by 16 bytes
-  Mixtures<float> mixtures;
+  MixturesOf<float, Layers, Chain> mixtures;
   double sums[kFusedWarps][2][1 + Layers];            // over pairs of the same and of different domains
   double row_sums[kColumnWarps][Layers][kTileRows];   // of coefficients
 };
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
   using S = Stored<F>;
   constexpr bool kWithGradient = Groups > 0;
   constexpr int kAtOnce = 4;   // pairs whose kernels of all layers are in registers: those of one fragment
-  __shared__ FusedShared<Layers> shared;
+  __shared__ FusedShared<Layers, Chain> shared;
   const Plan& plan = p.plan;
   const int stride = padded_width<F>(p.width), c_stride = padded_width<F>(kTileRows), panels = p.panels();
   S* const x = dynamic_shared<S>();
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
   Copy copy_next(p, first, p.splits, y, shared.column_norm);
   if (first < panels) copy_next(0);
   copy_async_commit();
-  make_mixtures<float>(plan, p.bandwidth, p.tolerance, &shared.mixtures);
+  make_mixtures(plan, p.bandwidth, p.tolerance, &shared.mixtures);
   for (int k = threadIdx.x; k < kFusedWarps * 2 * (1 + Layers); k += kFusedThreads) (&shared.sums[0][0][0])[k] = 0;
   for (int k = threadIdx.x; k < kColumnWarps * Layers * kTileRows; k += kFusedThreads)
     (&shared.row_sums[0][0][0])[k] = 0;
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
       for (int h = 0; h < 2; ++h)
         row_norm[l][m][h] =
             p.norm[(static_cast<int64_t>(l) * panels + i) * kTileRows + warp_row + 16 * m + fragment_row(2 * h)] -
-            shared.mixtures.tolerance[l];
+            distance_tolerance(shared.mixtures, l);
 
   float weighted[kWithGradient ? Groups : 1][2][2][4] = {};
   float recent[1 + Layers] = {}, recent_rows[Layers][2][2] = {};   // since the last flush
@@ -199,8 +199,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
     }
     const TileRows columns = tile_rows(plan, j);
     const bool same_domain = rows.is_source == columns.is_source;
-    const Pairs<float, Layers, Chain> pairs(plan, shared.mixtures,
-                                            shared.mixtures.weight_of_pair(rows.is_source, columns.is_source));
+    const Pairs<float, Layers, Chain> pairs(plan, shared.mixtures, rows.is_source, columns.is_source);
     float terms[1 + Layers] = {};
     const auto compute = [&](auto masked) {
       constexpr bool kMasked = decltype(masked)::value;
@@ -221,7 +220,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
               distance[l][e] = squared_distance(row_norm[l][m][e / 2], e % 2 ? column_norm[l].y : column_norm[l].x,
                                                 inner_products[l][m][n][e]);
           pairs.template evaluate<kWithGradient>(distance, value, slope);
-          float coefficient[Layers][kAtOnce];
+          [[maybe_unused]] float coefficient[Layers][kAtOnce];
 #pragma unroll
           for (int e = 0; e < kAtOnce; ++e) {
             if constexpr (kMasked) {
