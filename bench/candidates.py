@@ -16,14 +16,14 @@ import torch
 from bench.cases import FEATURES, JAN, SOFTMAX, Case
 from bench.routes import BACKENDS, backend_of, route_of
 from fastmmd import extension
-from fastmmd.backends import cuda
+from fastmmd.backends import cuda, triton
 from fastmmd.backends.cuda import architecture, fused
 
 if TYPE_CHECKING:
     from bench.routes import AnyRule, Config
 
 RAGGED = (201, 77)  # rows of source and target: no multiple of any tile
-WORKSPACES_MIB = (16, 32, 64, 128, 256)
+WORKSPACES_MIB = (16, 24, 32, 64, 128)
 
 
 class Job(NamedTuple):
@@ -44,12 +44,13 @@ class Sweep(NamedTuple):
 
 
 def rules_of(backend: str) -> list[AnyRule]:
-    """A backend's launch rules for GPUs of the vendor at hand."""
+    """A backend's launch rules for the GPU at hand."""
     if backend == "cuda":
         return list(cuda.launch_rules.RULES)
     from fastmmd.kernels import launch_rules
 
-    return [rule for rule in launch_rules.RULES if rule.vendor == launch_rules.vendor()]
+    capability = triton.capability(torch.device("cuda" if torch.cuda.is_available() else "cpu", 0))
+    return [rule for rule in launch_rules.RULES if rule.runs_on(launch_rules.vendor(), capability)]
 
 
 def rule_for(backend: str, route: str, case: Case, proposed: Sequence[AnyRule] = ()) -> AnyRule | None:
@@ -66,7 +67,14 @@ def rule_for(backend: str, route: str, case: Case, proposed: Sequence[AnyRule] =
 def _holds(rule: AnyRule, case: Case) -> bool:
     """Whether the layers of a case are as few and narrow as a rule has them, whatever its rows and precision."""
     width = sum(_padded_widths(backend_of(rule.config))(case.dims))
-    if not rule.fits(vendor=rule.vendor, rows=rule.min_rows, dims=case.dims, width=width, format=rule.formats[0]):
+    if not rule.fits(
+        vendor=rule.vendor,
+        capability=rule.capabilities[0] if rule.capabilities else None,
+        rows=rule.min_rows,
+        dims=case.dims,
+        width=width,
+        format=rule.formats[0],
+    ):
         return False
     if not isinstance(rule.config, fused.Config) or extension.module is None or not extension.module.CUDA:
         return True
@@ -155,9 +163,9 @@ def _triton_jobs() -> Iterator[Job]:
         layers = f"up to {rule.max_layers} layers"
         if route == "small":
             cases = (_case(64, (256,) * 7 + (31,)),) if many else few_layers
-            yield _job(f"triton small, {layers}", rule, cases, _triton_small())
+            yield _job(f"triton small, {layers}", rule, cases, _triton_small(rule))
         elif route == "fused":
-            for format in ("bf16", "tf32", "tf32x3"):
+            for format in rule.formats:
                 cases = (_case(4096, (256, 8), format, 4),)
                 yield _job(f"triton fused, {format}", replace(rule, formats=(format,)), cases, _triton_fused())
         else:
@@ -209,17 +217,21 @@ def _short_triton_jobs() -> Iterator[Job]:
     ]
     square = fused.Config(tile=64, columns=64, warps=4, stages=2)
     yield _short_job("triton fused, bf16", bf16, [*larger, square])
-    yield _short_job("triton fused, tf32", tf32, larger[:2])
+    yield _short_job("triton fused, tf32", tf32, [larger[0], fused.Config(tile=64, columns=16, warps=4, stages=2)])
     panels = [
-        gemm.Config(tile=tile, warps=warps, workspace_bytes=mib << 20)
-        for tile, warps, mib in ((32, 4, 16), (32, 4, 24), (64, 8, 24), (32, 4, 128))
+        gemm.Config(rows=rows, columns=columns, warps=warps, workspace_bytes=mib << 20)
+        for rows, columns, warps, mib in ((32, 64, 4, 16), (32, 64, 4, 64), (64, 64, 8, 24), (32, 32, 4, 24))
     ]
     yield _short_job("triton gemm, tf32", (_case(4096, (2048,), "tf32", 4),), panels)
-    parts = [
-        small.Config(tile=32, features=32, chunk=64, part_features=features, max_parts=8, warps=warps, stages=2)
-        for features, warps in ((128, 8), (256, 4))
-    ]
-    yield _short_job("triton small", (_case(36, (256, 31)), _case(64, (2048, 8))), parts)
+    few = (_case(36, (256, 31)), _case(64, (2048, 8)))
+    rule = rule_for("triton", "small", few[0])
+    assert rule is not None
+    present = rule.config
+    assert isinstance(present, small.Config)
+    others = [replace(present, part_features=128), replace(present, warps=4)]
+    if present.overlap:
+        others.append(replace(present, overlap=False))
+    yield _short_job("triton small", few, others)
 
 
 def _short_job(name: str, cases: tuple[Case, ...], configs: Sequence[Config]) -> Job:
@@ -245,11 +257,12 @@ def _job(name: str, rule: AnyRule, cases: tuple[Case, ...], configs: Iterable[Co
     return Job(name, rule, cases, tuple([config for config in configs if config != rule.config]))
 
 
-def _triton_small() -> Iterator[Config]:
+def _triton_small(rule: AnyRule) -> Iterator[Config]:
     from fastmmd.kernels import small
 
-    for tile, chunk, part_features, max_parts, warps, stages in product(
-        (16, 32, 64), (32, 64, 128), (128, 256, 512), (4, 8, 16), (4, 8), (1, 2, 3)
+    assert isinstance(rule.config, small.Config)
+    for tile, chunk, part_features, max_parts, warps, stages, overlap in product(
+        (16, 32, 64), (32, 64, 128), (128, 256, 512), (4, 8, 16), (4, 8), (1, 2, 3), {False, rule.config.overlap}
     ):
         yield small.Config(
             tile=tile,
@@ -259,13 +272,14 @@ def _triton_small() -> Iterator[Config]:
             max_parts=max_parts,
             warps=warps,
             stages=stages,
+            overlap=overlap,
         )
 
 
 def _triton_fused() -> Iterator[Config]:
     from fastmmd.kernels import fused
 
-    for tile, columns, warps, stages in product((64, 128), (32, 64, 128), (4, 8), (1, 2, 3)):
+    for tile, columns, warps, stages in product((64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3)):
         if columns <= tile:
             yield fused.Config(tile=tile, columns=columns, warps=warps, stages=stages)
 
@@ -273,5 +287,5 @@ def _triton_fused() -> Iterator[Config]:
 def _triton_gemm() -> Iterator[Config]:
     from fastmmd.kernels import gemm
 
-    for tile, warps, mib in product((32, 64), (4, 8), WORKSPACES_MIB):
-        yield gemm.Config(tile=tile, warps=warps, workspace_bytes=mib << 20)
+    for (rows, columns), warps, mib in product(((32, 32), (32, 64), (64, 64)), (4, 8), WORKSPACES_MIB):
+        yield gemm.Config(rows=rows, columns=columns, warps=warps, workspace_bytes=mib << 20)

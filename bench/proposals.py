@@ -111,12 +111,14 @@ def source(rule: AnyRule) -> str:
     limits = {name: getattr(rule, name) for name, default in optional.items() if getattr(rule, name) != default}
     lines = [
         f"config={source_of(rule.config)}",
-        f"formats={_tuple(rule.formats)}",
-        *(f"{name}={json.dumps(value)}" for name, value in limits.items()),
+        f"formats={_value(rule.formats)}",
+        *(f"{name}={_value(value)}" for name, value in limits.items()),
         f"reason={json.dumps(rule.reason)}",
     ]
     return "\n".join(["    Rule(", *(f"        {line}," for line in lines), "    ),"])
 
 
-def _tuple(words: tuple[str, ...]) -> str:
-    return "(" + ", ".join(map(json.dumps, words)) + (",)" if len(words) == 1 else ")")
+def _value(value: object) -> str:
+    if not isinstance(value, tuple):
+        return json.dumps(value)
+    return "(" + ", ".join(map(json.dumps, value)) + (",)" if len(value) == 1 else ")")

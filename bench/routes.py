@@ -37,10 +37,12 @@ def configs() -> dict[str, Config]:
     from fastmmd.kernels import fused, gemm, small
 
     return CUDA_CONFIGS | {
-        "triton-small": small.Config(tile=32, features=32, chunk=64, part_features=64, max_parts=3, warps=8, stages=2),
-        "triton-fused": fused.Config(tile=64, columns=32, warps=8, stages=2),
+        "triton-small": small.Config(
+            tile=32, features=32, chunk=64, part_features=64, max_parts=3, warps=8, stages=2, overlap=False
+        ),
+        "triton-fused": fused.Config(tile=64, columns=32, warps=4, stages=2),
         "triton-fused128": fused.Config(tile=128, columns=32, warps=8, stages=2),
-        "triton-gemm": gemm.Config(tile=32, warps=4, workspace_bytes=4 * 2 * 64 * 64),
+        "triton-gemm": gemm.Config(rows=32, columns=64, warps=4, workspace_bytes=4 * 2 * 64 * 64),
     }
 
 

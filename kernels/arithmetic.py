@@ -26,8 +26,18 @@ def weight(LAYERS, layer, q):
 
 
 @triton.constexpr_function
+def slope_factor(LAYERS, layer, q):
+    return LAYERS.mixtures[layer].slope_factors[q]
+
+
+@triton.constexpr_function
 def is_square(LAYERS, layer, q):
     return LAYERS.mixtures[layer].squares[q]
+
+
+@triton.constexpr_function
+def slope_scale(LAYERS, layer):
+    return LAYERS.mixtures[layer].slope_scale
 
 
 @triton.constexpr_function
@@ -89,85 +99,21 @@ def rounded(b_x, FORMAT: tl.constexpr):
 
 
 @triton.jit
+def operand(b_x, FORMAT: tl.constexpr):
+    """`b_x` as products in FORMAT take it; two products of it see the same digits."""
+    if FORMAT == "bf16":
+        return b_x.to(tl.bfloat16)
+    else:
+        return rounded(b_x, FORMAT)
+
+
+@triton.jit
 def product(b_a, b_b, b_total, FORMAT: tl.constexpr):
     """``total + a @ b``, operands in FORMAT, accumulated in the total's dtype."""
     if FORMAT == "bf16":
         return tl.dot(b_a.to(tl.bfloat16), b_b.to(tl.bfloat16), b_total)
     else:
         return tl.dot(b_a, b_b, b_total, input_precision=FORMAT, out_dtype=b_total.dtype)
-
-
-@triton.jit
-def mixture(b_distances, bandwidth, tolerance, layer: tl.constexpr, LAYERS: tl.constexpr):
-    """``sum_q weight_q exp(-D / (multiplier_q B))`` of a layer and minus its derivative by D.
-
-    `bandwidth`, `tolerance`: 0-d fp64. A bandwidth of 0 stands for the limit: 1 at distances up to `tolerance`, 0
-    beyond, slope 0. Below 0: NaN.
-    """
-    limit = bandwidth == 0
-    rate = (1 / tl.where(limit, 1.0, tl.where(bandwidth < 0, float("nan"), bandwidth))).to(b_distances.dtype)
-    b_kernel = tl.zeros_like(b_distances)
-    b_slope = tl.zeros_like(b_distances)
-    b_value = tl.zeros_like(b_distances)
-    for q in tl.static_range(gaussians(LAYERS, layer)):
-        if is_square(LAYERS, layer, q):
-            b_value = b_value * b_value
-        else:
-            b_value = tl.exp(b_distances * (-rate / multiplier(LAYERS, layer, q)))
-        b_kernel += weight(LAYERS, layer, q) * b_value
-        b_slope += (rate * (weight(LAYERS, layer, q) / multiplier(LAYERS, layer, q))) * b_value
-    one = tl.full((), at_zero(LAYERS, layer), b_distances.dtype)
-    b_limit = tl.where(b_distances <= tolerance.to(b_distances.dtype), one, 0.0)
-    return tl.where(limit, b_limit, b_kernel), tl.where(limit, 0.0, b_slope)
-
-
-@triton.jit
-def mixtures(b_distances, bandwidths, tolerances, LAYERS: tl.constexpr):
-    """`mixture` of every layer: two tuples."""
-    b_kernels = ()
-    b_slopes = ()
-    for l in tl.static_range(count(LAYERS)):
-        b_kernel, b_slope = mixture(b_distances[l], bandwidths[l], tolerances[l], l, LAYERS)
-        b_kernels = b_kernels + (b_kernel,)
-        b_slopes = b_slopes + (b_slope,)
-    return b_kernels, b_slopes
-
-
-@triton.jit
-def term_values(term: tl.constexpr, b_kernels, LAYERS: tl.constexpr):
-    """The product of all layers' kernels, or one layer's."""
-    if term == 0:
-        b_values = b_kernels[0]
-        for l in tl.static_range(1, count(LAYERS)):
-            b_values = b_values * b_kernels[l]
-        return b_values
-    else:
-        return b_kernels[term - 1]
-
-
-@triton.jit
-def coefficients(layer: tl.constexpr, pair_weight, b_kernels, b_slopes, numbers, LAYERS: tl.constexpr):
-    """``pair_weight * (joint prod_{l' != l} k_l' + marginal_l) * slope_l`` (docs/mathematics.md)."""
-    dtype = b_slopes[layer].dtype
-    b_others = tl.zeros_like(b_slopes[layer]) + exact(numbers, term_weight(0)).to(dtype)
-    for l in tl.static_range(count(LAYERS)):
-        if l != layer:
-            b_others = b_others * b_kernels[l]
-    return pair_weight.to(dtype) * (b_others + exact(numbers, term_weight(1 + layer)).to(dtype)) * b_slopes[layer]
-
-
-@triton.jit
-def dynamic_coefficients(layer, pair_weight, b_kernels, b_slopes, numbers, LAYERS: tl.constexpr):
-    """`coefficients` of a layer that is known at run time only."""
-    dtype = b_kernels[0].dtype
-    b_others = tl.zeros_like(b_kernels[0]) + exact(numbers, term_weight(0)).to(dtype)
-    b_slope = tl.zeros_like(b_kernels[0])
-    marginal = tl.zeros((), dtype)
-    for l in tl.static_range(count(LAYERS)):
-        b_others = b_others * tl.where(layer == l, 1.0, b_kernels[l])
-        b_slope = tl.where(layer == l, b_slopes[l], b_slope)
-        marginal = tl.where(layer == l, exact(numbers, term_weight(1 + l)).to(dtype), marginal)
-    return pair_weight.to(dtype) * (b_others + marginal) * b_slope
 
 
 @triton.jit
@@ -191,7 +137,131 @@ def bandwidth_and_tolerance(
 
 
 @triton.jit
+def rate_and_slope(layer: tl.constexpr, bandwidth, tolerance, LAYERS: tl.constexpr):
+    """rate, shift and slope of a layer, 0-d fp64: its broadest Gaussian at distance D is ``2^min(shift - rate D, 0)``,
+    and `mixture`'s slope times `slope` is minus the derivative by D.
+
+    A bandwidth of 0 stands for its limit: 1 at distances up to the tolerance, which `shift` moves to 0, 0 beyond, slope
+    0. Below 0: NaN. Widths that are lost in round-off are widened, to keep the rate times any norm finite.
+    """
+    broadest = tl.full((), multiplier(LAYERS, layer, 0), tl.float64)
+    limit = bandwidth == 0
+    narrowest = tolerance * 9.5367431640625e-07  # 2^-20: beside it every distance above the round-off is far
+    width = tl.where(bandwidth < 0, float("nan"), broadest * bandwidth)
+    width = tl.where(width < narrowest, narrowest, width)
+    width = tl.where(width == 0, 1.0, width)  # all rows are equal
+    rate = 1.4426950408889634 / width
+    slope = tl.where(limit, 0.0, slope_scale(LAYERS, layer) * broadest / width)
+    return rate, tl.where(limit, tolerance * rate, 0.0), slope
+
+
+@triton.jit
+def mixture(b_exponents, layer: tl.constexpr, LAYERS: tl.constexpr):
+    """``sum_q weight_q 2^exponent_q``, and the same with ``slope_factor_q`` for ``weight_q``.
+
+    `b_exponents`: of the broadest Gaussian, at most 0. One exponential for Gaussians each twice as narrow as the last.
+    """
+    b_value = tl.exp2(b_exponents)
+    b_kernel = b_value * weight(LAYERS, layer, 0)
+    b_slope = b_value * slope_factor(LAYERS, layer, 0)
+    for q in tl.static_range(1, gaussians(LAYERS, layer)):
+        if is_square(LAYERS, layer, q):
+            b_value = b_value * b_value
+        else:
+            b_value = tl.exp2(b_exponents * (multiplier(LAYERS, layer, 0) / multiplier(LAYERS, layer, q)))
+        b_kernel += weight(LAYERS, layer, q) * b_value
+        b_slope += slope_factor(LAYERS, layer, q) * b_value
+    return b_kernel, b_slope
+
+
+@triton.jit
+def mixtures(b_exponents, LAYERS: tl.constexpr):
+    """`mixture` of every layer: two tuples."""
+    b_kernels = ()
+    b_slopes = ()
+    for l in tl.static_range(count(LAYERS)):
+        b_kernel, b_slope = mixture(b_exponents[l], l, LAYERS)
+        b_kernels = b_kernels + (b_kernel,)
+        b_slopes = b_slopes + (b_slope,)
+    return b_kernels, b_slopes
+
+
+@triton.jit
+def exponents(b_inner, b_row_exponents, b_column_exponents, twice_rate):
+    """Of a layer's broadest Gaussian, from inner products and the norms' shares (kernels/pack.py)."""
+    b_exponents = b_inner * twice_rate + (b_row_exponents[:, None] + b_column_exponents[None, :])
+    return tl.minimum(b_exponents, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def without_diagonal(b_exponents, row, column, LAYERS: tl.constexpr):
+    """No row is paired with itself."""
+    b_others = ()
+    for l in tl.static_range(count(LAYERS)):
+        b_others = b_others + (tl.where(row[:, None] == column[None, :], float("-inf"), b_exponents[l]),)
+    return b_others
+
+
+@triton.jit
+def term_values(term: tl.constexpr, b_kernels, LAYERS: tl.constexpr):
+    """The product of all layers' kernels, or one layer's."""
+    if term == 0:
+        b_values = b_kernels[0]
+        for l in tl.static_range(1, count(LAYERS)):
+            b_values = b_values * b_kernels[l]
+        return b_values
+    else:
+        return b_kernels[term - 1]
+
+
+@triton.jit
 def weight_of_pair(row_is_source, column_is_source, numbers):
     """Weight of an ordered pair: alpha, beta, or gamma / 2 across domains; 0-d fp64."""
     same = tl.where(row_is_source, exact(numbers, region_weight(0)), exact(numbers, region_weight(1)))
     return tl.where(row_is_source == column_is_source, same, 0.5 * exact(numbers, region_weight(2)))
+
+
+@triton.jit
+def coefficient_factors(pair_weight, slopes, numbers, DTYPE: tl.constexpr, LAYERS: tl.constexpr):
+    """What every pair of one weight shares: two tuples of L numbers, for `coefficients`."""
+    joints, marginals = (), ()
+    for l in tl.static_range(count(LAYERS)):
+        scale = pair_weight * slopes[l]
+        joints = joints + ((scale * exact(numbers, term_weight(0))).to(DTYPE),)
+        marginals = marginals + ((scale * exact(numbers, term_weight(1 + l))).to(DTYPE),)
+    return joints, marginals
+
+
+@triton.jit
+def load_factors(factors_ptr, region, LAYERS: tl.constexpr):  # [3, L, 2]
+    """`coefficient_factors` of a region, as fastmmd.kernels.pack has stored them."""
+    joints, marginals = (), ()
+    for l in tl.static_range(count(LAYERS)):
+        p_factors = factors_ptr + (region * count(LAYERS) + l) * 2
+        joints, marginals = joints + (tl.load(p_factors),), marginals + (tl.load(p_factors + 1),)
+    return joints, marginals
+
+
+@triton.jit
+def coefficients(layer: tl.constexpr, b_kernels, b_slopes, joints, marginals, LAYERS: tl.constexpr):
+    """``(joint prod_{l' != l} k_l' + marginal_l) * slope_l``, factors as `coefficient_factors` has them
+    (docs/mathematics.md)."""
+    others = joints[layer]
+    for l in tl.static_range(count(LAYERS)):
+        if l != layer:
+            others = others * b_kernels[l]
+    return (others + marginals[layer]) * b_slopes[layer]
+
+
+@triton.jit
+def dynamic_coefficients(layer, b_kernels, b_slopes, joints, marginals, LAYERS: tl.constexpr):
+    """`coefficients` of a layer that is known at run time only."""
+    joint, marginal, b_slope = joints[0], marginals[0], b_slopes[0]
+    for l in tl.static_range(1, count(LAYERS)):
+        joint = tl.where(layer == l, joints[l], joint)
+        marginal = tl.where(layer == l, marginals[l], marginal)
+        b_slope = tl.where(layer == l, b_slopes[l], b_slope)
+    others = joint
+    for l in tl.static_range(count(LAYERS)):
+        others = others * tl.where(layer == l, 1.0, b_kernels[l])
+    return (others + marginal) * b_slope

@@ -7,25 +7,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastmmd.kernels.arithmetic import at_zero, count, diagonal_weight, exact, region_weight, term_weight
+from fastmmd.kernels.arithmetic import at_zero, count, diagonal_weight, exact, term_weight
 from fastmmd.kernels.launch import launch
 from fastmmd.kernels.plan import Plan
 
 
 @triton.constexpr_function
-def _width(LAYERS):
-    """Numbers in a row of partial sums."""
-    return 3 * (1 + len(LAYERS.mixtures))
-
-
-@triton.constexpr_function
-def _padded_width(LAYERS):
-    return 1 << (3 * (1 + len(LAYERS.mixtures)) - 1).bit_length()
+def _padded_terms(LAYERS):
+    return 1 << len(LAYERS.mixtures).bit_length()
 
 
 @triton.jit
 def store_loss_and_statistics(
-    partial_sums_ptr,  # [rows, 3, 1 + L] fp64: of each region and term
+    partial_sums_ptr,  # [rows, 1 + L] fp64: of each term, over pairs times their weights
     rows,
     bandwidths,  # L numbers, fp64
     numbers,
@@ -37,21 +31,17 @@ def store_loss_and_statistics(
 ):
     """Adds up the partial sums, STEP rows at a time and in fixed order."""
     L: tl.constexpr = count(LAYERS)
-    width: tl.constexpr = _width(LAYERS)
-    padded: tl.constexpr = _padded_width(LAYERS)
-    column = tl.arange(0, padded)
-    b_sums = tl.zeros((STEP, padded), tl.float64)
+    column = tl.arange(0, _padded_terms(LAYERS))
+    b_sums = tl.zeros((STEP, _padded_terms(LAYERS)), tl.float64)
     for start in range(0, rows, STEP):
         row = start + tl.arange(0, STEP)
-        mask = (row < rows)[:, None] & (column < width)[None, :]
-        b_sums += tl.load(partial_sums_ptr + row[:, None] * width + column[None, :], mask=mask, other=0.0)
+        mask = (row < rows)[:, None] & (column < 1 + L)[None, :]
+        b_sums += tl.load(partial_sums_ptr + row[:, None] * (1 + L) + column[None, :], mask=mask, other=0.0)
     b_totals = tl.sum(b_sums, axis=0)
     loss = tl.zeros((), tl.float64)
     for term in tl.static_range(1 + L):
         value = exact(numbers, diagonal_weight()) * _at_zero(term, LAYERS)
-        for region in tl.static_range(3):
-            in_region = column == region * (1 + L) + term
-            value += exact(numbers, region_weight(region)) * tl.sum(tl.where(in_region, b_totals, 0.0))
+        value += tl.sum(tl.where(column == term, b_totals, 0.0))
         loss += exact(numbers, term_weight(term)) * value
         tl.store(statistics_ptr + term, _clamped(value, CLAMP).to(statistics_ptr.dtype.element_ty))
     tl.store(loss_ptr, _clamped(loss, CLAMP).to(loss_ptr.dtype.element_ty))
@@ -80,9 +70,9 @@ def _clamped(value, CLAMP: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def finish_loss(
-    partial_sums_ptr,  # [rows, 3, 1 + L] fp64
+    partial_sums_ptr,  # [rows, 1 + L] fp64
     rows,
-    bandwidths_ptr,  # [2, L] fp64: bandwidths, tolerances
+    bandwidths_ptr,  # [3, L] fp64, of fastmmd.kernels.pack
     numbers,
     loss_ptr,  # [] fp32 or fp64
     statistics_ptr,  # [1 + 2 L], the loss's dtype
@@ -101,7 +91,7 @@ def finish_loss(
 def loss_and_statistics(
     plan: Plan, partial_sums: Tensor, bandwidths: Tensor, *, clamp: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """`Result`'s first two from partial sums ``[rows, 3, 1 + L]``, in one more launch."""
+    """`Result`'s first two from partial sums ``[rows, 1 + L]``, in one more launch."""
     device = partial_sums.device
     loss = torch.empty((), dtype=dtype, device=device)
     statistics = torch.empty(1 + 2 * len(plan.layers.mixtures), dtype=dtype, device=device)

@@ -20,11 +20,13 @@ from fastmmd.call import Call, Result
 from fastmmd.kernels.arithmetic import (
     coefficients,
     count,
+    exponents,
+    load_factors,
     mixtures,
+    operand,
     product,
-    rounded,
     term_values,
-    weight_of_pair,
+    without_diagonal,
 )
 from fastmmd.kernels.finish import loss_and_statistics
 from fastmmd.kernels.launch import launch
@@ -37,14 +39,26 @@ def item(values, index):
     return values[index]
 
 
+@triton.constexpr_function
+def _first(values, index):
+    return sum(values[:index])
+
+
+@triton.constexpr_function
+def _terms(LAYERS):
+    """Terms to add up: the product of one layer is that layer."""
+    return 1 + len(LAYERS.mixtures) if len(LAYERS.mixtures) > 1 else 1
+
+
 @triton.jit(do_not_specialize=["n_source", "n_target", "source_tiles"])
 def fused_loss(
     packed_ptrs,  # L times [tiles * TILE, CHUNKS[l] * WIDTHS[l]] DTYPE, or bf16
-    norms_ptrs,  # L times [tiles * TILE] DTYPE
-    bandwidths_ptr,  # [2, L] fp64: bandwidths, tolerances
+    exponents_ptrs,  # L times [tiles * TILE] DTYPE
+    bandwidths_ptr,  # [3, L] fp64: bandwidths, twice the rates, slopes
+    weights_ptr,  # [3] fp64: of a pair in each region
+    factors_ptr,  # [3, L, 2] DTYPE: of coefficients in each region
     dims,  # [L]: features
-    numbers,
-    partial_sums_ptr,  # [tiles, 3, 1 + L] fp64
+    partial_sums_ptr,  # [tiles, 1 + L] fp64
     grad_source_ptrs,  # L times [n_source, dims[l]] DTYPE, or None where not needed
     grad_target_ptrs,  # L times [n_target, dims[l]] DTYPE, or None
     n_source,
@@ -64,88 +78,84 @@ def fused_loss(
     i, tiles = tl.program_id(0), tl.num_programs(0)
     row_is_source = i < source_tiles
     row = tl.arange(0, TILE)
-    first_row = tl.where(row_is_source, i, i - source_tiles) * TILE
-    in_rows = first_row + row < tl.where(row_is_source, n_source, n_target)
+    column = tl.arange(0, COLUMNS)
 
-    bandwidths, tolerances, b_x_norms, b_weighted, b_row_sums = (), (), (), (), ()
+    twice_rates, b_x, b_x_exponents, b_weighted, b_row_sums = (), (), (), (), ()
     for l in tl.static_range(L):
-        bandwidths = bandwidths + (tl.load(bandwidths_ptr + l),)
-        tolerances = tolerances + (tl.load(bandwidths_ptr + L + l),)
-        b_x_norms = b_x_norms + (tl.load(norms_ptrs[l] + i * TILE + row),)
+        twice_rates = twice_rates + (tl.load(bandwidths_ptr + L + l).to(DTYPE),)
+        b_x_exponents = b_x_exponents + (tl.load(exponents_ptrs[l] + i * TILE + row),)
+        for chunk in tl.static_range(item(CHUNKS, l)):
+            b_x = b_x + (_chunk(packed_ptrs[l], i * TILE, chunk, CHUNKS[l], TILE, WIDTHS[l]),)
         if LAYER_NEEDS_GRAD[l]:
-            b_row_sums = b_row_sums + (tl.zeros((TILE,), DTYPE),)
+            b_row_sums = b_row_sums + (tl.zeros((TILE, 8), DTYPE),)
             for _ in tl.static_range(item(CHUNKS, l)):
                 b_weighted = b_weighted + (tl.zeros((TILE, item(WIDTHS, l)), DTYPE),)
-    b_same_sums, b_cross_sums = (), ()
-    for _ in tl.static_range(1 + L):
-        b_same_sums = b_same_sums + (tl.zeros((TILE,), tl.float64),)
-        b_cross_sums = b_cross_sums + (tl.zeros((TILE,), tl.float64),)
+    b_sums = ()
+    for _ in tl.static_range(_terms(LAYERS)):
+        b_sums = b_sums + (tl.zeros((TILE,), tl.float64),)
+    same_region, cross_region = tl.where(row_is_source, 0, 1), 2
+    same_weight, cross_weight = tl.load(weights_ptr + same_region), tl.load(weights_ptr + cross_region)
+    same_joints, same_marginals = load_factors(factors_ptr, same_region, LAYERS)
+    cross_joints, cross_marginals = load_factors(factors_ptr, cross_region, LAYERS)
+    b_ones = tl.full((COLUMNS, 8), 1.0, DTYPE)
 
     splits: tl.constexpr = TILE // COLUMNS
     for step in range(0, (tiles if GRADIENT else tiles // 2 + 1) * splits):
         # All programs read the same columns at a time; without gradients every one has half of the pairs to do.
         offset = step // splits
         j = offset if GRADIENT else (i + offset) % tiles
-        column_is_source = j < source_tiles
-        first_split_column = (step % splits) * COLUMNS
-        column = first_split_column + tl.arange(0, COLUMNS)
-        first_column = tl.where(column_is_source, j, j - source_tiles) * TILE
-        in_columns = first_column + column < tl.where(column_is_source, n_source, n_target)
-        pair = in_rows[:, None] & in_columns[None, :] & ((row[:, None] != column[None, :]) | (i != j))
-        packed_column = j * TILE + first_split_column
-        b_distances = ()
+        same = row_is_source == (j < source_tiles)
+        first_column = j * TILE + (step % splits) * COLUMNS
+        b_exponents = ()
         for l in tl.static_range(L):
             b_inner = tl.zeros((TILE, COLUMNS), DTYPE)
             for chunk in tl.static_range(item(CHUNKS, l)):
-                b_x = _chunk(packed_ptrs[l], i * TILE, chunk, CHUNKS[l], TILE, WIDTHS[l])
-                b_y = _chunk(packed_ptrs[l], packed_column, chunk, CHUNKS[l], COLUMNS, WIDTHS[l])
-                b_inner = product(b_x, tl.trans(b_y), b_inner, FORMAT)
-            b_y_norms = tl.load(norms_ptrs[l] + j * TILE + column)
-            b_squared = b_x_norms[l][:, None] + b_y_norms[None, :] - 2 * b_inner
-            b_distances = b_distances + (tl.maximum(b_squared, 0.0, propagate_nan=tl.PropagateNan.ALL),)
-        b_kernels, b_slopes = mixtures(b_distances, bandwidths, tolerances, LAYERS)
+                b_y = _chunk(packed_ptrs[l], first_column, chunk, CHUNKS[l], COLUMNS, WIDTHS[l])
+                b_inner = product(b_x[_first(CHUNKS, l) + chunk], tl.trans(b_y), b_inner, FORMAT)
+            b_y_exponents = tl.load(exponents_ptrs[l] + first_column + column)
+            b_exponents = b_exponents + (exponents(b_inner, b_x_exponents[l], b_y_exponents, twice_rates[l]),)
+        if i == j:
+            b_exponents = without_diagonal(b_exponents, i * TILE + row, first_column + column, LAYERS)
+        b_kernels, b_slopes = mixtures(b_exponents, LAYERS)
 
-        # How often this tile stands for pairs: itself and its mirror image, unless both are visited.
-        both = GRADIENT | (2 * offset == tiles)
-        same_weight = tl.where(both | (offset == 0), 1.0, 2.0)
-        cross_weight = tl.where(both, 0.5, 1.0)
-        b_same, b_cross = (), ()
-        for term in tl.static_range(1 + L):
-            b_sums = tl.sum(tl.where(pair, term_values(term, b_kernels, LAYERS), 0.0), axis=1).to(tl.float64)
-            b_same_sum = tl.where(row_is_source == column_is_source, same_weight * b_sums, 0.0)
-            b_same = b_same + (b_same_sums[term] + b_same_sum,)
-            b_cross_sum = tl.where(row_is_source == column_is_source, 0.0, cross_weight * b_sums)
-            b_cross = b_cross + (b_cross_sums[term] + b_cross_sum,)
-        b_same_sums, b_cross_sums = b_same, b_cross
+        weight = tl.where(same, same_weight, cross_weight)
+        if not GRADIENT:  # a tile stands for its mirror image too, unless both are visited
+            weight *= tl.where((offset == 0) | (2 * offset == tiles), 1.0, 2.0)
+        b_new_sums = ()
+        for term in tl.static_range(_terms(LAYERS)):
+            b_values = tl.sum(term_values(term, b_kernels, LAYERS), axis=1)
+            b_new_sums = b_new_sums + (b_sums[term] + weight * b_values.to(tl.float64),)
+        b_sums = b_new_sums
 
         if GRADIENT:
-            pair_weight = weight_of_pair(row_is_source, column_is_source, numbers)
-            b_new_weighted, b_new_sums = (), ()
+            joints, marginals = (), ()
+            for l in tl.static_range(L):
+                joints = joints + (tl.where(same, same_joints[l], cross_joints[l]),)
+                marginals = marginals + (tl.where(same, same_marginals[l], cross_marginals[l]),)
+            b_new_weighted, b_new_row_sums = (), ()
             for l in tl.static_range(L):
                 if LAYER_NEEDS_GRAD[l]:
-                    b_c = coefficients(l, pair_weight, b_kernels, b_slopes, numbers, LAYERS)
-                    b_c = rounded(tl.where(pair, b_c, 0.0), FORMAT)
-                    b_new_sums = b_new_sums + (b_row_sums[len(b_new_sums)] + tl.sum(b_c, axis=1),)
+                    b_c = operand(coefficients(l, b_kernels, b_slopes, joints, marginals, LAYERS), FORMAT)
+                    b_row_sum = product(b_c, b_ones, b_row_sums[len(b_new_row_sums)], FORMAT)
+                    b_new_row_sums = b_new_row_sums + (b_row_sum,)
                     for chunk in tl.static_range(item(CHUNKS, l)):
-                        b_y = _chunk(packed_ptrs[l], packed_column, chunk, CHUNKS[l], COLUMNS, WIDTHS[l])
+                        b_y = _chunk(packed_ptrs[l], first_column, chunk, CHUNKS[l], COLUMNS, WIDTHS[l])
                         b_total = product(b_c, b_y, b_weighted[len(b_new_weighted)], FORMAT)
                         b_new_weighted = b_new_weighted + (b_total,)
-            b_weighted, b_row_sums = b_new_weighted, b_new_sums
+            b_weighted, b_row_sums = b_new_weighted, b_new_row_sums
 
-    sums_ptr = partial_sums_ptr + i * 3 * (1 + L)
     for term in tl.static_range(1 + L):
-        same_sum, cross_sum = tl.sum(b_same_sums[term]), tl.sum(b_cross_sums[term])
-        tl.store(sums_ptr + term, tl.where(row_is_source, same_sum, 0.0))
-        tl.store(sums_ptr + 1 + L + term, tl.where(row_is_source, 0.0, same_sum))
-        tl.store(sums_ptr + 2 * (1 + L) + term, cross_sum)
+        tl.store(partial_sums_ptr + i * (1 + L) + term, tl.sum(b_sums[term % _terms(LAYERS)]))
 
     if GRADIENT:
-        out_row = (first_row + row).to(tl.int64)[:, None]
+        domain_row = row + tl.where(row_is_source, i, i - source_tiles) * TILE
+        in_rows = domain_row < tl.where(row_is_source, n_source, n_target)
+        out_row = domain_row.to(tl.int64)[:, None]
         for l in tl.static_range(L):
             if LAYER_NEEDS_GRAD[l]:
+                b_row_sum = tl.sum(b_row_sums[0], axis=1)[:, None] * 0.125  # 8 equal columns
                 for chunk in tl.static_range(item(CHUNKS, l)):
-                    b_x = _chunk(packed_ptrs[l], i * TILE, chunk, CHUNKS[l], TILE, WIDTHS[l]).to(DTYPE)
-                    b_gradient = 4 * (b_weighted[0] - b_row_sums[0][:, None] * b_x)
+                    b_gradient = 4 * (b_weighted[0] - b_row_sum * b_x[_first(CHUNKS, l) + chunk].to(DTYPE))
                     b_weighted = b_weighted[1:]
                     feature = chunk * WIDTHS[l] + tl.arange(0, WIDTHS[l])[None, :]
                     mask = in_rows[:, None] & (feature < dims[l])
@@ -203,20 +213,21 @@ def run(call: Call, format: str, config: Config) -> Result:
     """For layers of up to 256 features."""
     assert config.tile % config.columns == 0
     problem, dtype, dims, layers = call.problem, call.dtype, call.dims, len(call.sources)
-    plan, layer_needs_grad = make_plan(problem, dtype), call.layer_needs_grad
+    plan, layer_needs_grad = make_plan(problem, dtype, format), call.layer_needs_grad
     counts, widths = chunks(dims)
     packed = pack(call, plan, format=format, widths=padded_widths(dims), tile=config.tile)
     gradients = empty_gradients(call.inputs, call.needs_grad, dtype)
     tiles = len(packed.rows[0]) // config.tile
-    partial_sums = torch.empty((tiles, 3, 1 + layers), dtype=torch.float64, device=call.device)
+    partial_sums = torch.empty((tiles, 1 + layers), dtype=torch.float64, device=call.device)
     launch(
         fused_loss,
         (tiles,),
         tuple(packed.rows),
-        tuple(packed.norms),
+        tuple(packed.exponents),
         packed.bandwidths,
+        packed.weights,
+        packed.factors,
         dims,
-        plan.numbers,
         partial_sums,
         tuple(gradients[:layers]),
         tuple(gradients[layers:]),

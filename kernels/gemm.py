@@ -1,27 +1,33 @@
 """Route "gemm": any number of rows and features: the platform's matrix products, and one fused pass between them.
 
 For each pair of row panels I <= J the library writes the inner products of every layer into a bounded workspace; one
-kernel turns them in place into the coefficients C of all layers and adds to the sums; the library adds ``C [z, 1]`` to
-the rows of I and ``C^T [z, 1]`` to those of J. The column of ones makes row sums, rounded as the products are.
+kernel turns them into the coefficients C of all layers and adds to the sums; the library adds ``C [z, 1]`` to the rows
+of I and ``C^T [z, 1]`` to those of J. The column of ones makes row sums, rounded as the products are. What a product
+reads and writes in which format: fastmmd/backends/products.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
+from fastmmd.backends import products
 from fastmmd.backends.gram import panel_pairs
 from fastmmd.backends.layout import empty_gradients
 from fastmmd.call import Call, Result
 from fastmmd.kernels.arithmetic import (
     coefficients,
     count,
+    exponents,
+    load_factors,
     mixtures,
     term_values,
-    weight_of_pair,
+    without_diagonal,
 )
 from fastmmd.kernels.finish import loss_and_statistics
 from fastmmd.kernels.launch import launch
@@ -30,67 +36,71 @@ from fastmmd.kernels.plan import make_plan
 from fastmmd.precision import matmul_precision
 
 
-@triton.jit(do_not_specialize=["n_source", "n_target", "source_rows"])
+@triton.jit(do_not_specialize=["source_rows"])
 def inner_products_to_coefficients(
-    inner_products_ptrs,  # L times [rows, columns], fp32 or fp64: inner products in, coefficients out
-    norms_ptrs,  # L times [padded rows], likewise
-    bandwidths_ptr,  # [2, L] fp64: bandwidths, tolerances
-    numbers,
-    partial_sums_ptr,  # [programs, 3, 1 + L] fp64; added to
-    n_source,
-    n_target,
+    inner_products_ptrs,  # L times [rows, columns], fp32 or fp64
+    coefficients_ptrs,  # L times [rows, columns]: the same memory, or bf16; None where no gradient is needed
+    transposed_ptrs,  # L times [columns, rows], or None where no product reads them
+    exponents_ptrs,  # L times [padded rows], fp32 or fp64
+    bandwidths_ptr,  # [3, L] fp64: bandwidths, twice the rates, slopes
+    weights_ptr,  # [3] fp64: of a pair in each region
+    factors_ptr,  # [3, L, 2], fp32 or fp64: of coefficients in each region
+    partial_sums_ptr,  # [programs, 1 + L] fp64; added to
     source_rows,
     first_row,  # of the panels
     first_column,
-    columns,  # in the panel
+    rows,  # of the panels
+    columns,
     LAYERS: tl.constexpr,
-    LAYER_NEEDS_GRAD: tl.constexpr,
-    TILE: tl.constexpr,
+    ONE_PANEL: tl.constexpr,  # with itself
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
 ):
     L: tl.constexpr = count(LAYERS)
-    row = first_row + tl.program_id(0) * TILE + tl.arange(0, TILE)
-    column = first_column + tl.program_id(1) * TILE + tl.arange(0, TILE)
-    row_is_source = first_row + tl.program_id(0) * TILE < source_rows
-    column_is_source = first_column + tl.program_id(1) * TILE < source_rows
-    in_rows = row < tl.where(row_is_source, n_source, source_rows + n_target)
-    in_columns = column < tl.where(column_is_source, n_source, source_rows + n_target)
-    pair = in_rows[:, None] & in_columns[None, :] & (row[:, None] != column[None, :])
-    panel_row = (tl.program_id(0) * TILE + tl.arange(0, TILE)).to(tl.int64)
-    offsets = panel_row[:, None] * columns + (tl.program_id(1) * TILE + tl.arange(0, TILE))[None, :]
-    bandwidths, tolerances, b_distances = (), (), ()
+    panel_row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    panel_column = tl.program_id(1) * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS)
+    row, column = first_row + panel_row, first_column + panel_column
+    i, j = first_row + tl.program_id(0) * TILE_ROWS, first_column + tl.program_id(1) * TILE_COLUMNS
+    row_is_source, column_is_source = i < source_rows, j < source_rows
+    offsets = panel_row[:, None] * columns + panel_column[None, :]
+    DTYPE: tl.constexpr = inner_products_ptrs[0].dtype.element_ty
+    region = tl.where(row_is_source == column_is_source, tl.where(row_is_source, 0, 1), 2)
+    joints, marginals = load_factors(factors_ptr, region, LAYERS)
+    b_exponents = ()
     for l in tl.static_range(L):
-        bandwidths = bandwidths + (tl.load(bandwidths_ptr + l),)
-        tolerances = tolerances + (tl.load(bandwidths_ptr + L + l),)
-        b_norms = tl.load(norms_ptrs[l] + row)[:, None] + tl.load(norms_ptrs[l] + column)[None, :]
-        b_squared = b_norms - 2 * tl.load(inner_products_ptrs[l] + offsets)
-        b_distances = b_distances + (tl.maximum(b_squared, 0.0, propagate_nan=tl.PropagateNan.ALL),)
-    b_kernels, b_slopes = mixtures(b_distances, bandwidths, tolerances, LAYERS)
+        twice_rate = tl.load(bandwidths_ptr + L + l).to(DTYPE)
+        b_rows, b_columns = tl.load(exponents_ptrs[l] + row), tl.load(exponents_ptrs[l] + column)
+        b_inner = tl.load(inner_products_ptrs[l] + offsets)
+        b_exponents = b_exponents + (exponents(b_inner, b_rows, b_columns, twice_rate),)
+    if ONE_PANEL:  # noqa: SIM102 known when the kernel is compiled, unlike the next
+        if (i < j + TILE_COLUMNS) & (j < i + TILE_ROWS):
+            b_exponents = without_diagonal(b_exponents, row, column, LAYERS)
+    b_kernels, b_slopes = mixtures(b_exponents, LAYERS)
 
-    # Panels on the diagonal hold both triangles; a pair off it stands for its mirror image too.
-    images = tl.where(first_row == first_column, 1.0, 2.0)
-    same = row_is_source == column_is_source
-    region = tl.where(same, tl.where(row_is_source, 0, 1), 2)
-    slot = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * 3 + region
+    # A panel with itself holds both triangles; a pair of two panels stands for its mirror image too.
+    weight = tl.load(weights_ptr + region) * (1.0 if ONE_PANEL else 2.0)
+    program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     for term in tl.static_range(1 + L):
-        b_sums = tl.sum(tl.where(pair, term_values(term, b_kernels, LAYERS), 0.0), axis=1)
-        total = tl.sum(b_sums.to(tl.float64))
-        sum_ptr = partial_sums_ptr + slot * (1 + L) + term
-        tl.store(sum_ptr, tl.load(sum_ptr) + total * tl.where(same, images, 0.5 * images))
+        total = tl.sum(term_values(term, b_kernels, LAYERS)).to(tl.float64)
+        sum_ptr = partial_sums_ptr + program * (1 + L) + term
+        tl.store(sum_ptr, tl.load(sum_ptr) + total * weight)
 
-    pair_weight = weight_of_pair(row_is_source, column_is_source, numbers)
     for l in tl.static_range(L):
-        if LAYER_NEEDS_GRAD[l]:
-            b_c = coefficients(l, pair_weight, b_kernels, b_slopes, numbers, LAYERS)
-            tl.store(inner_products_ptrs[l] + offsets, tl.where(pair, b_c, 0.0))
+        if coefficients_ptrs[l] is not None:
+            b_c = coefficients(l, b_kernels, b_slopes, joints, marginals, LAYERS)
+            tl.store(coefficients_ptrs[l] + offsets, b_c.to(coefficients_ptrs[l].dtype.element_ty))
+            if transposed_ptrs[l] is not None:
+                p_transposed = transposed_ptrs[l] + panel_column[:, None] * rows + panel_row[None, :]
+                tl.store(p_transposed, tl.trans(b_c))
 
 
 @triton.jit(do_not_specialize=["n_source", "n_target", "source_rows"])
 def finish_gradients(
     weighted_ptrs,  # L times [padded rows, widths[l]], fp32 or fp64: C z, then the row sums of C; None where not needed
-    packed_ptrs,  # L times [padded rows, widths[l]], likewise
+    packed_ptrs,  # L times [padded rows, widths[l]], likewise, or bf16
     dims,  # [L]: features
     widths,  # [L]
-    grad_source_ptrs,  # L times [n_source, dims[l]], likewise; None where not needed
+    grad_source_ptrs,  # L times [n_source, dims[l]], fp32 or fp64; None where not needed
     grad_target_ptrs,  # L times [n_target, dims[l]]
     n_source,
     n_target,
@@ -109,7 +119,7 @@ def finish_gradients(
             offsets = row.to(tl.int64)[:, None] * widths[l]
             mask = in_rows & (feature < dims[l])
             b_row_sums = tl.load(weighted_ptrs[l] + offsets + dims[l])
-            b_z = tl.load(packed_ptrs[l] + offsets + feature, mask=mask, other=0.0)
+            b_z = tl.load(packed_ptrs[l] + offsets + feature, mask=mask, other=0.0).to(b_row_sums.dtype)
             b_weighted = tl.load(weighted_ptrs[l] + offsets + feature, mask=mask, other=0.0)
             b_gradient = 4 * (b_weighted - b_row_sums * b_z)
             if is_source:
@@ -123,59 +133,84 @@ def finish_gradients(
 @dataclass(frozen=True)
 class Config:
     """
-    tile: rows and columns of a program.
-    workspace_bytes: of inner products, all layers together.
+    rows, columns: a program's tile of pairs; both divide 64, as tiles have one domain.
+    workspace_bytes: of inner products and coefficients, all layers together.
     """
 
-    tile: int
+    rows: int
+    columns: int
     warps: int
     workspace_bytes: int
 
 
+class Workspace(NamedTuple):
+    """What lies between the products of a pair of panels; each pair takes it anew.
+
+    side: rows of a panel.
+    inner_products: ``[L, side^2]``, fp32 or fp64.
+    coefficients: likewise: the same memory, or bf16.
+    transposed: ``[L, side^2]``; None where products read coefficients along either dimension.
+    """
+
+    side: int
+    inner_products: Tensor
+    coefficients: Tensor
+    transposed: Tensor | None
+
+
 def run(call: Call, format: str, config: Config) -> Result:
-    """The library multiplies in fp32 or TF32: what lies between is rounded up."""
-    format = "tf32" if format in ("tf32", "bf16") else "ieee"
+    """The library multiplies in bf16, TF32, fp32 or fp64: what lies between is rounded up."""
+    format = products.library_format(call.device, format)
     problem, device, dtype, dims, layers = call.problem, call.device, call.dtype, call.dims, len(call.sources)
-    plan, layer_needs_grad = make_plan(problem, dtype), call.layer_needs_grad
+    plan, layer_needs_grad = make_plan(problem, dtype, format), call.layer_needs_grad
     widths = tuple([triton.cdiv(d + 1, 16) * 16 for d in dims])
-    packed = pack(call, plan, format=format, widths=widths, tile=config.tile, ones=True)
+    packed = pack(call, plan, format=format, widths=widths, tile=ROWS, ones=True, transposed=format == "tf32")
+    operands = list(map(products.Operands, packed.rows, packed.transposed))
     total = len(packed.rows[0])
-    side = _side(total, layers * packed.norms[0].element_size(), config)
-    workspace = torch.empty((layers, side * side), dtype=dtype, device=device)
+    workspace = make_workspace(total, layers, format, dtype, device, config.workspace_bytes)
     weighted = [
-        torch.zeros_like(z) if needed else None for z, needed in zip(packed.rows, layer_needs_grad, strict=True)
+        torch.zeros(z.shape, dtype=dtype, device=device) if needed else None
+        for z, needed in zip(packed.rows, layer_needs_grad, strict=True)
     ]
-    partial_sums = torch.zeros(((side // config.tile) ** 2, 3, 1 + layers), dtype=torch.float64, device=device)
+    programs = (workspace.side // config.rows) * (workspace.side // config.columns)
+    partial_sums = torch.zeros((programs, 1 + layers), dtype=torch.float64, device=device)
     with matmul_precision(device, format), torch.autocast(device.type, enabled=False):
-        for panel, other in panel_pairs(total, side):
-            shape = panel.stop - panel.start, other.stop - other.start
-            inner_products = [buffer[: shape[0] * shape[1]].view(shape) for buffer in workspace]
-            for products, z, d in zip(inner_products, packed.rows, dims, strict=True):
-                torch.mm(z[panel, :d], z[other, :d].T, out=products)
+        for panel, other in panel_pairs(total, workspace.side):
+            rows, columns = panel.stop - panel.start, other.stop - other.start
+            inner_products = _matrices(workspace.inner_products, rows, columns)
+            coefficients = _matrices(workspace.coefficients, rows, columns)
+            # The coefficients of a panel with itself are their own transpose.
+            mirror = workspace.transposed if panel != other else None
+            transposed = [None] * layers if mirror is None else _matrices(mirror, columns, rows)
+            for out, z, d in zip(inner_products, packed.rows, dims, strict=True):
+                products.inner_products(z[panel, :d], z[other, :d], out)
             launch(
                 inner_products_to_coefficients,
-                (shape[0] // config.tile, shape[1] // config.tile),
+                (rows // config.rows, columns // config.columns),
                 tuple(inner_products),
-                tuple(packed.norms),
+                tuple([c if needed else None for c, needed in zip(coefficients, layer_needs_grad, strict=True)]),
+                tuple(transposed),
+                tuple(packed.exponents),
                 packed.bandwidths,
-                plan.numbers,
+                packed.weights,
+                packed.factors,
                 partial_sums,
-                problem.n_source,
-                problem.n_target,
                 packed.source_rows,
                 panel.start,
                 other.start,
-                shape[1],
+                rows,
+                columns,
                 LAYERS=plan.layers,
-                LAYER_NEEDS_GRAD=layer_needs_grad,
-                TILE=config.tile,
+                ONE_PANEL=panel == other,
+                TILE_ROWS=config.rows,
+                TILE_COLUMNS=config.columns,
                 num_warps=config.warps,
             )
-            for c, z, sums in zip(inner_products, packed.rows, weighted, strict=True):
+            for c, mirrored, z, sums in zip(coefficients, transposed, operands, weighted, strict=True):
                 if sums is not None:
-                    sums[panel].addmm_(c, z[other])
+                    products.add_weighted(sums[panel], c, z, other)
                     if panel != other:
-                        sums[other].addmm_(c.T, z[panel])
+                        products.add_weighted(sums[other], c.T if mirrored is None else mirrored, z, panel)
     gradients = empty_gradients(call.inputs, call.needs_grad, dtype)
     if any(layer_needs_grad):
         launch(
@@ -197,9 +232,25 @@ def run(call: Call, format: str, config: Config) -> Result:
     return Result(loss, statistics, gradients)
 
 
-def _side(total: int, bytes_per_pair: int, config: Config) -> int:
-    """Rows of a panel: panels are of nearly equal size, and of whole tiles."""
-    multiple = max(ROWS, config.tile)
-    most = int((config.workspace_bytes / bytes_per_pair) ** 0.5) // multiple * multiple
-    panels = triton.cdiv(total, max(multiple, most))
-    return triton.cdiv(triton.cdiv(total, panels), multiple) * multiple
+def make_workspace(
+    total: int, layers: int, format: str, dtype: torch.dtype, device: torch.device, workspace_bytes: int
+) -> Workspace:
+    """Panels are of nearly equal size, and of whole tiles."""
+    stored = products.operand_dtype(format, dtype)
+    dtypes = [dtype] + ([] if stored == dtype else [stored]) + ([dtype] if format == "tf32" else [])
+    bytes_per_pair = layers * sum([buffer.itemsize for buffer in dtypes])
+    most = max(ROWS, int((workspace_bytes / bytes_per_pair) ** 0.5) // ROWS * ROWS)
+    panels = triton.cdiv(total, most)
+    side = triton.cdiv(triton.cdiv(total, panels), ROWS) * ROWS
+    inner_products, *others = [torch.empty((layers, side * side), dtype=buffer, device=device) for buffer in dtypes]
+    return Workspace(
+        side=side,
+        inner_products=inner_products,
+        coefficients=inner_products if stored == dtype else others[0],
+        transposed=others[0] if format == "tf32" else None,
+    )
+
+
+def _matrices(buffers: Tensor, rows: int, columns: int) -> list[Tensor]:
+    """A ``[rows, columns]`` matrix per layer, at the beginning of its buffer."""
+    return [buffer[: rows * columns].view(rows, columns) for buffer in buffers]

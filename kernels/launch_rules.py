@@ -18,23 +18,47 @@ ROUTES: dict[type, Callable[..., Result]] = {
     fused.Config: fused.run,
     gemm.Config: gemm.run,
 }
+# First digits of compute capabilities: with programmatic dependent launch; with tensor cores that read shared memory.
+OVERLAPPING, READS_SHARED = (9, 10, 11, 12), (9, 10, 11)
 FORMATS = ("ieee", "tf32x3", "tf32", "bf16")
+# Inner products and coefficients of a pair of panels are written and read three times: less than half of an H100's L2
+# (50 MiB) or an L4's (48), so that they stay there beside the rows that are multiplied. With one layer in bf16 panels
+# are of 2,048 rows, with two in tf32 of 1,216: smaller ones would keep the host busier than a GPU.
+PANELS_BYTES = 24 << 20
 
 RULES: tuple[Rule[Config], ...] = (
     Rule(
         vendor="nvidia",
-        config=small.Config(tile=32, features=32, chunk=64, part_features=256, max_parts=8, warps=8, stages=2),
+        capabilities=OVERLAPPING,
+        config=small.Config(
+            tile=32, features=32, chunk=64, part_features=256, max_parts=8, warps=8, stages=2, overlap=True
+        ),
         formats=FORMATS,
         max_rows=256,
         max_layers=3,
         max_dim=32768,
         reason="64 + 64 rows are 10 pairs of 32-row tiles; 8 parts of d = 2048 make 80 programs of them, then 32 "
         "chunks 128, near the 132 multiprocessors of an H200. Every chunk reads all parts again, so fewer parts than "
-        "fill the GPU. 8 warps: with 4, fp32 products of d = 64 spill. " + UNMEASURED,
+        "fill the GPU. 8 warps: with 4, fp32 products of d = 64 spill. The second launch reads its rows while the "
+        "first one ends. " + UNMEASURED,
     ),
     Rule(
         vendor="nvidia",
-        config=small.Config(tile=32, features=32, chunk=32, part_features=256, max_parts=8, warps=8, stages=1),
+        capabilities=(8,),
+        config=small.Config(
+            tile=32, features=32, chunk=64, part_features=256, max_parts=8, warps=8, stages=2, overlap=False
+        ),
+        formats=FORMATS,
+        max_rows=256,
+        max_layers=3,
+        max_dim=32768,
+        reason="the same for compute capability 8, whose launches don't overlap. " + UNMEASURED,
+    ),
+    Rule(
+        vendor="nvidia",
+        config=small.Config(
+            tile=32, features=32, chunk=32, part_features=256, max_parts=8, warps=8, stages=1, overlap=False
+        ),
         formats=FORMATS,
         max_rows=256,
         max_dim=32768,
@@ -42,7 +66,9 @@ RULES: tuple[Rule[Config], ...] = (
     ),
     Rule(
         vendor="amd",
-        config=small.Config(tile=32, features=32, chunk=32, part_features=256, max_parts=8, warps=4, stages=2),
+        config=small.Config(
+            tile=32, features=32, chunk=32, part_features=256, max_parts=8, warps=4, stages=2, overlap=False
+        ),
         formats=FORMATS,
         max_rows=256,
         max_dim=32768,
@@ -50,34 +76,50 @@ RULES: tuple[Rule[Config], ...] = (
     ),
     Rule(
         vendor="nvidia",
-        config=fused.Config(tile=64, columns=32, warps=8, stages=2),
-        formats=("bf16",),
+        capabilities=READS_SHARED,
+        config=fused.Config(tile=64, columns=32, warps=4, stages=2),
+        formats=("bf16", "tf32"),
         min_rows=4096,
         max_layers=2,
         max_dim=256,
         max_width=272,
-        reason="the largest tile whose sums of 256 + 8 features stay in registers on sm_90 and sm_100; fp32 operands "
-        "must be transposed through registers for the second product and spill, so tf32 takes gemm. " + UNMEASURED,
+        reason="256 + 8 features in bf16 are 47 instructions per pair on sm_90, 256 are 32, so that issue slots allow "
+        "more than 60 % of the tensor cores' rate; two programs share a multiprocessor, and one multiplies while the "
+        "other turns pairs into coefficients. 128 rows count as low, but their 8 warps wait for each other. "
+        + UNMEASURED,
     ),
     Rule(
         vendor="nvidia",
-        config=gemm.Config(tile=32, warps=4, workspace_bytes=64 << 20),
+        capabilities=(8, 12),
+        config=fused.Config(tile=64, columns=16, warps=4, stages=2),
+        formats=("bf16", "tf32"),
+        min_rows=4096,
+        max_layers=2,
+        max_dim=256,
+        max_width=272,
+        reason="mma.sync takes its operands from registers, which hold 16 columns at a time beside 256 + 8 features: "
+        "32 columns spill 1,600 instructions instead of 50, and their 100 KiB (TF32) would be too much for sm_86, "
+        "sm_89 and sm_120. " + UNMEASURED,
+    ),
+    Rule(
+        vendor="nvidia",
+        config=gemm.Config(rows=32, columns=64, warps=4, workspace_bytes=PANELS_BYTES),
         formats=FORMATS,
         max_layers=3,
-        reason="64 MiB of inner products are 2,880 rows per side with two layers, where a matrix product is at full "
-        "speed; a pass over 32 x 32 pairs with 4 warps keeps 3 layers in registers. " + UNMEASURED,
+        reason="16 pairs per thread: 39 (bf16) to 48 (tf32) instructions per pair with two layers, and 90 registers at "
+        "most; 8 pairs take a fifth more, 32 a tenth less and twice the registers. " + UNMEASURED,
     ),
     Rule(
         vendor="nvidia",
-        config=gemm.Config(tile=32, warps=8, workspace_bytes=64 << 20),
+        config=gemm.Config(rows=32, columns=32, warps=4, workspace_bytes=PANELS_BYTES),
         formats=FORMATS,
-        reason="half the pairs per thread for twice the layers. " + UNMEASURED,
+        reason="8 pairs per thread: 8 layers spill with 16. " + UNMEASURED,
     ),
     Rule(
         vendor="amd",
-        config=gemm.Config(tile=32, warps=4, workspace_bytes=64 << 20),
+        config=gemm.Config(rows=32, columns=64, warps=4, workspace_bytes=PANELS_BYTES),
         formats=FORMATS,
-        reason="as above. " + UNMEASURED,
+        reason="wavefronts of 64 threads: 8 pairs per thread, which 8 layers allow. " + UNMEASURED,
     ),
 )
 
@@ -95,7 +137,12 @@ def product_format(vendor: str, precision: str, dtype: torch.dtype) -> str:
 
 
 @lru_cache(maxsize=256)
-def choose(vendor: str, n: int, dims: tuple[int, ...], format: str) -> Rule[Config]:
-    """The first rule that fits N pooled rows and layers of `dims` features."""
+def choose(vendor: str, capability: int | None, n: int, dims: tuple[int, ...], format: str) -> Rule[Config]:
+    """The first rule that fits N pooled rows and layers of `dims` features. `capability`: the first digit of the
+    compute capability, None for AMD."""
     width = sum(fused.padded_widths(dims))
-    return next(rule for rule in RULES if rule.fits(vendor=vendor, rows=n, dims=dims, width=width, format=format))
+    return next(
+        rule
+        for rule in RULES
+        if rule.fits(vendor=vendor, capability=capability, rows=n, dims=dims, width=width, format=format)
+    )

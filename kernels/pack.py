@@ -15,7 +15,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fastmmd.call import Call
-from fastmmd.kernels.arithmetic import bandwidth_and_tolerance, count, rounded
+from fastmmd.kernels.arithmetic import (
+    bandwidth_and_tolerance,
+    coefficient_factors,
+    count,
+    rate_and_slope,
+    rounded,
+    weight_of_pair,
+)
 from fastmmd.kernels.launch import launch
 from fastmmd.kernels.plan import TRITON_DTYPE, Plan
 
@@ -27,14 +34,21 @@ COLUMNS = 64  # of the copy, features at first, that a program takes at a time
 class Packed(NamedTuple):
     """
     rows: per layer ``[padded rows, width]``; past its d features: 0, or first a column of ones.
-    norms: per layer ``[padded rows]``, squared, fp32 or fp64.
-    bandwidths: ``[2, L]`` fp64: bandwidths, tolerances.
+    transposed: per layer ``[width, padded rows]``, the same; None where not asked for.
+    exponents: per layer ``[padded rows]``, fp32 or fp64: a pair's base-2 exponent in the broadest Gaussian is the sum
+        of its rows' and twice the rate times their inner product (`arithmetic.exponents`); padding has -inf.
+    bandwidths: ``[3, L]`` fp64: bandwidths, twice the rates, slopes (`arithmetic.rate_and_slope`).
+    weights: ``[3]`` fp64: of a pair in each region (`arithmetic.weight_of_pair`).
+    factors: ``[3, L, 2]``, fp32 or fp64: what coefficients in a region share (`arithmetic.coefficient_factors`).
     source_rows: padded rows of the source: where the target begins.
     """
 
     rows: list[Tensor]
-    norms: list[Tensor]
+    transposed: list[Tensor] | list[None]
+    exponents: list[Tensor]
     bandwidths: Tensor
+    weights: Tensor
+    factors: Tensor
     source_rows: int
 
 
@@ -87,6 +101,7 @@ def centre(
     first_chunks,  # [1 + L], of column_sums
     sums_ptr,  # [GROUPS, chunks, COLUMNS] DTYPE, from column_sums
     packed_ptrs,  # L times [padded rows, widths[l]] DTYPE, or bf16
+    transposed_ptrs,  # L times [widths[l], padded rows], likewise; or None
     norms_ptrs,  # L times [padded rows] DTYPE
     norm_sums_ptr,  # [L, row tiles] fp64
     n_source,
@@ -129,36 +144,80 @@ def centre(
                     b_z = tl.where(in_rows[:, None] & (column == dims[l])[None, :], 1.0, b_z)
                 p_packed = packed_ptrs[l] + packed_row[:, None] * widths[l] + column[None, :]
                 inside = (column < widths[l])[None, :] & (packed_row >= 0)[:, None]
-                tl.store(p_packed, b_z.to(packed_ptrs[l].dtype.element_ty), mask=inside)
+                b_stored = b_z.to(packed_ptrs[l].dtype.element_ty)
+                tl.store(p_packed, b_stored, mask=inside)
+                if transposed_ptrs[l] is not None:
+                    # Here, where the tile is in registers, and not by a copy of its own that reads all rows again.
+                    padded_rows = tl.num_programs(0) * ROWS
+                    p_transposed = transposed_ptrs[l] + column.to(tl.int64)[:, None] * padded_rows + packed_row[None, :]
+                    tl.store(p_transposed, tl.trans(b_stored), mask=tl.trans(inside))
             tl.store(norms_ptrs[l] + packed_row, b_norms)
             tl.store(norm_sums_ptr + l * tl.num_programs(0) + tile, tl.sum(b_norms.to(tl.float64)))
 
 
-@triton.jit(do_not_specialize=["n", "tiles"])
+@triton.jit(do_not_specialize=["n_source", "n_target", "source_tiles"])
 def find_bandwidths(
-    norm_sums_ptr,  # [L, tiles] fp64
+    norm_sums_ptr,  # [L, row tiles] fp64
     given_bandwidths_ptr,  # [L] fp64, or None
     numbers,
-    bandwidths_ptr,  # [2, L] fp64: bandwidths, tolerances
-    n,
-    tiles,
+    exponents_ptrs,  # L times [padded rows] DTYPE: squared norms in, their shares of the exponents out
+    bandwidths_ptr,  # [3, L] fp64: bandwidths, twice the rates, slopes
+    weights_ptr,  # [3] fp64
+    factors_ptr,  # [3, L, 2] DTYPE
+    n_source,
+    n_target,
+    source_tiles,
     LAYERS: tl.constexpr,
+    ROWS: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    for l in tl.static_range(count(LAYERS)):
+    tile, tiles = tl.program_id(0), tl.num_programs(0)
+    L: tl.constexpr = count(LAYERS)
+    is_source = tile < source_tiles
+    first = tl.where(is_source, tile, tile - source_tiles) * ROWS
+    in_rows = first + tl.arange(0, ROWS) < tl.where(is_source, n_source, n_target)
+    slopes = ()
+    for l in tl.static_range(L):
         b_sums = tl.zeros((128,), tl.float64)
         for start in range(0, tiles, 128):
-            tile = start + tl.arange(0, 128)
-            b_sums += tl.load(norm_sums_ptr + l * tiles + tile, mask=tile < tiles, other=0.0)
+            other = start + tl.arange(0, 128)
+            b_sums += tl.load(norm_sums_ptr + l * tiles + other, mask=other < tiles, other=0.0)
         # Centred rows: the mean of ||z_i - z_j||^2 over i != j is 2 sum_i ||z_i||^2 / (N - 1).
-        mean = 2 * tl.sum(b_sums) / (n - 1).to(tl.float64)
+        mean = 2 * tl.sum(b_sums) / (n_source + n_target - 1).to(tl.float64)
         bandwidth, tolerance = bandwidth_and_tolerance(l, mean, given_bandwidths_ptr, numbers, DTYPE, LAYERS)
-        tl.store(bandwidths_ptr + l, bandwidth)
-        tl.store(bandwidths_ptr + count(LAYERS) + l, tolerance)
+        rate, shift, slope = rate_and_slope(l, bandwidth, tolerance, LAYERS)
+        p_exponents = exponents_ptrs[l] + tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        b_exponents = 0.5 * shift.to(DTYPE) - rate.to(DTYPE) * tl.load(p_exponents)
+        # A row of padding is infinitely far from all others, so that no pair of it counts.
+        tl.store(p_exponents, tl.where(in_rows, b_exponents, float("-inf")))
+        if tile == 0:
+            tl.store(bandwidths_ptr + l, bandwidth)
+            tl.store(bandwidths_ptr + L + l, 2 * rate)
+            tl.store(bandwidths_ptr + 2 * L + l, slope)
+        slopes = slopes + (slope,)
+    # Once here, since GPUs for graphics do fp64 at a 64th of the rate of fp32.
+    if tile == 0:
+        for region in tl.static_range(3):
+            pair_weight = weight_of_pair(region != 1, region == 0, numbers)
+            tl.store(weights_ptr + region, pair_weight)
+            joints, marginals = coefficient_factors(pair_weight, slopes, numbers, DTYPE, LAYERS)
+            for l in tl.static_range(L):
+                tl.store(factors_ptr + (region * L + l) * 2, joints[l])
+                tl.store(factors_ptr + (region * L + l) * 2 + 1, marginals[l])
 
 
-def pack(call: Call, plan: Plan, *, format: str, widths: tuple[int, ...], tile: int, ones: bool = False) -> Packed:
-    """`widths`: columns of each layer's copy, at least d, and one more for `ones`; `tile`: rows of a tile."""
+def pack(
+    call: Call,
+    plan: Plan,
+    *,
+    format: str,
+    widths: tuple[int, ...],
+    tile: int,
+    ones: bool = False,
+    transposed: bool = False,
+) -> Packed:
+    """`widths`: columns of each layer's copy, at least d, and one more for `ones`; `tile`: rows of a tile;
+    `transposed`: whether there is a transposed copy too."""
     problem, device, dtype, dims, layers = call.problem, call.device, call.dtype, call.dims, len(call.sources)
     n_source, n_target = problem.n_source, problem.n_target
     multiple = max(ROWS, tile)
@@ -169,11 +228,14 @@ def pack(call: Call, plan: Plan, *, format: str, widths: tuple[int, ...], tile: 
     source_strides, target_strides = (tuple([x.stride(0) for x in side]) for side in (sources, targets))
     stored = torch.bfloat16 if format == "bf16" else dtype
     rows = [torch.empty((source_rows + target_rows, width), dtype=stored, device=device) for width in widths]
+    mirrored = [torch.empty_like(z.T, memory_format=torch.contiguous_format) if transposed else None for z in rows]
     norms = list(torch.empty((layers, source_rows + target_rows), dtype=dtype, device=device).unbind())
     groups = min(MAX_GROUPS, triton.next_power_of_2(max(source_rows, target_rows) // ROWS))
     sums = torch.empty((groups, first_chunks[-1], COLUMNS), dtype=dtype, device=device)
     norm_sums = torch.empty((layers, tiles), dtype=torch.float64, device=device)
-    bandwidths = torch.empty((2, layers), dtype=torch.float64, device=device)
+    bandwidths = torch.empty((3, layers), dtype=torch.float64, device=device)
+    weights = torch.empty(3, dtype=torch.float64, device=device)
+    factors = torch.empty((3, layers, 2), dtype=dtype, device=device)
     launch(
         column_sums,
         (first_chunks[-1], groups),
@@ -204,6 +266,7 @@ def pack(call: Call, plan: Plan, *, format: str, widths: tuple[int, ...], tile: 
         first_chunks,
         sums,
         tuple(rows),
+        tuple(mirrored),
         tuple(norms),
         norm_sums,
         n_source,
@@ -216,17 +279,31 @@ def pack(call: Call, plan: Plan, *, format: str, widths: tuple[int, ...], tile: 
         DTYPE=TRITON_DTYPE[dtype],
         FORMAT=format,
         ONES=ones,
+        num_warps=8,  # with 4, a tile and its transposed copy spill 107 registers
     )
     launch(
         find_bandwidths,
-        (1,),
+        (tiles,),
         norm_sums,
         call.bandwidths,
         plan.numbers,
+        tuple(norms),
         bandwidths,
-        problem.n,
-        tiles,
+        weights,
+        factors,
+        n_source,
+        n_target,
+        source_rows // ROWS,
         LAYERS=plan.layers,
+        ROWS=ROWS,
         DTYPE=TRITON_DTYPE[dtype],
     )
-    return Packed(rows, norms, bandwidths, source_rows)
+    return Packed(
+        rows=rows,
+        transposed=mirrored,
+        exponents=norms,
+        bandwidths=bandwidths,
+        weights=weights,
+        factors=factors,
+        source_rows=source_rows,
+    )

@@ -14,17 +14,20 @@ import triton.language as tl
 from fastmmd.problem import LayerKernel, Problem
 
 TRITON_DTYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
-# The GPU's exp is right to 2 ulp, and each squaring doubles the relative error; fp64's is right to 1.
-MAX_SQUARINGS = {torch.float32: 2, torch.float64: 4}
+# A GPU's fp32 exp2 is right to 2 ulp, and each squaring doubles the relative error: four bring it to 4e-6, far below
+# the round-off of TF32 and bf16. fp64's is right to 1.
+MAX_SQUARINGS, MAX_SQUARINGS_OF_FP32 = 4, 2
 
 
 @dataclass(frozen=True)
 class Mixture:
     """A layer's kernel at compile time: Gaussians, broadest first; where ``squares[q]``, Gaussian q is the square of
-    the one before it."""
+    the one before it. slope_factors: weights over multipliers, all over `slope_scale`, which makes 1 of the first."""
 
     multipliers: tuple[float, ...]
     weights: tuple[float, ...]
+    slope_factors: tuple[float, ...]
+    slope_scale: float
     squares: tuple[bool, ...]
     follows_mean: bool
     at_zero: float
@@ -49,11 +52,14 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def make_plan(problem: Problem, dtype: torch.dtype) -> Plan:
+def make_plan(problem: Problem, dtype: torch.dtype, format: str) -> Plan:
+    """`format`: of the products' operands."""
+    exact = dtype == torch.float32 and format in ("ieee", "tf32x3")
+    squarings = MAX_SQUARINGS_OF_FP32 if exact else MAX_SQUARINGS
     scales = [layer.bandwidth_scale for layer in problem.layers]
     numbers = [*problem.pair_weights, problem.joint, *problem.marginal, *scales]
     return Plan(
-        layers=Layers(tuple([_mixture(layer, MAX_SQUARINGS[dtype]) for layer in problem.layers])),
+        layers=Layers(tuple([_mixture(layer, squarings) for layer in problem.layers])),
         numbers=tuple([half for number in numbers for half in _two_floats(number)]),
     )
 
@@ -64,7 +70,17 @@ def _mixture(layer: LayerKernel, max_squarings: int) -> Mixture:
     for broader, multiplier in pairwise(multipliers):
         chain = chain + 1 if broader == 2 * multiplier and chain < max_squarings else 0
         squares.append(chain > 0)
-    return Mixture(multipliers, weights, tuple(squares), layer.follows_mean, layer.at_zero)
+    slopes = [weight / multiplier for weight, multiplier in zip(weights, multipliers, strict=True)]
+    scale = slopes[0] or 1.0
+    return Mixture(
+        multipliers=multipliers,
+        weights=weights,
+        slope_factors=tuple([slope / scale for slope in slopes]),
+        slope_scale=scale,
+        squares=tuple(squares),
+        follows_mean=layer.follows_mean,
+        at_zero=layer.at_zero,
+    )
 
 
 def _two_floats(number: float) -> tuple[float, float]:

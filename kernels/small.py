@@ -35,6 +35,8 @@ class Config:
     part_features: fewest features of a part.
     max_parts: most parts of one layer.
     warps, stages: of both launches.
+    overlap: whether the second launch begins while the first one ends (programmatic dependent launch, from compute
+        capability 9.0 on).
     """
 
     tile: int
@@ -44,12 +46,13 @@ class Config:
     max_parts: int
     warps: int
     stages: int
+    overlap: bool
 
 
 def run(call: Call, format: str, config: Config) -> Result:
     """For a few hundred pooled rows."""
     problem, device, dtype, dims, layers = call.problem, call.device, call.dtype, call.dims, len(call.sources)
-    plan = make_plan(problem, dtype)
+    plan = make_plan(problem, dtype, format)
     n_source, n_target = problem.n_source, problem.n_target
     tiles = triton.cdiv(n_source, config.tile) + triton.cdiv(n_target, config.tile)
     part_features = max(config.part_features, _align(triton.cdiv(max(dims), config.max_parts), config.features))
@@ -60,12 +63,13 @@ def run(call: Call, format: str, config: Config) -> Result:
     gradients = empty_gradients(call.inputs, call.needs_grad, dtype)
     parts, side, offsets = first_parts[-1], tiles * config.tile, tiles // 2 + 1
     distances = torch.empty((parts, side, side), dtype=dtype, device=device)
-    sums = torch.empty(parts * tiles * offsets + tiles * 3 * (1 + layers), dtype=torch.float64, device=device)
+    sums = torch.empty(parts * tiles * offsets + tiles * (1 + layers), dtype=torch.float64, device=device)
     distance_sums, partial_sums = sums[: parts * tiles * offsets], sums[parts * tiles * offsets :]
     arrived = torch.empty((), dtype=torch.int32, device=device)
     loss = torch.empty((), dtype=dtype, device=device)
     statistics = torch.empty(1 + 2 * layers, dtype=dtype, device=device)
 
+    overlap = config.overlap and not triton.knobs.runtime.interpret
     sources, targets = tuple(call.sources), tuple(call.targets)
     source_strides, target_strides = _strides(sources), _strides(targets)
     launch(
@@ -88,6 +92,7 @@ def run(call: Call, format: str, config: Config) -> Result:
         FEATURES=config.features,
         FORMAT=format,
         DTYPE=TRITON_DTYPE[dtype],
+        OVERLAP=overlap,
         num_warps=config.warps,
         num_stages=config.stages,
     )
@@ -120,8 +125,10 @@ def run(call: Call, format: str, config: Config) -> Result:
         FORMAT=format,
         DTYPE=TRITON_DTYPE[dtype],
         GRADIENT=any(call.needs_grad),
+        OVERLAP=overlap,
         num_warps=config.warps,
         num_stages=config.stages,
+        **({"launch_pdl": True} if overlap else {}),
     )
     return Result(loss, statistics, gradients)
 

@@ -25,7 +25,10 @@ def small_distances(
     FEATURES: tl.constexpr,
     FORMAT: tl.constexpr,
     DTYPE: tl.constexpr,
+    OVERLAP: tl.constexpr,  # the second launch begins while this one ends
 ):
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
     i, offset, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     source_tiles = tl.cdiv(n_source, TILE)
     tiles = source_tiles + tl.cdiv(n_target, TILE)

@@ -5,10 +5,12 @@ import triton.language as tl
 
 from fastmmd.kernels.arithmetic import (
     bandwidth_and_tolerance,
+    coefficient_factors,
     count,
     dynamic_coefficients,
     mixtures,
     product,
+    rate_and_slope,
     rounded,
     term_values,
     weight_of_pair,
@@ -29,7 +31,7 @@ def small_loss(
     distance_sums_ptr,  # [parts, tiles * (tiles // 2 + 1)] fp64
     given_bandwidths_ptr,  # [L] fp64, or None
     numbers,
-    partial_sums_ptr,  # [tiles, 3, 1 + L] fp64
+    partial_sums_ptr,  # [tiles, 1 + L] fp64
     arrived_ptr,  # [] int32: programs that have written their partial sums
     loss_ptr,  # [] DTYPE
     statistics_ptr,  # [1 + 2 L] DTYPE
@@ -44,6 +46,7 @@ def small_loss(
     FORMAT: tl.constexpr,
     DTYPE: tl.constexpr,
     GRADIENT: tl.constexpr,
+    OVERLAP: tl.constexpr,  # this launch begins while the first one ends
 ):
     L: tl.constexpr = count(LAYERS)
     i, chunk = tl.program_id(0), tl.program_id(1)
@@ -55,10 +58,6 @@ def small_loss(
     in_rows = first_row + row < tl.where(row_is_source, n_source, n_target)
     side = tiles * TILE
     n = n_source + n_target
-    bandwidths, tolerances = _bandwidths(
-        distance_sums_ptr, first_parts, tiles, given_bandwidths_ptr, numbers, n, DTYPE, LAYERS
-    )
-
     layer = tl.zeros((), tl.int32)  # of this program's gradient
     for l in tl.static_range(1, L):
         layer += (chunk >= first_chunks[l]).to(tl.int32)
@@ -86,38 +85,51 @@ def small_loss(
         b_weighted = tl.zeros((TILE, CHUNK), DTYPE)
         b_row_sums = tl.zeros((TILE,), DTYPE)
 
-    b_same_sums = ()
-    b_cross_sums = ()
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()  # for the first launch: all before depends on the inputs alone
+    bandwidths, rates, shifts, slopes = _bandwidths(
+        distance_sums_ptr, first_parts, tiles, given_bandwidths_ptr, numbers, n, DTYPE, LAYERS
+    )
+    same_weight = weight_of_pair(row_is_source, row_is_source, numbers)
+    cross_weight = weight_of_pair(row_is_source, row_is_source == 0, numbers)
+    same_joints, same_marginals = coefficient_factors(same_weight, slopes, numbers, DTYPE, LAYERS)
+    cross_joints, cross_marginals = coefficient_factors(cross_weight, slopes, numbers, DTYPE, LAYERS)
+
+    b_sums = ()
     for _ in tl.static_range(1 + L):
-        b_same_sums = b_same_sums + (tl.zeros((TILE,), tl.float64),)
-        b_cross_sums = b_cross_sums + (tl.zeros((TILE,), tl.float64),)
+        b_sums = b_sums + (tl.zeros((TILE,), tl.float64),)
 
     for j in range(0, tiles):
         column_is_source = j < source_tiles
+        same = row_is_source == column_is_source
         first_column = tl.where(column_is_source, j, j - source_tiles) * TILE
         in_columns = first_column + row < tl.where(column_is_source, n_source, n_target)
         pair = in_rows[:, None] & in_columns[None, :] & ((row[:, None] != row[None, :]) | (i != j))
         pair_offsets = (i * TILE + row)[:, None] * side + (j * TILE + row)[None, :]
-        b_distances = ()
+        b_exponents = ()
         for l in tl.static_range(L):
             b_squared = tl.zeros((TILE, TILE), DTYPE)
             for part in range(first_parts[l], first_parts[l + 1]):
                 b_squared += tl.load(distances_ptr + tl.cast(part, tl.int64) * side * side + pair_offsets)
-            b_distances = b_distances + (tl.maximum(b_squared, 0.0, propagate_nan=tl.PropagateNan.ALL),)
-        b_kernels, b_slopes = mixtures(b_distances, bandwidths, tolerances, LAYERS)
+            b_exponent = tl.minimum(shifts[l] - rates[l] * b_squared, 0.0, propagate_nan=tl.PropagateNan.ALL)
+            b_exponents = b_exponents + (tl.where(pair, b_exponent, float("-inf")),)
+        b_kernels, b_slopes = mixtures(b_exponents, LAYERS)
 
         if chunk == 0:
-            b_same, b_cross = (), ()
+            weight = tl.where(same, same_weight, cross_weight)
+            b_new_sums = ()
             for term in tl.static_range(1 + L):
-                b_sums = tl.sum(tl.where(pair, term_values(term, b_kernels, LAYERS), 0.0), axis=1).to(tl.float64)
-                b_same = b_same + (b_same_sums[term] + tl.where(row_is_source == column_is_source, b_sums, 0.0),)
-                b_cross = b_cross + (b_cross_sums[term] + tl.where(row_is_source == column_is_source, 0.0, b_sums),)
-            b_same_sums, b_cross_sums = b_same, b_cross
+                b_values = tl.sum(term_values(term, b_kernels, LAYERS), axis=1)
+                b_new_sums = b_new_sums + (b_sums[term] + weight * b_values.to(tl.float64),)
+            b_sums = b_new_sums
 
         if GRADIENT:
-            pair_weight = weight_of_pair(row_is_source, column_is_source, numbers)
-            b_c = dynamic_coefficients(layer, pair_weight, b_kernels, b_slopes, numbers, LAYERS)
-            b_c = rounded(tl.where(pair, b_c, 0.0), FORMAT)
+            joints, marginals = (), ()
+            for l in tl.static_range(L):
+                joints = joints + (tl.where(same, same_joints[l], cross_joints[l]),)
+                marginals = marginals + (tl.where(same, same_marginals[l], cross_marginals[l]),)
+            b_c = dynamic_coefficients(layer, b_kernels, b_slopes, joints, marginals, LAYERS)
+            b_c = rounded(b_c, FORMAT)
             b_y = _rows(
                 source_ptrs,
                 target_ptrs,
@@ -149,13 +161,8 @@ def small_loss(
                         tl.store(grad_target_ptrs[l] + out_row * dims[l] + feature[None, :], b_gradient, mask=mask)
 
     if chunk == 0:
-        sums_ptr = partial_sums_ptr + i * 3 * (1 + L)
         for term in tl.static_range(1 + L):
-            same_sum, cross_sum = tl.sum(b_same_sums[term]), tl.sum(b_cross_sums[term])
-            # Every cross pair is met from both sides.
-            tl.store(sums_ptr + term, tl.where(row_is_source, same_sum, 0.0))
-            tl.store(sums_ptr + 1 + L + term, tl.where(row_is_source, 0.0, same_sum))
-            tl.store(sums_ptr + 2 * (1 + L) + term, tl.where(row_is_source, cross_sum, 0.0))
+            tl.store(partial_sums_ptr + i * (1 + L) + term, tl.sum(b_sums[term]))
         # Whoever arrives last adds up, in an order that does not depend on who that is.
         tl.debug_barrier()
         if tl.atomic_add(arrived_ptr, 1, sem="acq_rel") == tiles - 1:
@@ -176,9 +183,10 @@ def _bandwidths(
     DTYPE: tl.constexpr,
     LAYERS: tl.constexpr,
 ):
-    """Bandwidths and tolerances: two tuples of L numbers, fp64."""
+    """Bandwidths, rates, shifts and slopes (`rate_and_slope`): four tuples of L numbers; the rates and shifts in DTYPE,
+    the others fp64."""
     pairs = tiles * (tiles // 2 + 1)
-    bandwidths, tolerances = (), ()
+    bandwidths, rates, shifts, slopes = (), (), (), ()
     for l in tl.static_range(count(LAYERS)):
         b_sums = tl.zeros((128,), tl.float64)
         for start in range(first_parts[l] * pairs, first_parts[l + 1] * pairs, 128):
@@ -187,8 +195,9 @@ def _bandwidths(
         mean = tl.sum(b_sums) / (n.to(tl.float64) * (n - 1))
         bandwidth, tolerance = bandwidth_and_tolerance(l, mean, given_bandwidths_ptr, numbers, DTYPE, LAYERS)
         bandwidths = bandwidths + (bandwidth,)
-        tolerances = tolerances + (tolerance,)
-    return bandwidths, tolerances
+        rate, shift, slope = rate_and_slope(l, bandwidth, tolerance, LAYERS)
+        rates, shifts, slopes = rates + (rate.to(DTYPE),), shifts + (shift.to(DTYPE),), slopes + (slope,)
+    return bandwidths, rates, shifts, slopes
 
 
 @triton.jit

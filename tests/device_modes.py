@@ -1,9 +1,10 @@
-"""Modes that show on a CPU what code would do on another device: wait for it, or ask it for fp64."""
+"""Modes that show on a CPU what code would do on another device: wait for it, ask it for fp64, multiply there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -85,3 +86,36 @@ def no_float64() -> Iterator[None]:
     """CPU tensors behave as on a device without fp64: whatever makes one raises."""
     with patch.object(dtypes, "_has_float64", lambda device: False), _NoFloat64():
         yield
+
+
+class Product(NamedTuple):
+    """a, b: operands. out: what is written."""
+
+    name: str
+    a: Tensor
+    b: Tensor
+    out: Tensor
+
+
+class _Recorder(TorchDispatchMode):
+    """Collects products instead of performing them: under fake tensors addmm's `out_dtype` raises in torch 2.11."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: list[Product] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.overloadpacket not in (_aten.mm, _aten.addmm, _aten.addmm_):
+            return func(*args, **kwargs)
+        a, b = [x for x in args if isinstance(x, Tensor)][-2:]
+        out: Any = kwargs.get("out", args[0])
+        self.products.append(Product(str(func), a, b, out))
+        return out
+
+
+@contextmanager
+def recorded_products() -> Iterator[list[Product]]:
+    """Tensors on "cuda" are fake; the products inside are collected."""
+    with FakeTensorMode(), _Recorder() as recorder:
+        yield recorder.products

@@ -24,6 +24,7 @@ class Rule(Generic[Config]):
     reason: why.
     formats: of the operands of products.
     vendor: of the GPU, "nvidia" or "amd".
+    capabilities: of NVIDIA's, the first digit of the compute capability.
     min_rows, max_rows: pooled rows N.
     max_layers: layers.
     max_dim: features of a layer.
@@ -34,15 +35,25 @@ class Rule(Generic[Config]):
     reason: str
     formats: tuple[str, ...]
     vendor: str = "nvidia"
+    capabilities: tuple[int, ...] | None = None
     min_rows: int = 2
     max_rows: int | None = None
     max_layers: int = MAX_LAYERS
     max_dim: int | None = None
     max_width: int | None = None
 
-    def fits(self, *, vendor: str = "nvidia", rows: int, dims: Sequence[int], width: int, format: str) -> bool:
+    def fits(
+        self,
+        *,
+        vendor: str = "nvidia",
+        capability: int | None = None,
+        rows: int,
+        dims: Sequence[int],
+        width: int,
+        format: str,
+    ) -> bool:
         return (
-            vendor == self.vendor
+            self.runs_on(vendor, capability)
             and format in self.formats
             and self.min_rows <= rows
             and _within(rows, self.max_rows)
@@ -50,6 +61,9 @@ class Rule(Generic[Config]):
             and _within(max(dims), self.max_dim)
             and _within(width, self.max_width)
         )
+
+    def runs_on(self, vendor: str, capability: int | None) -> bool:
+        return vendor == self.vendor and (self.capabilities is None or capability in self.capabilities)
 
 
 def _within(number: int, most: int | None) -> bool:

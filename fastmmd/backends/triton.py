@@ -68,6 +68,14 @@ def _too_old(index: int | None) -> str | None:
     return None
 
 
+@cache
+def capability(device: torch.device) -> int | None:
+    """The first digit of a device's compute capability; None for AMD. In the interpreter kernels run as on sm_90."""
+    if torch.version.hip is not None:
+        return None
+    return 9 if device.type == "cpu" else torch.cuda.get_device_capability(device)[0]
+
+
 def supports(call: Call) -> str | None:
     return None
 
@@ -80,6 +88,6 @@ def run(call: Call, config: Config | None = None) -> Result:
     precision = torch_precision(call.device) if call.precision is None else call.precision
     format = launch_rules.product_format(vendor, precision, call.dtype)
     if config is None:
-        config = launch_rules.choose(vendor, call.problem.n, call.dims, format).config
+        config = launch_rules.choose(vendor, capability(call.device), call.problem.n, call.dims, format).config
     with current_device(call.device):
         return launch_rules.ROUTES[type(config)](matched(call), format, config)

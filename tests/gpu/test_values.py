@@ -9,8 +9,10 @@ from bench import routes
 from bench.cases import Case
 from bench.gate import reference
 from fastmmd import Gaussian
+from fastmmd.backends import triton
 from fastmmd.backends.cuda import architecture
 from fastmmd.backends.cuda import launch_rules as cuda_rules
+from fastmmd.backends.products import library_format
 from tests.gpu.helpers import (
     BACKENDS,
     DEVICE,
@@ -79,7 +81,7 @@ def chosen_config(backend, n, dims, precision):
     from fastmmd.kernels import launch_rules
 
     format = launch_rules.product_format("nvidia", precision, torch.float32)
-    return launch_rules.choose("nvidia", n, dims, format).config
+    return launch_rules.choose("nvidia", triton.capability(DEVICE), n, dims, format).config
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -95,14 +97,15 @@ def test_backend_is_right_for_one_to_eight_layers(backend, count):
 
 # Gradient errors: the least (a smaller one would mean that the format was not used) and the most that it allows.
 TENSOR_CORES = {"ieee": (0, 2e-6), "tf32x3": (0, 5e-6), "tf32": (5e-5, 3e-3), "bf16": (1e-3, 2e-2)}
-# A library multiplies fp32 operands as fp32 or TF32.
-LIBRARY = TENSOR_CORES | {"tf32x3": TENSOR_CORES["ieee"], "bf16": TENSOR_CORES["tf32"]}
+# A library has no tf32x3. torch's backend hands it fp32, which it multiplies as fp32 or TF32.
+GEMM = {precision: TENSOR_CORES[library_format(DEVICE, precision)] for precision in TENSOR_CORES}
+LIBRARY = GEMM | {"bf16": TENSOR_CORES["tf32"]}
 # Few rows: fp32 costs nothing.
 ALWAYS_FP32 = dict.fromkeys(TENSOR_CORES, TENSOR_CORES["ieee"])
 ERRORS = {
     "torch": LIBRARY,
-    "triton-gemm": LIBRARY,
-    "cuda-gemm": LIBRARY,
+    "triton-gemm": GEMM,
+    "cuda-gemm": GEMM,
     "cuda-small": ALWAYS_FP32,
     "cuda-small64": ALWAYS_FP32,
 }

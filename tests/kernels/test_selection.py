@@ -20,14 +20,14 @@ CUDA = torch.device("cuda")
 
 
 @given(
-    vendor=st.sampled_from(["nvidia", "amd"]),
+    gpu=st.sampled_from([("nvidia", 8), ("nvidia", 9), ("nvidia", 10), ("nvidia", 12), ("amd", None)]),
     precision=st.sampled_from(fastmmd.checks.PRECISIONS),
     dtype=st.sampled_from([torch.float32, torch.float64]),
     n=st.integers(2, 1 << 20),
     dims=st.lists(st.integers(1, 100_000), min_size=1, max_size=MAX_LAYERS).map(tuple),
 )
-def test_every_problem_has_a_rule(vendor, precision, dtype, n, dims):
-    rule = launch_rules.choose(vendor, n, dims, launch_rules.product_format(vendor, precision, dtype))
+def test_every_problem_has_a_rule(gpu, precision, dtype, n, dims):
+    rule = launch_rules.choose(*gpu, n, dims, launch_rules.product_format(gpu[0], precision, dtype))
     assert type(rule.config) in launch_rules.ROUTES
     assert rule.reason
 
@@ -41,12 +41,23 @@ def test_every_problem_has_a_rule(vendor, precision, dtype, n, dims):
         (128, (100_000,), "ieee", gemm),
         (257, (256, 8), "bf16", gemm),
         (8192, (256, 8), "bf16", fused),
-        (8192, (256, 8), "tf32", gemm),
+        (8192, (256, 8), "tf32", fused),
+        (8192, (256, 8), "tf32x3", gemm),
+        (8192, (256, 8), "ieee", gemm),
         (8192, (2048,), "bf16", gemm),
     ],
 )
 def test_each_problem_takes_its_route(n, dims, format, route):
-    assert isinstance(launch_rules.choose("nvidia", n, dims, format).config, route.Config)
+    for capability in (8, 9, 10, 12):
+        assert isinstance(launch_rules.choose("nvidia", capability, n, dims, format).config, route.Config)
+
+
+def test_tiles_of_the_fused_route_fit_the_generation():
+    columns = {
+        capability: launch_rules.choose("nvidia", capability, 8192, (256, 8), "bf16").config.columns
+        for capability in (8, 9, 10, 12)
+    }
+    assert columns == {8: 16, 9: 32, 10: 32, 12: 16}
 
 
 def test_no_format_is_less_precise_than_asked_for():

@@ -35,10 +35,10 @@ class Variant(NamedTuple):
     given: bool = False
     padding: int = 0
 
-    def launches(self, vendor: str) -> list[Launch]:
+    def launches(self, vendor: str, capability: int | None) -> list[Launch]:
         call = self.call()
         format = launch_rules.product_format(vendor, self.precision, call.dtype)
-        config = launch_rules.choose(vendor, call.problem.n, call.dims, format).config
+        config = launch_rules.choose(vendor, capability, call.problem.n, call.dims, format).config
         with recording() as launches:
             launch_rules.ROUTES[type(config)](matched(call), format, config)
         return launches
@@ -81,23 +81,26 @@ VARIANTS = (
     Variant(
         "JMMD (256, 8), many rows, bf16, source only", (256, 8), n=2048, precision="bf16", needs_grad=(True, False)
     ),
-    Variant("JMMD (256, 8), many rows", (256, 8), n=256),
-    Variant("JMMD (256, 8), many rows, source only", (256, 8), n=256, needs_grad=(True, False)),
-    Variant("JMMD (256, 8), many rows, tf32", (256, 8), n=256, precision="tf32"),
+    Variant("JMMD (256, 8), many rows, tf32", (256, 8), n=2048, precision="tf32"),
+    Variant("JMMD (2048, 8), many rows", (2048, 8), n=1024),
+    Variant("JMMD (2048, 8), many rows, source only", (2048, 8), n=1024, needs_grad=(True, False)),
+    Variant("JMMD (2048, 8), many rows, tf32", (2048, 8), n=1024, precision="tf32"),
+    Variant("JMMD (2048, 8), many rows, bf16", (2048, 8), n=1024, precision="bf16"),
     Variant("JMMD (256, 8), many rows, fp64", (256, 8), n=256, dtypes=(torch.float64,)),
     Variant("JMMD of 8 layers, many rows", (64,) * 8, n=256),
 )
 
 
-def unique_launches(vendor: str) -> Iterator[tuple[str, Launch]]:
+def unique_launches(vendor: str, capability: int | None) -> Iterator[tuple[str, Launch]]:
     """(variant and kernel, launch), each kernel once per set of compile-time arguments and types."""
     seen = set()
     for variant in VARIANTS:
-        for launch in variant.launches(vendor):
+        for launch in variant.launches(vendor, capability):
             key = (launch.kernel.__name__, repr([_kind(arg) for arg in launch.args]), repr(launch.options))
             if key not in seen:
                 seen.add(key)
-                yield f"{variant.name}: {launch.kernel.__name__}", launch
+                panels = ", one panel" if launch.options.get("ONE_PANEL") else ""
+                yield f"{variant.name}: {launch.kernel.__name__}{panels}", launch
 
 
 def _kind(arg: object) -> object:
