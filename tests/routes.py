@@ -228,6 +228,29 @@ class RouteTests(PoisonedMemory):
         assert equal.loss.item() == pytest.approx(1 + (0.3**2 + 0.7**2) - 2 * 0.7, rel=1e-5)
         assert not any(gradient.any() for gradient in equal.gradients)
 
+    @pytest.mark.parametrize("bandwidth", [1e-9, 1e-30, 1e-37])
+    def test_a_bandwidth_far_below_all_distances_is_as_its_limit(self, route, bandwidth):
+        """Rows are equal to themselves alone, and their rate times a norm stays finite."""
+        sources, targets = layers(20, (4,), 1, dtype=torch.float32), layers(33, (4,), 2, 3.0, torch.float32)
+        result = route.run(route_call(sources, targets, [Gaussian(bandwidth, (0.5, 1))], joint=1.0, marginal=(0.0,)))
+        assert result.loss.item() == pytest.approx(2 / 20 + 2 / 33, rel=1e-6)
+        assert not any(gradient.any() for gradient in result.gradients)
+
+    @pytest.mark.parametrize(
+        ("multipliers", "weights"),
+        [
+            ((0.5, 1, 4), (1, 0.5, 0)),  # the broadest counts for nothing
+            ((0.25, 0.5, 1, 2, 4), (0.2, 3, 0, 1, 0.5)),
+            ((0.1, 0.35, 5), (1, 1, 1)),  # none is the square of another
+            ((1, 1, 2, 2), (1, 2, 3, 4)),
+            (tuple(2.0**k for k in range(-7, 3)), (1,) * 10),  # longer than a chain of squares
+        ],
+    )
+    def test_mixtures_of_any_shape(self, route, multipliers, weights):
+        kernels = (Gaussian(multipliers=multipliers, weights=weights), Gaussian(3.0, multipliers, weights))
+        call = route_call(layers(35, (20, 4), 1), layers(33, (20, 4), 2, 0.3), kernels)
+        check(route.run(call), exact(call), route.tolerance(1e-11))
+
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     @pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
     def test_nan_and_infinity_are_not_hidden(self, route, bad, precision):

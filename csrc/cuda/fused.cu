@@ -28,7 +28,7 @@ int run(const FusedProblem& p, cudaStream_t stream) {
 }   // namespace
 
 int64_t fused_shared_bytes(Format format, int64_t width, int layers, bool with_gradient, FusedLaunch config) {
-  constexpr int64_t kStatic = sizeof(FusedShared<kCudaFusedMaxLayers>);
+  constexpr int64_t kStatic = sizeof(FusedShared<kCudaFusedMaxLayers, 0>);
   const int features = static_cast<int>(width);
   return kStatic + (format == Format::bf16
                         ? shared_bytes<Format::bf16>(features, layers, config.stages, with_gradient)

@@ -40,10 +40,10 @@ struct FusedProblem {
 };
 static_assert(sizeof(FusedProblem) <= 4000, "kernel parameters of more than 4 KiB make a launch slower");
 
-template <int Layers>
+template <int Layers, int Chain>
 struct alignas(16) FusedShared {
   float column_norm[2][Layers][kTileRows];   // of the other panel, per stage; first, as it is copied by 16 bytes
-  Mixtures<float> mixtures;
+  MixturesOf<float, Layers, Chain> mixtures;
   double sums[kFusedWarps][2][1 + Layers];            // over pairs of the same and of different domains
   double row_sums[kColumnWarps][Layers][kTileRows];   // of coefficients
 };
@@ -56,33 +56,63 @@ int64_t shared_bytes(int width, int layers, int stages, bool with_gradient) {
   return (rows + coefficients) * sizeof(Stored<F>);
 }
 
-// Eight threads copy a row, 128 bytes at a time: addresses grow by constants.
-template <Format F>
-__device__ void load_panel(const FusedProblem& p, int panel, Stored<F>* to) {
-  constexpr int kThreads = 8, kPiece = 16 / sizeof(Stored<F>), kRows = kFusedThreads / kThreads;
-  const int row = threadIdx.x / kThreads, first = threadIdx.x % kThreads * kPiece;
-  const Stored<F>* from =
-      static_cast<const Stored<F>*>(p.rows) + static_cast<int64_t>(panel * kTileRows + row) * p.width;
-  to += row * padded_width<F>(p.width);
-#pragma unroll
-  for (int r = 0; r < kTileRows; r += kRows, from += kRows * p.width, to += kRows * padded_width<F>(p.width))
-#pragma unroll 4
-    for (int column = first; column < p.width; column += kThreads * kPiece) copy_async(to + column, from + column);
-}
+// Copies panels of rows with their norms: eight threads per row, 128 bytes at a time, at addresses that differ by
+// constants. Width: as much as p.width can be.
+template <Format F, int Layers, int Width>
+class PanelCopy {
+ public:
+  // `to`: where the first stage's rows begin, the other stage's follow. `panels`: from one panel to the next.
+  __device__ PanelCopy(const FusedProblem& p, int panel, int panels, Stored<F>* to, float (*norms)[Layers][kTileRows])
+      : width_(p.width),
+        row_step_(kRows * p.width),
+        panel_step_(panels * kTileRows * p.width),
+        norm_step_(panels * kTileRows) {
+    const int row = threadIdx.x / kThreads, stride = padded_width<F>(p.width);
+    first_ = threadIdx.x % kThreads * kPiece;
+    from_ = static_cast<const Stored<F>*>(p.rows) + (static_cast<int64_t>(panel) * kTileRows + row) * p.width + first_;
+    to_ = shared_address(to + row * stride + first_);
+    shared_row_step_ = kRows * stride * kSize;
+    const int l = threadIdx.x / (kTileRows / 4), norm_row = threadIdx.x % (kTileRows / 4) * 4;
+    copies_norm_ = norms && l < Layers;
+    if (copies_norm_) {
+      norm_ = p.norm + (static_cast<int64_t>(l) * p.panels() + panel) * kTileRows + norm_row;
+      norm_to_ = shared_address(&norms[0][l][norm_row]);
+    }
+  }
 
-template <int Layers>
-__device__ void load_norms(const FusedProblem& p, int panel, float (&to)[Layers][kTileRows]) {
-  const int l = threadIdx.x / (kTileRows / 4), row = threadIdx.x % (kTileRows / 4) * 4;
-  if (l < Layers) copy_async(&to[l][row], p.norm + (static_cast<int64_t>(l) * p.panels() + panel) * kTileRows + row);
-}
+  // The next panel goes to a stage.
+  __device__ void operator()(int stage) {
+    const Stored<F>* from = from_;
+    SharedAddress to = to_ + stage * (kTileRows / kRows) * shared_row_step_;
+#pragma unroll
+    for (int r = 0; r < kTileRows; r += kRows, from += row_step_, to += shared_row_step_)
+#pragma unroll
+      for (int k = 0; k < Width; k += kThreads * kPiece)
+        if (first_ + k < width_) copy_async(to + k * kSize, from + k);
+    if (copies_norm_) copy_async(norm_to_ + stage * Layers * kTileRows * 4, norm_);
+    from_ += panel_step_;
+    norm_ += norm_step_;
+  }
+
+ private:
+  static constexpr int kThreads = 8, kSize = sizeof(Stored<F>), kPiece = 16 / kSize, kRows = kFusedThreads / kThreads;
+  int width_, row_step_, panel_step_, norm_step_, first_, shared_row_step_;
+  const Stored<F>* from_;
+  SharedAddress to_, norm_to_{};
+  const float* norm_ = nullptr;
+  bool copies_norm_;
+};
+
+// Groups: feature groups of the second product that a warp keeps in registers; 0 for the loss alone.
+template <int Groups>
+constexpr int kMostWidth = Groups == 0 ? kCudaFusedMaxWidth : Groups * kColumnWarps * kFeatureGroup;
 
 // Thread blocks that share a multiprocessor: two, held to 128 registers per thread, where their shared memory lets
 // them. Of fp32 operands three panels of 128 features take 121 KB or more, so one thread block fits.
 template <Format F, int Groups>
 constexpr int kFusedThreadBlocks = Groups == 0 || (Groups <= 2 && sizeof(Stored<F>) == 2) ? 2 : 1;
 
-// Grid (panel, split). Groups: feature groups of the second product that a warp keeps in registers,
-// 4 * 16 * Groups >= width; 0 for the loss alone, which takes each pair of panels once. Chain: see Pairs.
+// Grid (panel, split). The loss alone takes each pair of panels once. Chain: see Pairs.
 template <Format F, int Layers, int Chain, int Groups>
 __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
     fused_loss(const __grid_constant__ FusedProblem p) {
@@ -92,7 +122,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
   using S = Stored<F>;
   constexpr bool kWithGradient = Groups > 0;
   constexpr int kAtOnce = 4;   // pairs whose kernels of all layers are in registers: those of one fragment
-  __shared__ FusedShared<Layers> shared;
+  __shared__ FusedShared<Layers, Chain> shared;
   const Plan& plan = p.plan;
   const int stride = padded_width<F>(p.width), c_stride = padded_width<F>(kTileRows), panels = p.panels();
   S* const x = dynamic_shared<S>();
@@ -103,13 +133,12 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
   const int warp_row = warp / kColumnWarps * 32, warp_column = warp % kColumnWarps;
   const TileRows rows = tile_rows(plan, i);
   const int first = (kWithGradient ? 0 : i) + static_cast<int>(blockIdx.y);
-  load_panel<F>(p, i, x);
-  if (first < panels) {
-    load_panel<F>(p, first, y);
-    load_norms(p, first, shared.column_norm[0]);
-  }
+  using Copy = PanelCopy<F, Layers, kMostWidth<Groups> >;
+  Copy(p, i, 0, x, nullptr)(0);
+  Copy copy_next(p, first, p.splits, y, shared.column_norm);
+  if (first < panels) copy_next(0);
   copy_async_commit();
-  make_mixtures<float>(plan, p.bandwidth, p.tolerance, &shared.mixtures);
+  make_mixtures(plan, p.bandwidth, p.tolerance, &shared.mixtures);
   for (int k = threadIdx.x; k < kFusedWarps * 2 * (1 + Layers); k += kFusedThreads) (&shared.sums[0][0][0])[k] = 0;
   for (int k = threadIdx.x; k < kColumnWarps * Layers * kTileRows; k += kFusedThreads)
     (&shared.row_sums[0][0][0])[k] = 0;
@@ -124,7 +153,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
       for (int h = 0; h < 2; ++h)
         row_norm[l][m][h] =
             p.norm[(static_cast<int64_t>(l) * panels + i) * kTileRows + warp_row + 16 * m + fragment_row(2 * h)] -
-            shared.mixtures.tolerance[l];
+            distance_tolerance(shared.mixtures, l);
 
   float weighted[kWithGradient ? Groups : 1][2][2][4] = {};
   float recent[1 + Layers] = {}, recent_rows[Layers][2][2] = {};   // since the last flush
@@ -150,13 +179,10 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
   };
 
   for (int j = first, step = 0; j < panels; j += p.splits, ++step) {
-    const int stage = step % p.stages;
+    const int stage = p.stages == 2 ? step % 2 : 0;
     const S* const others = y + stage * kTileRows * stride;
     if (p.stages == 2) {
-      if (j + p.splits < panels) {
-        load_panel<F>(p, j + p.splits, y + (1 - stage) * kTileRows * stride);
-        load_norms(p, j + p.splits, shared.column_norm[1 - stage]);
-      }
+      if (j + p.splits < panels) copy_next(1 - stage);
       copy_async_commit();
       copy_async_wait<1>();
     } else {
@@ -168,19 +194,18 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
 #pragma unroll
     for (int l = 0; l < Layers; ++l) {
       const int begin = p.first_group[l] * kFeatureGroup, depth = p.first_group[l + 1] * kFeatureGroup - begin;
-      add_inner_products<F, 2, 2>(inner_products[l], x + warp_row * stride + begin,
-                                  others + warp_column * 16 * stride + begin, stride, depth);
+      add_inner_products<F>(inner_products[l], left_rows<F>(x + warp_row * stride + begin, stride),
+                            right_rows<F>(others + warp_column * 16 * stride + begin, stride), stride, depth);
     }
     const TileRows columns = tile_rows(plan, j);
     const bool same_domain = rows.is_source == columns.is_source;
-    const Pairs<float, Layers, Chain> pairs(plan, shared.mixtures,
-                                            shared.mixtures.weight_of_pair(rows.is_source, columns.is_source));
+    const Pairs<float, Layers, Chain> pairs(plan, shared.mixtures, rows.is_source, columns.is_source);
     float terms[1 + Layers] = {};
     const auto compute = [&](auto masked) {
       constexpr bool kMasked = decltype(masked)::value;
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        const int column = warp_column * 16 + 8 * n + fragment_column(0);
+        const int first_column = warp_column * 16 + 8 * n, column = first_column + fragment_column(0);
         float2 column_norm[Layers];
 #pragma unroll
         for (int l = 0; l < Layers; ++l)
@@ -195,7 +220,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
               distance[l][e] = squared_distance(row_norm[l][m][e / 2], e % 2 ? column_norm[l].y : column_norm[l].x,
                                                 inner_products[l][m][n][e]);
           pairs.template evaluate<kWithGradient>(distance, value, slope);
-          float coefficient[Layers][kAtOnce];
+          [[maybe_unused]] float coefficient[Layers][kAtOnce];
 #pragma unroll
           for (int e = 0; e < kAtOnce; ++e) {
             if constexpr (kMasked) {
@@ -222,8 +247,9 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
             for (int l = 0; l < Layers; ++l)
 #pragma unroll
               for (int h = 0; h < 2; ++h)
-                store_operands<F>(c + (l * kTileRows + warp_row + 16 * m + fragment_row(2 * h)) * c_stride + column,
-                                  coefficient[l][2 * h], coefficient[l][2 * h + 1]);
+                store_operands<F>(
+                    c + (l * kTileRows + warp_row + 16 * m + fragment_row(2 * h)) * c_stride + first_column,
+                    coefficient[l][2 * h], coefficient[l][2 * h + 1]);
           }
         }
       }
@@ -248,17 +274,18 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
         float sum[2][4] = {};
 #pragma unroll
         for (int k = 0; k < kTileRows; k += kHeld) {
-          const S* const from = c + (l * kTileRows + warp_row) * c_stride + k;
+          const SharedAddress from = left_rows<F>(c + (l * kTileRows + warp_row) * c_stride + k, c_stride);
           // Each warp adds up the rows of one step.
           uint32_t of_step[1][2][4], a[kHeldSteps][2][4];
-          load_coefficients<F>(of_step, from + warp_column * kDepth<F>, c_stride);
+          load_coefficients<F>(of_step, from + warp_column * kStepBytes, c_stride);
           add_row_sums<F>(sum, of_step[0]);
           load_coefficients<F>(a, from, c_stride);
+          const WeightedRows<F, kHeldSteps> right(others + k * stride + warp_column * kFeatureGroup, stride);
 #pragma unroll
           for (int u = 0; u < Groups; ++u) {
             const int group = warp_column + u * kColumnWarps;
             if (group >= p.first_group[l] && group < p.first_group[l + 1])
-              add_weighted_rows<F>(weighted[u], a, others + k * stride + group * kFeatureGroup, stride);
+              add_weighted_rows<F>(weighted[u], a, right, u * kColumnWarps * kFeatureGroup);
           }
         }
 #pragma unroll
@@ -269,8 +296,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
       __syncthreads();
     }
     if (p.stages == 1 && j + p.splits < panels) {
-      load_panel<F>(p, j + p.splits, y);
-      load_norms(p, j + p.splits, shared.column_norm[0]);
+      copy_next(0);
       copy_async_commit();
     }
     const bool next_is_source = j + p.splits < plan.source_tiles();

@@ -38,7 +38,7 @@ template <typename T, typename C, int Layers, int Chain>
 __global__ void __launch_bounds__(kGemmPassThreads) gemm_coefficients(const __grid_constant__ GemmPassProblem p) {
   constexpr bool kFewLayers = Layers <= 2;   // all of a thread's pairs are in registers, else those of one row
   constexpr int kHeld = kFewLayers ? 4 : 1;
-  __shared__ Mixtures<T> mixtures;
+  __shared__ MixturesOf<T, Layers, Chain> mixtures;
   __shared__ double scratch[(1 + Layers) * kGemmPassThreads / kWarp];
   const Plan& plan = p.plan;
   const int layers = kFewLayers ? Layers : plan.layers;
@@ -49,20 +49,25 @@ __global__ void __launch_bounds__(kGemmPassThreads) gemm_coefficients(const __gr
   const int row = 16 * (warp / 2) + 4 * (lane / 8), column = 32 * (warp % 2) + 4 * (lane % 8);
   const int64_t first = static_cast<int64_t>(blockIdx.y * kTileRows + row) * p.pitch + blockIdx.x * kTileRows + column;
 
+  const auto load_row = [&](int l, int i) {
+    return *reinterpret_cast<const Four<T>*>(static_cast<const T*>(p.inner_products[l]) + first + i * p.pitch);
+  };
+  const auto load_norms = [&](int l, int tile, int within) {
+    return *reinterpret_cast<const Four<T>*>(static_cast<const T*>(p.norm[l]) + tile * kTileRows + within);
+  };
   Four<T> block[Layers][kHeld];   // inner products, then coefficients
-  if constexpr (kFewLayers) {
+  if constexpr (kFewLayers) {     // under way before the mixtures are made
 #pragma unroll
-    for (int l = 0; l < Layers; ++l)
+    for (int l = 0; l < Layers; ++l) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        block[l][i] =
-            *reinterpret_cast<const Four<T>*>(static_cast<const T*>(p.inner_products[l]) + first + i * p.pitch);
+      for (int i = 0; i < 4; ++i) block[l][i] = load_row(l, i);
+    }
   }
-  make_mixtures<T>(plan, p.bandwidth, p.tolerance, &mixtures);
+  make_mixtures(plan, p.bandwidth, p.tolerance, &mixtures);
   __syncthreads();
 
   const TileRows rows = tile_rows(plan, row_tile), columns = tile_rows(plan, column_tile);
-  const Pairs<T, Layers, Chain> pairs(plan, mixtures, mixtures.weight_of_pair(rows.is_source, columns.is_source));
+  const Pairs<T, Layers, Chain> pairs(plan, mixtures, rows.is_source, columns.is_source);
   T terms[1 + Layers] = {};
   const auto compute = [&](auto masked) {
     constexpr bool kMasked = decltype(masked)::value;
@@ -73,12 +78,9 @@ __global__ void __launch_bounds__(kGemmPassThreads) gemm_coefficients(const __gr
 #pragma unroll
       for (int l = 0; l < Layers; ++l) {
         if (l >= layers) break;
-        const T* const norm = static_cast<const T*>(p.norm[l]);
-        const Four<T> column_norm = *reinterpret_cast<const Four<T>*>(norm + column_tile * kTileRows + column);
-        const T row_norm = norm[row_tile * kTileRows + row + i] - mixtures.tolerance[l];
-        if constexpr (!kFewLayers)
-          block[l][0] =
-              *reinterpret_cast<const Four<T>*>(static_cast<const T*>(p.inner_products[l]) + first + i * p.pitch);
+        if constexpr (!kFewLayers) block[l][0] = load_row(l, i);
+        const Four<T> row_norms = load_norms(l, row_tile, row), column_norm = load_norms(l, column_tile, column);
+        const T row_norm = row_norms.v[i] - distance_tolerance(mixtures, l);
 #pragma unroll
         for (int v = 0; v < 4; ++v) distance[l][v] = squared_distance(row_norm, column_norm.v[v], block[l][held].v[v]);
       }
@@ -109,7 +111,7 @@ __global__ void __launch_bounds__(kGemmPassThreads) gemm_coefficients(const __gr
 #pragma unroll
       for (int l = 0; l < Layers; ++l) {
         if (l >= layers) break;
-        if (p.coefficients[l]) store_four(static_cast<C*>(p.coefficients[l]) + first + i * p.pitch, block[l][held]);
+        if (C* const to = static_cast<C*>(p.coefficients[l])) store_four(to + first + i * p.pitch, block[l][held]);
       }
     }
   };

@@ -54,10 +54,6 @@ struct Mixtures {
   bool squares[kCudaMaxGaussians];
   T tolerance[kMaxLayers];   // to be taken from distances: their round-off where the bandwidth is 0, 0 elsewhere
   T joint, marginal[kMaxLayers], pair_weight[3];   // of the plan; weights of ss, tt and st
-
-  __device__ T weight_of_pair(bool row_is_source, bool column_is_source) const {
-    return pair_weight[region(row_is_source, column_is_source)];
-  }
 };
 
 // One layer's part of it, as `evaluate` expects a mixture.
@@ -100,57 +96,100 @@ __device__ void make_mixtures(const Plan& plan, const double* bandwidth, const d
   }
 }
 
-// Kernels, slopes and coefficients of pairs that have the same weight. `Layers` is the number of layers, or kMaxLayers
-// for any number.
-//
-// Chain = 0: any mixtures, by loops over their Gaussians. Chain > 0: the mixtures of `usual_chain`, whose shape the
-// compiler sees; the kernel of a layer comes in units of its broadest Gaussian's weight, so that this one takes no
-// multiplication, and the slope in units of that weight times that rate. `unit_of_term` and `coefficient` know it.
-template <typename T, int Layers, int Chain>
-class Pairs {
- public:
-  __device__ Pairs(const Plan& plan, const Mixtures<T>& all, T weight) : plan_(plan), all_(all), weight_(weight) {
-    if constexpr (Chain > 0) {
+// Kernel and slope of every layer at `Count` pairs, for any mixtures. Layers that a problem does not have leave 1 and
+// 0, so that products over `Layers` are right.
+template <bool WithSlope, typename T, int Layers, int Count>
+__device__ void evaluate_any(const Plan& plan, const Mixtures<T>& all, const T (&distance)[Layers][Count],
+                             T (&value)[Layers][Count], T (&slope)[Layers][Count]) {
 #pragma unroll
-      for (int l = 0; l < Layers; ++l) {
-        const int q = l * Chain;
-        const T scaled = weight * all.weighted_rate[q], other = Layers == 2 ? all.weight[(1 - l) * Chain] : T{1};
-        negative_rate_[l] = -all.rate[q];
-        joint_[l] = scaled * (other * all.joint);
-        marginal_[l] = scaled * all.marginal[l];
+  for (int l = 0; l < Layers; ++l) {
+    if (l < plan.layers) {
+      evaluate<T, Count, WithSlope>(layer_mixture(plan, all, l), Exp{}, distance[l], value[l], slope[l]);
+    } else {
+#pragma unroll
+      for (int v = 0; v < Count; ++v) {
+        value[l][v] = 1;
+        slope[l][v] = 0;
       }
     }
   }
+}
 
-  // Layers that a problem does not have leave 1 and 0, so that products over `Layers` are right.
+// Mixtures that `usual_chain` knows, in shared memory: what `Pairs` needs besides what is constant, for pairs of ss, tt
+// and st.
+template <int Layers>
+struct UsualMixtures {
+  struct alignas(16) Factors {
+    float negative_rate;     // of the broadest Gaussian, times kExpRate
+    float joint, marginal;   // of coefficients
+    float tolerance;         // as in Mixtures
+  };
+  Factors factors[3][Layers];
+};
+
+template <int Layers>
+__device__ void make_mixtures(const Plan& plan, const double* bandwidth, const double* tolerance,
+                              UsualMixtures<Layers>* all) {
+  if (threadIdx.x >= 3 * Layers) return;
+  const int l = threadIdx.x % Layers, pairs = threadIdx.x / Layers, q = l * plan.chain;
+  const Rate<float> gaussian = rate_at<float>(plan.multiplier[q], plan.weight[q], bandwidth[l]);
+  const double scale = gaussian.weighted * (pairs == 0 ? plan.alpha : pairs == 1 ? plan.beta : 0.5 * plan.gamma);
+  const double other = Layers == 1 ? 1.0 : plan.weight[(1 - l) * plan.chain], marginal = plan.marginal[l];
+  all->factors[pairs][l] = {-kExpRate<float> * gaussian.rate,
+                            static_cast<float>(scale * (plan.joint * other + (Layers == 1 ? marginal : 0.0))),
+                            static_cast<float>(scale * marginal),
+                            bandwidth[l] == 0 ? static_cast<float>(tolerance[l]) : 0.0f};
+}
+
+template <typename T, int Layers, int Chain>
+using MixturesOf = std::conditional_t<Chain == 0, Mixtures<T>, UsualMixtures<Layers>>;
+
+template <typename T>
+__device__ T distance_tolerance(const Mixtures<T>& all, int l) {
+  return all.tolerance[l];
+}
+template <int Layers>
+__device__ float distance_tolerance(const UsualMixtures<Layers>& all, int l) {
+  return all.factors[0][l].tolerance;
+}
+
+// Kernels, slopes and coefficients of pairs of the same domains. `Layers` is the number of layers, or kMaxLayers for
+// any number.
+//
+// Chain = 0: any mixtures, by loops over their Gaussians. Chain > 0: the mixtures of `usual_chain`, whose shape the
+// compiler sees; the kernel of a layer comes in units of its broadest Gaussian's weight, so that this one takes no
+// multiplication, and the slope in units of that weight times that rate. `unit_of_term` and `coefficients` know it.
+template <typename T, int Layers, int Chain>
+class Pairs {
+ public:
+  __device__ Pairs(const Plan& plan, const MixturesOf<T, Layers, Chain>& all, bool row_is_source, bool column_is_source)
+      : plan_(plan), all_(all), region_(region(row_is_source, column_is_source)) {
+    if constexpr (Chain > 0) {
+#pragma unroll
+      for (int l = 0; l < Layers; ++l) factors_[l] = all.factors[region_][l];
+    }
+  }
+
   template <bool WithSlope, int Count>
   __device__ void evaluate(const T (&distance)[Layers][Count], T (&value)[Layers][Count],
                            T (&slope)[Layers][Count]) const {
+    if constexpr (Chain == 0) {
+      evaluate_any<WithSlope>(plan_, all_, distance, value, slope);
+    } else {
 #pragma unroll
-    for (int l = 0; l < Layers; ++l) {
-      if constexpr (Chain > 0) {
+      for (int l = 0; l < Layers; ++l)
 #pragma unroll
         for (int v = 0; v < Count; ++v) {
-          T x = Exp{}(distance[l][v] * negative_rate_[l]);
+          T x = Exp{}(distance[l][v] * factors_[l].negative_rate);
           value[l][v] = x;
           if constexpr (WithSlope) slope[l][v] = x;
 #pragma unroll
-          for (int q = 1; q < Chain; ++q) {
-            if (l > 0) break;
+          for (int q = 1; q < (l == 0 ? Chain : 1); ++q) {
             x *= x;
             value[l][v] += plan_.relative_weight[q - 1] * x;
             if constexpr (WithSlope) slope[l][v] += plan_.relative_slope[q - 1] * x;
           }
         }
-      } else if (l < plan_.layers) {
-        fastmmd::evaluate<T, Count, WithSlope>(layer_mixture(plan_, all_, l), Exp{}, distance[l], value[l], slope[l]);
-      } else {
-#pragma unroll
-        for (int v = 0; v < Count; ++v) {
-          value[l][v] = 1;
-          slope[l][v] = 0;
-        }
-      }
     }
   }
 
@@ -158,24 +197,23 @@ class Pairs {
   template <int Count, typename Store>
   __device__ void coefficients(const T (&value)[Layers][Count], const T (&slope)[Layers][Count], int v,
                                Store store) const {
-    if constexpr (Chain > 0) {
-#pragma unroll
-      for (int l = 0; l < Layers; ++l) {
-        if constexpr (Layers == 1)
-          store(l, (joint_[l] + marginal_[l]) * slope[l][v]);
-        else
-          store(l, (joint_[l] * value[1 - l][v] + marginal_[l]) * slope[l][v]);
-      }
+    if constexpr (Chain == 0) {
+      fastmmd::coefficients<T, Count>(Layers, all_.joint, all_.marginal, all_.pair_weight[region_], &value[0][v],
+                                      &slope[0][v], store);
+    } else if constexpr (Layers == 1) {
+      store(0, factors_[0].joint * slope[0][v]);
     } else {
-      fastmmd::coefficients<T, Count>(Layers, all_.joint, all_.marginal, weight_, &value[0][v], &slope[0][v], store);
+#pragma unroll
+      for (int l = 0; l < Layers; ++l)
+        store(l, (factors_[l].joint * value[1 - l][v] + factors_[l].marginal) * slope[l][v]);
     }
   }
 
  private:
   const Plan& plan_;
-  const Mixtures<T>& all_;
-  T weight_;
-  T negative_rate_[Layers], joint_[Layers], marginal_[Layers];
+  const MixturesOf<T, Layers, Chain>& all_;
+  int region_;
+  typename UsualMixtures<Layers>::Factors factors_[Layers];
 };
 
 // What `Pairs` computes the product (t = 0) and the kernel of layer t - 1 in units of.

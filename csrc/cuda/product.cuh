@@ -31,17 +31,6 @@ FM_INLINE int padded_width(int width) {
 __device__ inline int fragment_row(int e) { return threadIdx.x % 32 / 4 + e / 2 * 8; }
 __device__ inline int fragment_column(int e) { return threadIdx.x % 4 * 2 + e % 2; }
 
-// Two coefficients of neighbouring columns, as the second product sees them.
-template <Format F>
-__device__ void store_operands(Stored<F>* to, float first, float second) {
-  if constexpr (F == Format::bf16)
-    *reinterpret_cast<uint32_t*>(to) = pack_bf16(first, second);
-  else if constexpr (F == Format::tf32)
-    *reinterpret_cast<float2*>(to) = make_float2(upper_digits(first, kTf32Split), upper_digits(second, kTf32Split));
-  else
-    *reinterpret_cast<float2*>(to) = make_float2(first, second);
-}
-
 // total += a b on fragments of 16 x kDepth<F> and kDepth<F> x 8 elements.
 template <Format F>
 constexpr int kDepth = F == Format::bf16 ? 16 : 8;
@@ -73,95 +62,127 @@ __device__ void multiply(float (&total)[4], const uint32_t (&a)[4], const uint32
   }
 }
 
-// Fragments of a row-major matrix in shared memory come by ldmatrix, whose pairs of bf16 may as well be one fp32: lane
-// 4 g + t gets element (g, t) of a matrix of 8 x 4 of these.
-
-// total[m][n] += x y^T: M * 16 rows of x and N * 8 rows of y (N even), each of `depth` elements (a multiple of 16).
-template <Format F, int M, int N>
-__device__ void add_inner_products(float (&total)[M][N][4], const Stored<F>* x, const Stored<F>* y, int stride,
-                                   int depth) {
-  constexpr int kHalf = kDepth<F> / 2;
+// Both products have two fragments of rows and two of columns, 32 x 16 elements per warp.
+//
+// Fragments come by ldmatrix, whose pairs of bf16 may as well be one fp32: lane 4 g + t gets element (g, t) of a matrix
+// of 8 x 4 of these. Here is where a lane's rows begin: those of a left operand, 16 x kDepth<F>, and of a right one
+// whose 16 columns lie in rows.
+template <Format F>
+__device__ SharedAddress left_rows(const Stored<F>* rows, int stride) {
   const int lane = threadIdx.x % 32;
-  x += lane % 16 * stride + lane / 16 * kHalf;
-  y += (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * kHalf;
-#pragma unroll 2
-  for (int k = 0; k < depth; k += kDepth<F>) {
-    uint32_t a[M][4];
+  return shared_address(rows + lane % 16 * stride + lane / 16 * (kDepth<F> / 2));
+}
+template <Format F>
+__device__ SharedAddress right_rows(const Stored<F>* rows, int stride) {
+  const int lane = threadIdx.x % 32;
+  return shared_address(rows + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * (kDepth<F> / 2));
+}
+constexpr int kStepBytes = 32;   // of a row that one step of a product takes
+
+// total[m][n] += x y^T: 32 rows of x, from `left_rows`, and 16 of y, from `right_rows`, each of `depth` elements (a
+// multiple of 16).
+template <Format F>
+__device__ void add_inner_products(float (&total)[2][2][4], SharedAddress x, SharedAddress y, int stride, int depth) {
+  const int second = 16 * stride * static_cast<int>(sizeof(Stored<F>));
+#pragma unroll 4
+  for (int step = 0; step < depth / kDepth<F>; ++step) {
+    uint32_t a[2][4], b[4];
+    load_matrices(a[0], x + step * kStepBytes);
+    load_matrices(a[1], x + second + step * kStepBytes);
+    load_matrices(b, y + step * kStepBytes);
+    const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
 #pragma unroll
-    for (int m = 0; m < M; ++m) load_matrices(a[m], x + 16 * m * stride + k);
-#pragma unroll
-    for (int n = 0; n < N; n += 2) {
-      uint32_t b[4];
-      load_matrices(b, y + 8 * n * stride + k);
-      const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
-#pragma unroll
-      for (int m = 0; m < M; ++m) {
-        multiply<F>(total[m][n], a[m], left);
-        multiply<F>(total[m][n + 1], a[m], right);
-      }
+    for (int m = 0; m < 2; ++m) {
+      multiply<F>(total[m][0], a[m], left);
+      multiply<F>(total[m][1], a[m], right);
     }
   }
 }
 
-// The second product, C y, takes its terms in an order in which fp32 operands lie in different banks: of each eight
-// the pair 2 t and 2 t + 1 where the instruction has t and t + 4, in both operands.
+// The second product, C y, takes its terms in an order in which fp32 rows of y lie in different banks: of each eight
+// the pair 2 t and 2 t + 1 where the instruction has t and t + 4. So fp32 coefficients are stored in that order.
 
-// C's fragments: M * 16 rows, Steps * kDepth<F> columns.
-template <Format F, int Steps, int M>
-__device__ void load_coefficients(uint32_t (&a)[Steps][M][4], const Stored<F>* c, int stride) {
-  const int lane = threadIdx.x % 32;
+// Two coefficients of neighbouring columns, 2 t and the next, as the second product sees them. `to`: the first of the
+// eight columns that hold them.
+template <Format F>
+__device__ void store_operands(Stored<F>* to, float first, float second) {
+  const int t = threadIdx.x % 4;
+  if constexpr (F == Format::bf16) {
+    *reinterpret_cast<uint32_t*>(to + 2 * t) = pack_bf16(first, second);
+  } else {
+    to[t] = F == Format::tf32 ? upper_digits(first, kTf32Split) : first;
+    to[t + 4] = F == Format::tf32 ? upper_digits(second, kTf32Split) : second;
+  }
+}
+
+// Fragments of 32 rows of C, from `left_rows`: Steps * kDepth<F> columns.
+template <Format F, int Steps>
+__device__ void load_coefficients(uint32_t (&a)[Steps][2][4], SharedAddress c, int stride) {
 #pragma unroll
   for (int step = 0; step < Steps; ++step)
 #pragma unroll
-    for (int m = 0; m < M; ++m) {
-      if constexpr (F == Format::bf16) {
-        load_matrices(a[step][m], c + (16 * m + lane % 16) * stride + 16 * step + lane / 16 * 8);
-      } else {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const float2 pair =
-              *reinterpret_cast<const float2*>(c + (16 * m + 8 * h + lane / 4) * stride + 8 * step + lane % 4 * 2);
-          a[step][m][h] = __float_as_uint(pair.x);
-          a[step][m][h + 2] = __float_as_uint(pair.y);
-        }
-      }
-    }
+    for (int m = 0; m < 2; ++m)
+      load_matrices(a[step][m], c + 16 * m * stride * static_cast<int>(sizeof(Stored<F>)) + step * kStepBytes);
 }
 
-// total[m][n] += c y: fragments of C from `load_coefficients`, as many rows of y as these have columns, 16 columns of
-// y.
-template <Format F, int Steps, int M>
-__device__ void add_weighted_rows(float (&total)[M][2][4], const uint32_t (&a)[Steps][M][4], const Stored<F>* y,
-                                  int stride) {
-  const int lane = threadIdx.x % 32;
+// Where this lane's part of 16 columns of y begins, for each step.
+template <Format F, int Steps>
+class WeightedRows {
+ public:
+  __device__ WeightedRows(const Stored<F>* y, int stride) {
+    const int lane = threadIdx.x % 32;
 #pragma unroll
-  for (int step = 0; step < Steps; ++step) {
-    uint32_t b[2][2];
+    for (int step = 0; step < Steps; ++step) {
+      if constexpr (F == Format::bf16) {
+        matrices_[step] = shared_address(y + (16 * step + lane % 16) * stride + lane / 16 * 8);
+      } else {
+        elements_[step][0] = y + (8 * step + lane % 4 * 2) * stride + lane / 4;
+        elements_[step][1] = elements_[step][0] + stride;
+      }
+    }
+  }
+
+  // The fragments of the 16 columns behind `column`.
+  __device__ void load(uint32_t (&b)[2][2], int step, int column) const {
     if constexpr (F == Format::bf16) {
       uint32_t r[4];
-      load_matrices_transposed(r, y + (16 * step + lane % 16) * stride + lane / 16 * 8);
+      load_matrices_transposed(r, matrices_[step] + column * static_cast<int>(sizeof(Stored<F>)));
       b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
     } else {
 #pragma unroll
       for (int n = 0; n < 2; ++n)
 #pragma unroll
-        for (int h = 0; h < 2; ++h)
-          b[n][h] = __float_as_uint(y[(8 * step + lane % 4 * 2 + h) * stride + 8 * n + lane / 4]);
+        for (int h = 0; h < 2; ++h) b[n][h] = __float_as_uint(elements_[step][h][column + 8 * n]);
     }
+  }
+
+ private:
+  SharedAddress matrices_[Steps];
+  const Stored<F>* elements_[Steps][2];
+};
+
+// total[m][n] += c y: fragments of C, and the 16 columns of y behind `column`.
+template <Format F, int Steps>
+__device__ void add_weighted_rows(float (&total)[2][2][4], const uint32_t (&a)[Steps][2][4],
+                                  const WeightedRows<F, Steps>& y, int column) {
 #pragma unroll
-    for (int m = 0; m < M; ++m)
+  for (int step = 0; step < Steps; ++step) {
+    uint32_t b[2][2];
+    y.load(b, step, column);
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
 #pragma unroll
       for (int n = 0; n < 2; ++n) multiply<F>(total[m][n], a[step][m], b[n]);
   }
 }
 
 // total[m] += the sums of the rows of one step's fragments: [0] and [1] that of row g, [2] and [3] that of row g + 8.
-template <Format F, int M>
-__device__ void add_row_sums(float (&total)[M][4], const uint32_t (&a)[M][4]) {
+template <Format F>
+__device__ void add_row_sums(float (&total)[2][4], const uint32_t (&a)[2][4]) {
   constexpr uint32_t kOne = F == Format::bf16 ? 0x3f803f80u : 0x3f800000u;
   const uint32_t ones[2] = {kOne, kOne};
 #pragma unroll
-  for (int m = 0; m < M; ++m) multiply<F>(total[m], a[m], ones);
+  for (int m = 0; m < 2; ++m) multiply<F>(total[m], a[m], ones);
 }
 
 }   // namespace fastmmd::cuda

@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
 
   small_bandwidths(p, bandwidth);
   __syncthreads();
-  make_mixtures<T>(plan, bandwidth, nullptr, &mixtures);
+  make_mixtures(plan, bandwidth, nullptr, &mixtures);
   __syncthreads();
 
   const int layer = WithGradient ? layer_of(p.first_chunk, chunk) : 0;
@@ -64,7 +64,6 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
   T weighted[2][4] = {}, row_sum[2] = {};
   Sums<T, Layers> sums;
 
-  const Pairs<T, Layers, 0> pairs(plan, mixtures, T{1});
   for (int j = 0; j < panels; ++j) {
     if constexpr (WithGradient) {
       T loaded[kSmallPanelRows / 4];
@@ -97,7 +96,7 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
             distance[l][v] += tile[static_cast<int64_t>(part) * panels * panels * kSmallPanelRows * kSmallPanelRows +
                                    (warp + (first + v) * kWarps) * kSmallPanelRows];
       }
-      pairs.template evaluate<WithGradient>(distance, value, slope);
+      evaluate_any<WithGradient>(plan, mixtures, distance, value, slope);
 #pragma unroll
       for (int v = 0; v < kAtOnce; ++v) {
         const int panel_row = warp + (first + v) * kWarps, row = i * kSmallPanelRows + panel_row,
@@ -120,9 +119,10 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
         }
         if constexpr (WithGradient) {
           T coefficient = 0;
-          const T weight = mixtures.weight_of_pair(row_is_source, column_is_source);
-          pairs.coefficients(value, slope, v, [&](int l, T c_l) { coefficient = l == layer ? c_l : coefficient; });
-          c[panel_row][lane / 4].v[lane % 4] = pair ? weight * coefficient : T{0};
+          const T weight = mixtures.pair_weight[region(row_is_source, column_is_source)];
+          coefficients<T, kAtOnce>(Layers, mixtures.joint, mixtures.marginal, weight, &value[0][v], &slope[0][v],
+                                   [&](int l, T c_l) { coefficient = l == layer ? c_l : coefficient; });
+          c[panel_row][lane / 4].v[lane % 4] = pair ? coefficient : T{0};
         }
       }
     }

@@ -34,8 +34,8 @@ SPILLS = {
     "JMMD of 8 layers: small_loss": EIGHT,
 }
 
-# Instructions per pair, where what they allow decides whether a route is fast: at 50 for 256 + 8 features an H100's
-# issue slots allow 60 % of its tensor cores' rate in bf16.
+# Instructions per pair, which decide whether a route is fast: 55 for 256 + 8 features leave an H100's tensor cores 60 %
+# of their rate in bf16 (docs/performance.md).
 MOST_PER_PAIR = {
     "MMD 256, many rows, bf16: fused_loss": {"sm_80": 45, "sm_90": 40, "sm_100": 50, "sm_120": 45},
     "JMMD (256, 8), many rows, bf16: fused_loss": {"sm_80": 72, "sm_90": 50, "sm_100": 65, "sm_120": 72},

@@ -20,7 +20,8 @@ inline void complete(const AsyncCopy& copy) {
 
 namespace fastmmd {
 
-inline void copy_async(void* shared, const void* global) {
+inline void copy_async(SharedAddress to, const void* global) {
+  void* const shared = to;
   using namespace cuda_on_host;
   check_aligned(shared, "the destination of copy_async");
   check_aligned(global, "the source of copy_async");

@@ -221,7 +221,7 @@ bool barrier_and_syncwarp(bool fault) {   // lanes wait for others that are in a
 
 __global__ void copy_through(bool no_wait, bool no_barrier, const float* in, float* out) {
   float* x = dynamic_shared<float>();
-  copy_async(x + 4 * threadIdx.x, in + 4 * threadIdx.x);
+  copy_async(shared_address(x + 4 * threadIdx.x), in + 4 * threadIdx.x);
   copy_async_commit();
   if (!no_wait) copy_async_wait<0>();
   if (!no_barrier) __syncthreads();
@@ -241,7 +241,7 @@ bool copy_without_barrier(bool fault) { return copies(false, fault); }
 
 __global__ void copy_to(unsigned shift, const float* in, float* out) {
   float* x = dynamic_shared<float>();
-  copy_async(x + shift, in);
+  copy_async(shared_address(x + shift), in);
   copy_async_commit();
   copy_async_wait<0>();
   for (unsigned i = 0; i < 4; ++i) out[i] = x[shift + i];
@@ -258,7 +258,7 @@ __global__ void load_and_overwrite(bool fault, float* out) {
   for (unsigned i = 0; i < 4; ++i) x[4 * threadIdx.x + i] = threadIdx.x;
   __syncwarp();
   uint32_t r[4];
-  load_matrices(r, x + 4 * threadIdx.x + (fault && threadIdx.x == 7 ? 1 : 0));
+  load_matrices(r, shared_address(x + 4 * threadIdx.x + (fault && threadIdx.x == 7 ? 1 : 0)));
   out[threadIdx.x] = static_cast<float>(r[3]);
 }
 bool misaligned_load(bool fault) {

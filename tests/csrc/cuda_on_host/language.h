@@ -81,6 +81,10 @@ inline unsigned __float_as_uint(float x) {
   return bits;
 }
 namespace fastmmd {
+using SharedAddress = unsigned char*;
+inline SharedAddress shared_address(const void* shared) {
+  return static_cast<SharedAddress>(const_cast<void*>(shared));
+}
 inline float exp2_approximate(float x) {
   const float y = std::exp2(x);
   return y < 0x1p-126f ? 0 : y;   // NaN stays

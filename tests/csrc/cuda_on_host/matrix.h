@@ -121,10 +121,10 @@ inline void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   cuda_on_host::mma<cuda_on_host::Bf16>(c, a, b);
 }
-inline void load_matrices(uint32_t (&r)[4], const void* row) {
+inline void load_matrices(uint32_t (&r)[4], SharedAddress row) {
   cuda_on_host::load<false>(cuda_on_host::kLoadMatrices, r, row);
 }
-inline void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
+inline void load_matrices_transposed(uint32_t (&r)[4], SharedAddress row) {
   cuda_on_host::load<true>(cuda_on_host::kLoadMatricesTransposed, r, row);
 }
 

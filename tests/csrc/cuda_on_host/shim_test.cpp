@@ -238,9 +238,9 @@ __global__ void fragments(uint32_t* out) {   // out [2][32][4]
   for (unsigned k = 0; k < 8; ++k) x[lane * stride + k] = static_cast<uint16_t>(lane * 8 + k);
   __syncwarp();
   uint32_t r[4];
-  load_matrices(r, x + lane * stride);
+  load_matrices(r, shared_address(x + lane * stride));
   for (unsigned i = 0; i < 4; ++i) out[4 * lane + i] = r[i];
-  load_matrices_transposed(r, x + lane * stride);
+  load_matrices_transposed(r, shared_address(x + lane * stride));
   for (unsigned i = 0; i < 4; ++i) out[128 + 4 * lane + i] = r[i];
 }
 
@@ -254,8 +254,8 @@ __global__ void small_product(const bf16* a, const bf16* b, float* c) {
   __syncwarp();
   uint32_t ra[4], rb[4];
   // Lanes 0-7, 8-15, 16-23, 24-31: upper left, lower left, upper right, lower right quarter.
-  load_matrices(ra, shared_a + lane % 16 * 16 + lane / 16 * 8);
-  load_matrices_transposed(rb, shared_b + lane % 16 * 16 + lane / 16 * 8);
+  load_matrices(ra, shared_address(shared_a + lane % 16 * 16 + lane / 16 * 8));
+  load_matrices_transposed(rb, shared_address(shared_b + lane % 16 * 16 + lane / 16 * 8));
   float sum[4] = {};
   mma_bf16(sum, ra, {rb[0], rb[1]});
   for (unsigned i = 0; i < 4; ++i) c[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sum[i];
@@ -297,14 +297,14 @@ __global__ void copies(float* global, unsigned* out) {   // out [5][8]
   const auto look = [&](unsigned at) {
     for (unsigned i = 0; i < 8; ++i) out[8 * at + i] = __float_as_uint(x[i]);
   };
-  copy_async(x, global);
+  copy_async(shared_address(x), global);
   copy_async_commit();
-  copy_async(x + 4, global + 4);
+  copy_async(shared_address(x + 4), global + 4);
   look(0);
   copy_async_wait<0>();   // the second belongs to no group yet
   look(1);
   copy_async_commit();
-  copy_async(x, global + 4);
+  copy_async(shared_address(x), global + 4);
   copy_async_commit();
   copy_async_wait<1>();
   look(2);

@@ -120,6 +120,7 @@ void test_fused() {
   settings.back().many = true;
   settings.push_back({20, 17, {6, 7}});
   settings.back().zero_bandwidth = 1;
+  for (const Setting& s : usual_mixtures()) settings.push_back(s);
   constexpr cuda::FusedLaunch kLaunches[] = {{1, 1}, {1, 2}, {2, 2}, {3, 1}, {3, 2}, {2, 1}};
   size_t number = 0;
   for (const Setting& s : settings)
