@@ -48,10 +48,10 @@ std::string probe(int index) {
 
 // ---- route "small"
 
-cuda::SmallLaunch make_small_launch(int part_features, int chunk) {
+cuda::SmallLaunch make_small_launch(int part_features, int chunk, bool overlap) {
   expect_positive("part_features", part_features);
   if (chunk != 32 && chunk != 64) refuse("chunk", "32 or 64", std::to_string(chunk));
-  return {part_features, chunk};
+  return {part_features, chunk, overlap};
 }
 
 void small(const Problem& problem, const LayerBuffers& buffers, const std::vector<std::string>& dtypes, bool f64,
@@ -209,7 +209,7 @@ void bind_cuda(py::module_& m) {
   m.def("cuda_probe", &probe, py::arg("index"));
 
   py::class_<cuda::SmallLaunch>(m, "CudaSmallLaunch")
-      .def(py::init(&make_small_launch), py::kw_only(), py::arg("part_features"), py::arg("chunk"));
+      .def(py::init(&make_small_launch), py::kw_only(), py::arg("part_features"), py::arg("chunk"), py::arg("overlap"));
   m.def("cuda_small_workspace_bytes", &cuda::small_workspace_bytes, py::arg("problem"), py::arg("f64"),
         py::arg("launch"));
   m.def("cuda_small", &small, py::arg("problem"), py::arg("buffers"), py::arg("dtypes"), py::arg("f64"),

@@ -21,6 +21,7 @@ constexpr const char* kFormats[] = {"ieee", "tf32x3", "tf32", "bf16"};
 struct SmallLaunch {
   int part_features;   // of one thread block of the first launch
   int chunk;           // features of one thread block of the second: 32 or 64
+  bool overlap;        // the second begins while the first ends: if the code is for compute capability 9.0 or above
 };
 int64_t small_workspace_bytes(const Problem&, bool f64, SmallLaunch);
 int small(const Problem&, const Buffers&, const Dtype* dtypes, bool f64, SmallLaunch, Device);

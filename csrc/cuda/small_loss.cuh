@@ -45,11 +45,6 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
   const int panels = p.panels(), i = blockIdx.x, chunk = blockIdx.y, n = plan.n();
   const bool sums_here = chunk == 0;
 
-  small_bandwidths(p, bandwidth);
-  __syncthreads();
-  make_mixtures(plan, bandwidth, nullptr, &mixtures);
-  __syncthreads();
-
   const int layer = WithGradient ? layer_of(p.first_chunk, chunk) : 0;
   const int begin = WithGradient ? (chunk - p.first_chunk[layer]) * Chunk : 0;
   const int load_row = thread / Chunk, load_column = thread % Chunk;   // loads rows + {0, 4, ...} of each panel
@@ -60,6 +55,13 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
     with_dtype(p.dtype[layer], [&](auto input) {
       origin = feature<typename decltype(input)::type, T>(p, layer, 0, begin + load_column);
     });
+
+  wait_for_last_launch();   // all before depends on the inputs alone
+  small_bandwidths(p, bandwidth);
+  __syncthreads();
+  make_mixtures(plan, bandwidth, nullptr, &mixtures);
+  __syncthreads();
+
   const int out_row = thread / (Chunk / 4), out_column = thread % (Chunk / 4);   // rows + {0, 16}, 4 columns
   T weighted[2][4] = {}, row_sum[2] = {};
   Sums<T, Layers> sums;

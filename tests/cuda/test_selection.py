@@ -140,6 +140,24 @@ def test_code_runs_on_the_architectures_that_can_read_it(built, capability, runs
         assert built in reason
 
 
+@pytest.mark.parametrize(
+    ("built", "capability", "overlaps"),
+    [
+        ("80 90", (9, 0), True),
+        ("80 90", (8, 0), False),
+        ("80 90a", (9, 0), True),
+        ("80+PTX", (9, 0), False),  # code for 8.0 would not wait for the launch before it
+        ("80+PTX 90", (10, 0), False),
+        ("80 90+PTX", (12, 0), True),
+        ("120", (12, 0), True),
+    ],
+)
+def test_launches_overlap_where_the_code_that_runs_knows_of_it(monkeypatch, built, capability, overlaps):
+    monkeypatch.setattr(extension, "module", build(CUDA_ARCHS=built))
+    monkeypatch.setattr(architecture, "capability", lambda device: capability)
+    assert architecture.overlaps_launches.__wrapped__(torch.device("cuda", 0)) == overlaps
+
+
 class Recorder(SimpleNamespace):
     """An extension that keeps what it is asked for, as (route, format of products), and computes nothing."""
 
