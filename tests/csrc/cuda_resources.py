@@ -1,6 +1,7 @@
-"""Compiles the CUDA kernels for GPUs that are not here, and notes what the assembler says each of them uses.
+"""Compiles the CUDA kernels for GPUs that are not here, and notes what the assembler says each of them uses and what
+their machine code holds (tests/machine_code.py).
 
-    python -m tests.csrc.cuda_resources     # prints a table and writes resources/nvcc-VERSION.json
+    python -m tests.csrc.cuda_resources     # prints tables and writes resources/nvcc-VERSION.json
 
 test_cuda_resources.py compares with that report. Neither a GPU nor a driver is needed.
 """
@@ -16,6 +17,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from tests import machine_code
 
 SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
 REPORTS = Path(__file__).parent / "resources"
@@ -23,8 +27,11 @@ TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 FLAGS = ("-O3", "-std=c++17", "-DNDEBUG", "-lineinfo")  # as in csrc/CMakeLists.txt
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
-# registers: per thread; stack, spill_stores, spill_loads: bytes per thread; shared: bytes per thread block
-Resources = dict[str, int]
+# registers: per thread; stack, spill_stores, spill_loads: bytes per thread; shared: bytes per thread block;
+# matrix: shapes of the matrix instructions, none for plain arithmetic. Of kernels with exponentials also
+# loop_spills: spill instructions in the loop over pairs. Of those that are compiled for usual mixtures also
+# per_pair: instructions of that loop per pair, copies and products included, loops inside it not (the first product).
+Resources = dict[str, Any]
 
 
 def version() -> str | None:
@@ -56,9 +63,48 @@ def _compile(target: str, source: Path) -> dict[str, Resources]:
     with tempfile.TemporaryDirectory() as folder:
         command = [NVCC, *FLAGS, f"-arch={target}", "-cubin", "-Xptxas=-v", str(source), "-o", f"{folder}/cubin"]
         done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{source.name} for {target}: {done.stderr[-6000:]}")
-    return parse(done.stdout + done.stderr)
+        if done.returncode != 0:
+            raise RuntimeError(f"{source.name} for {target}: {done.stderr[-6000:]}")
+        kernels = parse(done.stdout + done.stderr)
+        code = machine_code.kernels(machine_code.disassembly(Path(folder, "cubin")))
+    for mangled, full in _demangled(list(code)).items():
+        name = short_name(full)
+        kernels[name] |= counts(name, code[mangled])
+    return kernels
+
+
+def counts(name: str, code: str) -> Resources:
+    """What the machine code of a kernel holds."""
+    shapes = sorted(set(re.findall(r"\b((?:H|D|HG|UTC\w?)MMA[.\w]*)", code)))
+    pairs = pair_code(code)
+    exponentials = pairs.count(machine_code.EXPONENTIALS)
+    if not exponentials:
+        return {"matrix": shapes}
+    counted: Resources = {"matrix": shapes, "loop_spills": pairs.count(machine_code.SPILLS)}
+    if (layers := usual_layers(name)) is not None:  # one exponential per layer and pair
+        counted["per_pair"] = round(pairs.instructions / (exponentials / layers), 1)
+    return counted
+
+
+def pair_code(code: str) -> machine_code.Loop:
+    """The loop over pairs; where there is none, what follows the barrier behind which the mixtures are there."""
+    loop = machine_code.pair_loop(code)
+    if (loop.first, loop.last) != (0, len(loop.blocks) - 1):
+        return loop
+    kinds = [
+        (any(name.startswith("BAR.SYNC") for name in block.names), any(name == "MUFU.EX2" for name in block.names))
+        for block in loop.blocks
+    ]
+    pairs = next((index for index, (_, exponential) in enumerate(kinds) if exponential), 0)
+    first = max([index for index, (barrier, _) in enumerate(kinds[: pairs + 1]) if barrier], default=0)
+    nested = tuple([inner for inner in loop.nested if inner.first >= first])
+    return machine_code.Loop(loop.blocks, first, loop.last, nested)
+
+
+def usual_layers(name: str) -> int | None:
+    """The layers of a kernel that is compiled for usual mixtures (csrc/cuda/plan.h); None for others."""
+    match = re.fullmatch(r"(?:fused_loss<\w+, (\d), [1-9], \d>|gemm_coefficients<\w+, \w+, (\d), [1-9]>)", name)
+    return None if match is None else int(match[1] or match[2])
 
 
 def parse(output: str) -> dict[str, Resources]:
@@ -87,6 +133,7 @@ def parse(output: str) -> dict[str, Resources]:
 def short_name(full: str) -> str:
     """The name of a demangled kernel without return type, namespaces and parameters: ``gram<float, 64>``."""
     full = re.sub(r"\(anonymous namespace\)::|\b_GLOBAL__N__\w+::|\bfastmmd::|\bcuda::", "", full)
+    full = full.replace("__nv_bfloat16", "bf16")
     full = re.sub(r"\((\w+)\)(\d+)", lambda cast: _enumerator(*cast.groups()), full)
     depth = 0
     for i, c in enumerate(full):
@@ -128,12 +175,23 @@ def table(report: dict[str, dict[str, Resources]]) -> str:
     return "\n".join(lines)
 
 
+def pair_table(report: dict[str, dict[str, Resources]]) -> str:
+    """One line per kernel of usual mixtures: instructions per pair for each target."""
+    names = [name for name, used in report["sm_90"].items() if "per_pair" in used]
+    width = max(map(len, names))
+    lines = [" ".join([" " * width, *(f"{target:>7}" for target in report)])]
+    for name in names:
+        cells = [f"{kernels[name].get('per_pair', '-'):>7}" for kernels in report.values()]
+        lines.append(" ".join([name.ljust(width), *cells]))
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     nvcc_version = version()
     if nvcc_version is None:
         raise SystemExit("there is no nvcc here")
     report = compile()
-    print(table(report))
+    print(f"registers + bytes spilled\n{table(report)}\n\ninstructions per pair\n{pair_table(report)}")
     path = report_path(nvcc_version)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"nvcc": nvcc_version, **report}, indent=1) + "\n")
