@@ -93,8 +93,8 @@ def test_no_loss_waits(estimator, rule, n):
 @pytest.mark.parametrize("given", [True, False])
 def test_measuring_a_condition_does_not_wait(monkeypatch, backend, given):
     copies = []
-    with nothing_waits():
-        monkeypatch.setattr(conditioning, "HostCopy", copies.append)
+    with nothing_waits(), monkeypatch.context() as inside:  # undone before what it replaces is undone
+        inside.setattr(conditioning, "HostCopy", copies.append)
         bandwidths = torch.ones(1, dtype=torch.float64, device="cuda") if given else None
         call = call_of([on_cuda(40, 9)], [on_cuda(40, 9)], [Gaussian(2.0)], bandwidths=bandwidths)
         conditioning.Watch(call.problem.layers).look(call, backend)
