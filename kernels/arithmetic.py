@@ -55,6 +55,12 @@ def epsilon(dtype):
     return 2.3e-16 if dtype == tl.float64 else 1.2e-7
 
 
+@triton.constexpr_function
+def smallest_width(dtype):
+    """Whose reciprocal is finite."""
+    return 1e-300 if dtype == tl.float64 else 1e-37
+
+
 # Positions in fastmmd.kernels.plan.Plan.numbers. Functions, since every launch compares a module's constants with what
 # they were when the kernel was compiled.
 @triton.constexpr_function
@@ -137,19 +143,20 @@ def bandwidth_and_tolerance(
 
 
 @triton.jit
-def rate_and_slope(layer: tl.constexpr, bandwidth, tolerance, LAYERS: tl.constexpr):
+def rate_and_slope(layer: tl.constexpr, bandwidth, tolerance, DTYPE: tl.constexpr, LAYERS: tl.constexpr):
     """rate, shift and slope of a layer, 0-d fp64: its broadest Gaussian at distance D is ``2^min(shift - rate D, 0)``,
     and `mixture`'s slope times `slope` is minus the derivative by D.
 
     A bandwidth of 0 stands for its limit: 1 at distances up to the tolerance, which `shift` moves to 0, 0 beyond, slope
-    0. Below 0: NaN. Widths that are lost in round-off are widened, to keep the rate times any norm finite.
+    0. Below 0: NaN. Widths that are lost in round-off or near DTYPE's smallest numbers are widened, to keep the rate and
+    its product with any norm finite.
     """
     broadest = tl.full((), multiplier(LAYERS, layer, 0), tl.float64)
     limit = bandwidth == 0
     narrowest = tolerance * 9.5367431640625e-07  # 2^-20: beside it every distance above the round-off is far
     width = tl.where(bandwidth < 0, float("nan"), broadest * bandwidth)
     width = tl.where(width < narrowest, narrowest, width)
-    width = tl.where(width == 0, 1.0, width)  # all rows are equal
+    width = tl.where(width < smallest_width(DTYPE), smallest_width(DTYPE), width)
     rate = 1.4426950408889634 / width
     slope = tl.where(limit, 0.0, slope_scale(LAYERS, layer) * broadest / width)
     return rate, tl.where(limit, tolerance * rate, 0.0), slope

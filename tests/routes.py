@@ -251,6 +251,17 @@ class RouteTests(PoisonedMemory):
         call = route_call(layers(35, (20, 4), 1), layers(33, (20, 4), 2, 0.3), kernels)
         check(route.run(call), exact(call), route.tolerance(1e-11))
 
+    @pytest.mark.parametrize("size", [1e-17, 1e-20, 1e-30])
+    def test_tiny_features_give_numbers(self, route, size):
+        """Right while the squares of their distances are numbers of fp32, then ever nearer to the loss of equal rows."""
+        source, target = (size * layers(n, (5,), n, n / 33, torch.float32)[0].detach() for n in (33, 20))
+        call = route_call([source], [target], [Gaussian()], joint=1.0, marginal=(0.0,))
+        result, truth = route.run(call), exact(call)
+        assert result.gradients[0].isfinite().all()
+        assert 0 <= result.loss.item() <= 1.00001 * truth.loss.item()
+        if size > 1e-18:
+            assert relative(result.gradients[0], truth.gradients[0]) < 1e-5
+
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     @pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
     def test_nan_and_infinity_are_not_hidden(self, route, bad, precision):
