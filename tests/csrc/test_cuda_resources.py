@@ -20,9 +20,11 @@ SAMPLE = ("sm_75", "sm_90", "sm_120")  # a minute and a half on one core
 # A few bytes are the assembler's choice: it stops at 64, 80 or 128 registers so that more warps fit. Beyond: a reason.
 A_FEW = 64
 EIGHT = "eight layers: sixteen values per pair are held at once; nobody is known to train with more than three"
-SPLIT = "both parts of every operand beside up to 80 sums"
 SPILLS = {
-    "gemm_pass: gemm_coefficients<double, 8>": EIGHT,
+    "small: small_loss<double, 8, 32, true>": EIGHT,
+    "small: small_loss<double, 8, 64, true>": EIGHT,
+    "small: small_loss<float, 8, 32, true>": EIGHT,
+    "small: small_loss<float, 8, 64, true>": EIGHT,
 }
 
 # Kernels of usual mixtures: instructions per pair in the loop over pairs. That of fused does both products, copies and
@@ -57,10 +59,8 @@ def check_limits(report):
             if format := re.match(r"fused: fused_loss<(\w+),", name):
                 assert used["matrix"] == ([] if target == "sm_75" else TENSOR_CORES[format[1]]), f"{name}, {target}"
         for name, most in MOST_PER_PAIR.items():
-            traps = target == "sm_75" and name.startswith("fused")
-            if target != "sm_75":
+            if target != "sm_75":  # where fused traps, and bf16 and NaN take more
                 assert kernels[name]["per_pair"] <= most, f"{name}, {target}"
-            assert traps == ("per_pair" not in kernels[name])
     return spilling
 
 
