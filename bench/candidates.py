@@ -196,7 +196,10 @@ def short_jobs(backends: Sequence[str] = BACKENDS) -> Iterator[Job]:
         few = (_case(36, (256, 31)), _case(128, (256, 10)))
         wide = (_case(64, (2048, 8)),)
         many = (_case(4096, (256,), "bf16", 4),)
-        narrow_parts = [cuda.small.Config(part_features=features, chunk=32) for features in (32, 128)]
+        narrow_parts = [
+            cuda.small.Config(part_features=64, chunk=32, overlap=False),
+            *(cuda.small.Config(part_features=features, chunk=32) for features in (32, 128)),
+        ]
         wide_parts = [cuda.small.Config(part_features=features, chunk=64) for features in (128, 512)]
         splits = [
             cuda.fused.Config(thread_blocks=thread_blocks, stages=stages)

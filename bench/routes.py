@@ -69,5 +69,5 @@ def route_of(config: Config) -> str:
 
 
 def source_of(config: Config) -> str:
-    """A config as its backend's launch rules write it, such as ``small.Config(part_features=64, chunk=32)``."""
+    """A config as its backend's launch rules write it, such as ``gemm.Config(workspace_bytes=4096)``."""
     return f"{route_of(config)}.{config!r}"

@@ -9,15 +9,12 @@ reads and writes in which format: fastmmd/backends/products.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from fastmmd.backends import products
-from fastmmd.backends.gram import panel_pairs
+from fastmmd.backends import panels, products
 from fastmmd.backends.layout import empty_gradients
 from fastmmd.call import Call, Result
 from fastmmd.kernels.arithmetic import (
@@ -143,21 +140,6 @@ class Config:
     workspace_bytes: int
 
 
-class Workspace(NamedTuple):
-    """What lies between the products of a pair of panels; each pair takes it anew.
-
-    side: rows of a panel.
-    inner_products: ``[L, side^2]``, fp32 or fp64.
-    coefficients: likewise: the same memory, or bf16.
-    transposed: ``[L, side^2]``; None where products read coefficients along either dimension.
-    """
-
-    side: int
-    inner_products: Tensor
-    coefficients: Tensor
-    transposed: Tensor | None
-
-
 def run(call: Call, format: str, config: Config) -> Result:
     """The library multiplies in bf16, TF32, fp32 or fp64: what lies between is rounded up."""
     format = products.library_format(call.device, format)
@@ -167,7 +149,7 @@ def run(call: Call, format: str, config: Config) -> Result:
     packed = pack(call, plan, format=format, widths=widths, tile=ROWS, ones=True, transposed=format == "tf32")
     operands = list(map(products.Operands, packed.rows, packed.transposed))
     total = len(packed.rows[0])
-    workspace = make_workspace(total, layers, format, dtype, device, config.workspace_bytes)
+    workspace = panels.make_workspace(total, layers, format, dtype, device, config.workspace_bytes)
     weighted = [
         torch.zeros(z.shape, dtype=dtype, device=device) if needed else None
         for z, needed in zip(packed.rows, layer_needs_grad, strict=True)
@@ -175,42 +157,30 @@ def run(call: Call, format: str, config: Config) -> Result:
     programs = (workspace.side // config.rows) * (workspace.side // config.columns)
     partial_sums = torch.zeros((programs, 1 + layers), dtype=torch.float64, device=device)
     with matmul_precision(device, format), torch.autocast(device.type, enabled=False):
-        for panel, other in panel_pairs(total, workspace.side):
-            rows, columns = panel.stop - panel.start, other.stop - other.start
-            inner_products = _matrices(workspace.inner_products, rows, columns)
-            coefficients = _matrices(workspace.coefficients, rows, columns)
-            # The coefficients of a panel with itself are their own transpose.
-            mirror = workspace.transposed if panel != other else None
-            transposed = [None] * layers if mirror is None else _matrices(mirror, columns, rows)
-            for out, z, d in zip(inner_products, packed.rows, dims, strict=True):
-                products.inner_products(z[panel, :d], z[other, :d], out)
+        for pair in panels.multiplied(operands, dims, weighted, workspace):
+            rows, columns = pair.inner_products[0].shape
             launch(
                 inner_products_to_coefficients,
                 (rows // config.rows, columns // config.columns),
-                tuple(inner_products),
-                tuple([c if needed else None for c, needed in zip(coefficients, layer_needs_grad, strict=True)]),
-                tuple(transposed),
+                tuple(pair.inner_products),
+                tuple(pair.coefficients),
+                tuple(pair.transposed),
                 tuple(packed.exponents),
                 packed.bandwidths,
                 packed.weights,
                 packed.factors,
                 partial_sums,
                 packed.source_rows,
-                panel.start,
-                other.start,
+                pair.first_row,
+                pair.first_column,
                 rows,
                 columns,
                 LAYERS=plan.layers,
-                ONE_PANEL=panel == other,
+                ONE_PANEL=pair.first_row == pair.first_column,
                 TILE_ROWS=config.rows,
                 TILE_COLUMNS=config.columns,
                 num_warps=config.warps,
             )
-            for c, mirrored, z, sums in zip(coefficients, transposed, operands, weighted, strict=True):
-                if sums is not None:
-                    products.add_weighted(sums[panel], c, z, other)
-                    if panel != other:
-                        products.add_weighted(sums[other], c.T if mirrored is None else mirrored, z, panel)
     gradients = empty_gradients(call.inputs, call.needs_grad, dtype)
     if any(layer_needs_grad):
         launch(
@@ -230,27 +200,3 @@ def run(call: Call, format: str, config: Config) -> Result:
         )
     loss, statistics = loss_and_statistics(plan, partial_sums, packed.bandwidths, clamp=problem.clamp, dtype=dtype)
     return Result(loss, statistics, gradients)
-
-
-def make_workspace(
-    total: int, layers: int, format: str, dtype: torch.dtype, device: torch.device, workspace_bytes: int
-) -> Workspace:
-    """Panels are of nearly equal size, and of whole tiles."""
-    stored = products.operand_dtype(format, dtype)
-    dtypes = [dtype] + ([] if stored == dtype else [stored]) + ([dtype] if format == "tf32" else [])
-    bytes_per_pair = layers * sum([buffer.itemsize for buffer in dtypes])
-    most = max(ROWS, int((workspace_bytes / bytes_per_pair) ** 0.5) // ROWS * ROWS)
-    panels = triton.cdiv(total, most)
-    side = triton.cdiv(triton.cdiv(total, panels), ROWS) * ROWS
-    inner_products, *others = [torch.empty((layers, side * side), dtype=buffer, device=device) for buffer in dtypes]
-    return Workspace(
-        side=side,
-        inner_products=inner_products,
-        coefficients=inner_products if stored == dtype else others[0],
-        transposed=others[0] if format == "tf32" else None,
-    )
-
-
-def _matrices(buffers: Tensor, rows: int, columns: int) -> list[Tensor]:
-    """A ``[rows, columns]`` matrix per layer, at the beginning of its buffer."""
-    return [buffer[: rows * columns].view(rows, columns) for buffer in buffers]

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import torch
 
-from fastmmd.backends.launch_rules import UNMEASURED, Rule
+from fastmmd.backends.launch_rules import PANELS_BYTES, UNMEASURED, Rule
 from fastmmd.call import Result
 from fastmmd.kernels import fused, gemm, small
 
@@ -21,10 +21,6 @@ ROUTES: dict[type, Callable[..., Result]] = {
 # First digits of compute capabilities: with programmatic dependent launch; with tensor cores that read shared memory.
 OVERLAPPING, READS_SHARED = (9, 10, 11, 12), (9, 10, 11)
 FORMATS = ("ieee", "tf32x3", "tf32", "bf16")
-# Inner products and coefficients of a pair of panels are written and read three times: less than half of an H100's L2
-# (50 MiB) or an L4's (48), so that they stay there beside the rows that are multiplied. With one layer in bf16 panels
-# are of 2,048 rows, with two in tf32 of 1,216: smaller ones would keep the host busier than a GPU.
-PANELS_BYTES = 24 << 20
 
 RULES: tuple[Rule[Config], ...] = (
     Rule(

@@ -1,4 +1,6 @@
 // Backend "cuda": csrc/cuda.
+#include <array>
+
 #include "../cuda/entry.h"
 #include "bindings.h"
 
@@ -8,6 +10,8 @@ namespace {
 
 using GemmPassBuffers = PerLayer<cuda::GemmPass>;
 using FusedLayerBuffers = PerLayer<cuda::FusedBuffers>;
+using PackedRowBuffers = PerLayer<cuda::PackedRows>;
+using PackedSumBuffers = PerLayer<cuda::PackedSums>;
 
 void check(int code) {
   if (code != 0) throw std::runtime_error(std::string("CUDA: ") + cuda::error_message(code));
@@ -24,6 +28,17 @@ Enum named(const char* argument, const char* const (&names)[N], const std::strin
   refuse(argument, all, "'" + name + "'");
 }
 
+cuda::Format format_of(const std::string& name) { return named<cuda::Format>("format", cuda::kFormats, name); }
+
+using LayerDtypes = std::array<cuda::Dtype, kMaxLayers>;
+
+LayerDtypes dtypes_of(const LayerBuffers& buffers, const std::vector<std::string>& names) {
+  buffers.expect_entries("dtypes", names.size());
+  LayerDtypes dtypes{};
+  for (size_t l = 0; l < names.size(); ++l) dtypes[l] = named<cuda::Dtype>("dtypes", cuda::kDtypes, names[l]);
+  return dtypes;
+}
+
 cuda::Device make_device(int index, uintptr_t stream) { return {index, pointer(stream)}; }
 
 std::string probe(int index) {
@@ -33,20 +48,73 @@ std::string probe(int index) {
 
 // ---- route "small"
 
-cuda::SmallLaunch make_small_launch(int part_features, int chunk) {
+cuda::SmallLaunch make_small_launch(int part_features, int chunk, bool overlap) {
   expect_positive("part_features", part_features);
   if (chunk != 32 && chunk != 64) refuse("chunk", "32 or 64", std::to_string(chunk));
-  return {part_features, chunk};
+  return {part_features, chunk, overlap};
 }
 
 void small(const Problem& problem, const LayerBuffers& buffers, const std::vector<std::string>& dtypes, bool f64,
            const cuda::SmallLaunch& launch, const cuda::Device& device) {
   const Buffers& io = buffers.of(problem);
-  buffers.expect_entries("dtypes", dtypes.size());
-  cuda::Dtype dtype[kMaxLayers] = {};
-  for (size_t l = 0; l < dtypes.size(); ++l) dtype[l] = named<cuda::Dtype>("dtypes", cuda::kDtypes, dtypes[l]);
+  const LayerDtypes dtype = dtypes_of(buffers, dtypes);
   const py::gil_scoped_release release;
-  check(cuda::small(problem, io, dtype, f64, launch, device));
+  check(cuda::small(problem, io, dtype.data(), f64, launch, device));
+}
+
+// ---- packed rows
+
+PackedRowBuffers make_packed_rows(const py::sequence& rows, const py::sequence& transposed, const py::sequence& width,
+                                  const py::sequence& pitch, bool ones, uintptr_t norm, uintptr_t bandwidth,
+                                  uintptr_t tolerance) {
+  PackedRowBuffers buffers(rows.size());
+  cuda::PackedRows& io = buffers.structure;
+  buffers.read("rows", rows, io.rows);
+  buffers.read("transposed", transposed, io.transposed);
+  buffers.read("width", width, io.width);
+  buffers.read("pitch", pitch, io.pitch);
+  io.ones = ones;
+  io.norm = pointer(norm);
+  io.bandwidth = pointer<double>(bandwidth);
+  io.tolerance = pointer<double>(tolerance);
+  return buffers;
+}
+
+PackedSumBuffers make_packed_sums(uintptr_t sums, int64_t sum_rows, uintptr_t bandwidth, const py::sequence& weighted,
+                                  const py::sequence& rows, const py::sequence& pitch, int64_t parts,
+                                  int64_t part_pitch) {
+  PackedSumBuffers buffers(weighted.size());
+  cuda::PackedSums& io = buffers.structure;
+  expect_positive("sum_rows", sum_rows);
+  expect_positive("parts", parts);
+  io.sums = pointer<const double>(sums);
+  io.sum_rows = sum_rows;
+  io.bandwidth = pointer<const double>(bandwidth);
+  buffers.read("weighted", weighted, io.weighted);
+  buffers.read("rows", rows, io.rows);
+  buffers.read("pitch", pitch, io.pitch);
+  io.parts = parts;
+  io.part_pitch = part_pitch;
+  return buffers;
+}
+
+void pack(const Problem& problem, const LayerBuffers& buffers, const std::vector<std::string>& dtypes, bool f64,
+          const std::string& format, const PackedRowBuffers& packed, const cuda::Device& device) {
+  const Buffers& io = buffers.of(problem);
+  const cuda::PackedRows& rows = packed.of(problem);
+  const LayerDtypes dtype = dtypes_of(buffers, dtypes);
+  const cuda::Format operands = format_of(format);
+  const py::gil_scoped_release release;
+  check(cuda::pack(problem, io, dtype.data(), f64, operands, rows, device));
+}
+
+void finish(const Problem& problem, const LayerBuffers& buffers, bool f64, const std::string& format,
+            const PackedSumBuffers& packed, const cuda::Device& device) {
+  const Buffers& io = buffers.of(problem);
+  const cuda::PackedSums& sums = packed.of(problem);
+  const cuda::Format operands = format_of(format);
+  const py::gil_scoped_release release;
+  check(cuda::finish(problem, io, f64, operands, sums, device));
 }
 
 // ---- route "fused"
@@ -75,8 +143,6 @@ FusedLayerBuffers make_fused_buffers(const py::sequence& width, const py::sequen
   io.sums = pointer<double>(sums);
   return buffers;
 }
-
-cuda::Format format_of(const std::string& name) { return named<cuda::Format>("format", cuda::kFormats, name); }
 
 int64_t fused_shared_bytes(const std::string& format, int64_t width, int layers, bool with_gradient,
                            const cuda::FusedLaunch& launch) {
@@ -143,11 +209,23 @@ void bind_cuda(py::module_& m) {
   m.def("cuda_probe", &probe, py::arg("index"));
 
   py::class_<cuda::SmallLaunch>(m, "CudaSmallLaunch")
-      .def(py::init(&make_small_launch), py::kw_only(), py::arg("part_features"), py::arg("chunk"));
+      .def(py::init(&make_small_launch), py::kw_only(), py::arg("part_features"), py::arg("chunk"), py::arg("overlap"));
   m.def("cuda_small_workspace_bytes", &cuda::small_workspace_bytes, py::arg("problem"), py::arg("f64"),
         py::arg("launch"));
   m.def("cuda_small", &small, py::arg("problem"), py::arg("buffers"), py::arg("dtypes"), py::arg("f64"),
         py::arg("launch"), py::arg("device"));
+
+  py::class_<PackedRowBuffers>(m, "CudaPackedRows")
+      .def(py::init(&make_packed_rows), py::kw_only(), py::arg("rows"), py::arg("transposed"), py::arg("width"),
+           py::arg("pitch"), py::arg("ones"), py::arg("norm"), py::arg("bandwidth"), py::arg("tolerance"));
+  py::class_<PackedSumBuffers>(m, "CudaPackedSums")
+      .def(py::init(&make_packed_sums), py::kw_only(), py::arg("sums"), py::arg("sum_rows"), py::arg("bandwidth"),
+           py::arg("weighted"), py::arg("rows"), py::arg("pitch"), py::arg("parts"), py::arg("part_pitch"));
+  m.def("cuda_pack_workspace_bytes", &cuda::pack_workspace_bytes, py::arg("problem"), py::arg("f64"));
+  m.def("cuda_pack", &pack, py::arg("problem"), py::arg("buffers"), py::arg("dtypes"), py::arg("f64"),
+        py::arg("format"), py::arg("rows"), py::arg("device"));
+  m.def("cuda_finish", &finish, py::arg("problem"), py::arg("buffers"), py::arg("f64"), py::arg("format"),
+        py::arg("sums"), py::arg("device"));
 
   py::class_<cuda::FusedLaunch>(m, "CudaFusedLaunch")
       .def(py::init(&make_fused_launch), py::kw_only(), py::arg("splits"), py::arg("stages"));

@@ -27,9 +27,14 @@ __device__ __forceinline__ T* dynamic_shared() {
   return reinterpret_cast<T*>(fastmmd_dynamic_shared);
 }
 
+// When a kernel begins: behind everything that was queued before it, or while the kernel queued last ends
+// (programmatic dependent launch). The latter must be code for compute capability 9.0 or above that calls
+// `wait_for_last_launch` before it reads what that kernel writes, and writes anything.
+enum class Begin { after_last_launch, during_last_launch };
+
 template <typename... P, typename... A>
-cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 thread_block, size_t shared_bytes, cudaStream_t stream,
-                   A&&... args) {
+cudaError_t launch(Begin begin, void (*kernel)(P...), dim3 grid, dim3 thread_block, size_t shared_bytes,
+                   cudaStream_t stream, A&&... args) {
   cudaError_t status = cudaSuccess;
   if (shared_bytes > 48 * 1024)   // a thread block may have more only on request
     status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -40,10 +45,35 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 thread_block, size_t sh
     config.blockDim = thread_block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
+    cudaLaunchAttribute overlap{};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &overlap;
+    config.numAttrs = begin == Begin::during_last_launch ? 1 : 0;
     status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(std::forward<A>(args))...);
   }
   if (status != cudaSuccess) cudaGetLastError();   // forgets it, or a later call of another library would return it
   return status;
+}
+
+template <typename... P, typename... A>
+cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 thread_block, size_t shared_bytes, cudaStream_t stream,
+                   A&&... args) {
+  return launch(Begin::after_last_launch, kernel, grid, thread_block, shared_bytes, stream, std::forward<A>(args)...);
+}
+
+// The next kernel may begin once all thread blocks of this one have called it, and no later than it would anyway.
+__device__ __forceinline__ void let_next_launch_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// Until the kernel queued before this one has ended and all that it wrote can be seen.
+__device__ __forceinline__ void wait_for_last_launch() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 // Whether the driver can run a kernel here.

@@ -21,9 +21,33 @@ constexpr const char* kFormats[] = {"ieee", "tf32x3", "tf32", "bf16"};
 struct SmallLaunch {
   int part_features;   // of one thread block of the first launch
   int chunk;           // features of one thread block of the second: 32 or 64
+  bool overlap;        // the second begins while the first ends: if the code is for compute capability 9.0 or above
 };
 int64_t small_workspace_bytes(const Problem&, bool f64, SmallLaunch);
 int small(const Problem&, const Buffers&, const Dtype* dtypes, bool f64, SmallLaunch, Device);
+
+// The routes of many rows compute on a copy of the rows, centred, rounded as products see it, each domain padded with
+// zeros to whole panels: R rows in all. They begin with `pack` (pack.cuh), and end with `finish` (finish.cuh).
+struct PackedRows {
+  void* rows[kMaxLayers];         // [R, width], `pitch` elements apart, in the format; past the features: 0
+  void* transposed[kMaxLayers];   // [width, R], or null
+  int64_t width[kMaxLayers], pitch[kMaxLayers];   // multiples of kCudaFeatureGroup
+  bool ones;                                      // a column of ones follows the features
+  void* norm;                                     // [L, R], squared
+  double *bandwidth, *tolerance;                  // [L]
+};
+struct PackedSums {     // what a route has added up
+  const double* sums;   // [sum_rows, 3, 1 + L]
+  int64_t sum_rows;
+  const double* bandwidth;            // [L]
+  const void* weighted[kMaxLayers];   // [parts, R, width], `pitch` and `part_pitch` apart: gradients, or, if there are
+  const void* rows[kMaxLayers];       // packed rows z with their ones here, C [z, 1]
+  int64_t pitch[kMaxLayers];          // of both
+  int64_t parts, part_pitch;
+};
+int64_t pack_workspace_bytes(const Problem&, bool f64);
+int pack(const Problem&, const Buffers&, const Dtype* dtypes, bool f64, Format, const PackedRows&, Device);
+int finish(const Problem&, const Buffers&, bool f64, Format, const PackedSums&, Device);
 
 // Route "fused", many rows and few features: sums and gradients from packed rows in one launch. See fused.cuh. Not for
 // devices of a compute capability below 8.0, and not in "ieee".

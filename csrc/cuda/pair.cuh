@@ -10,7 +10,7 @@ constexpr int kWarp = 32;
 
 // Four neighbours that are read together.
 template <typename T>
-struct alignas(16) Four {
+struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) Four {
   T v[4];
 };
 

@@ -27,6 +27,9 @@ struct Plan {
   FM_INLINE int source_tiles() const { return (n_source + kTileRows - 1) / kTileRows; }
 };
 
+// A domain's rows, padded to whole tiles.
+inline int64_t packed_rows(int64_t rows) { return (rows + kTileRows - 1) / kTileRows * kTileRows; }
+
 // The mixtures that kernels are compiled for: the first layer has this many Gaussians, 1 or 5, each of which is the
 // square of the one before, and a second layer has one. 0: any other mixtures. Values and slopes are computed relative
 // to the broadest Gaussian's, so no weight may be too far above that one's, let alone negative.

@@ -28,23 +28,24 @@ Workspace workspace(const Problem& problem, bool f64, SmallLaunch config) {
 }
 
 template <typename T, int Layers>
-int run(const SmallProblem& p, bool with_gradient, int chunk, Device device) {
+int run(const SmallProblem& p, bool with_gradient, SmallLaunch config, Device device) {
   const auto stream = static_cast<cudaStream_t>(device.stream);
   const int layers = p.plan.layers;
   const cudaError_t queued =
       launch(small_distances<T>, dim3(p.panel_pairs(), p.first_part[layers]), dim3(kDistanceThreads), 0, stream, p);
   if (queued != cudaSuccess) return queued;
-  if (!with_gradient) return launch(small_loss<T, Layers, 32, false>, dim3(p.panels()), dim3(128), 0, stream, p);
+  const Begin begin = config.overlap ? Begin::during_last_launch : Begin::after_last_launch;
+  if (!with_gradient) return launch(begin, small_loss<T, Layers, 32, false>, dim3(p.panels()), dim3(128), 0, stream, p);
   const dim3 grid(p.panels(), p.first_chunk[layers]);
-  if (chunk == 32) return launch(small_loss<T, Layers, 32, true>, grid, dim3(128), 0, stream, p);
-  return launch(small_loss<T, Layers, 64, true>, grid, dim3(256), 0, stream, p);
+  if (config.chunk == 32) return launch(begin, small_loss<T, Layers, 32, true>, grid, dim3(128), 0, stream, p);
+  return launch(begin, small_loss<T, Layers, 64, true>, grid, dim3(256), 0, stream, p);
 }
 
 template <typename T>
-int run(const SmallProblem& p, bool with_gradient, int chunk, Device device) {
-  if (p.plan.layers == 1) return run<T, 1>(p, with_gradient, chunk, device);
-  if (p.plan.layers == 2) return run<T, 2>(p, with_gradient, chunk, device);
-  return run<T, kMaxLayers>(p, with_gradient, chunk, device);
+int run(const SmallProblem& p, bool with_gradient, SmallLaunch config, Device device) {
+  if (p.plan.layers == 1) return run<T, 1>(p, with_gradient, config, device);
+  if (p.plan.layers == 2) return run<T, 2>(p, with_gradient, config, device);
+  return run<T, kMaxLayers>(p, with_gradient, config, device);
 }
 
 }   // namespace
@@ -83,7 +84,7 @@ int small(const Problem& problem, const Buffers& io, const Dtype* dtypes, bool f
   p.arrived = reinterpret_cast<unsigned*>(base + offset.arrived);
   if (config.part_features < 1 || (config.chunk != 32 && config.chunk != 64)) return cudaErrorInvalidValue;
   if (const cudaError_t error = cudaSetDevice(device.index); error != cudaSuccess) return error;
-  return f64 ? run<double>(p, with_gradient, config.chunk, device) : run<float>(p, with_gradient, config.chunk, device);
+  return f64 ? run<double>(p, with_gradient, config, device) : run<float>(p, with_gradient, config, device);
 }
 
 }   // namespace fastmmd::cuda

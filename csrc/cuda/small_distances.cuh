@@ -15,6 +15,7 @@ __global__ void __launch_bounds__(kDistanceThreads) small_distances(const __grid
   // Padded: rows start in different banks.
   __shared__ Four<T> x[kSmallPanelRows][kFeatures / 4 + 1], y[kSmallPanelRows][kFeatures / 4 + 1];
   __shared__ double warp_sum[kDistanceThreads / kWarp];
+  let_next_launch_begin();
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
   const int panels = p.panels(), part = blockIdx.y, l = layer_of(p.first_part, part);
   int i = 0, j = blockIdx.x;

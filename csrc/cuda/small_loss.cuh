@@ -1,6 +1,7 @@
 // The second launch of route "small": bandwidths, coefficients, sums, loss and gradients.
 #pragma once
 
+#include "finish.cuh"
 #include "small_problem.cuh"
 
 namespace fastmmd::cuda {
@@ -21,33 +22,6 @@ __device__ inline void small_bandwidths(const SmallProblem& p, double* bandwidth
     }
     if (lane == 0) bandwidth[l] = p.plan.bandwidth_scale[l] * base;
   }
-}
-
-// Loss and statistics from the thread blocks' sums. One thread block calls it, behind a barrier.
-template <typename T>
-__device__ void small_finish(const SmallProblem& p, const double* bandwidth, double* total) {
-  const Plan& plan = p.plan;
-  const int terms = 1 + plan.layers, thread = threadIdx.x;
-  if (thread < 3 * terms) {
-    double sum = 0;
-    for (int i = 0; i < p.panels(); ++i) sum += __ldcg(p.sums + i * 3 * terms + thread);
-    total[thread] = sum;
-  }
-  __syncthreads();
-  if (thread != 0) return;
-  T* const statistics = static_cast<T*>(p.statistics);
-  const auto clamped = [&](double value) { return static_cast<T>(plan.clamp && value < 0 ? 0.0 : value); };
-  double product_at_zero = 1, loss = 0;
-  for (int l = 0; l < plan.layers; ++l) product_at_zero *= plan.at_zero[l];
-  for (int t = 0; t < terms; ++t) {
-    const double at_zero = t == 0 ? product_at_zero : plan.at_zero[t - 1];
-    const double value = plan.alpha * total[t] + plan.beta * total[terms + t] + plan.gamma * total[2 * terms + t] +
-                         plan.diagonal * at_zero;
-    loss += (t == 0 ? plan.joint : plan.marginal[t - 1]) * value;
-    statistics[t] = clamped(value);
-  }
-  for (int l = 0; l < plan.layers; ++l) statistics[terms + l] = static_cast<T>(bandwidth[l]);
-  *static_cast<T*>(p.loss) = clamped(loss);
 }
 
 // Grid (panel i, chunk): the gradients of a panel's rows in a chunk of a layer's features,
@@ -71,11 +45,6 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
   const int panels = p.panels(), i = blockIdx.x, chunk = blockIdx.y, n = plan.n();
   const bool sums_here = chunk == 0;
 
-  small_bandwidths(p, bandwidth);
-  __syncthreads();
-  make_mixtures(plan, bandwidth, nullptr, &mixtures);
-  __syncthreads();
-
   const int layer = WithGradient ? layer_of(p.first_chunk, chunk) : 0;
   const int begin = WithGradient ? (chunk - p.first_chunk[layer]) * Chunk : 0;
   const int load_row = thread / Chunk, load_column = thread % Chunk;   // loads rows + {0, 4, ...} of each panel
@@ -86,6 +55,13 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
     with_dtype(p.dtype[layer], [&](auto input) {
       origin = feature<typename decltype(input)::type, T>(p, layer, 0, begin + load_column);
     });
+
+  wait_for_last_launch();   // all before depends on the inputs alone
+  small_bandwidths(p, bandwidth);
+  __syncthreads();
+  make_mixtures(plan, bandwidth, nullptr, &mixtures);
+  __syncthreads();
+
   const int out_row = thread / (Chunk / 4), out_column = thread % (Chunk / 4);   // rows + {0, 16}, 4 columns
   T weighted[2][4] = {}, row_sum[2] = {};
   Sums<T, Layers> sums;
@@ -209,7 +185,15 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
   __syncthreads();
   if (!last) return;
   __threadfence();
-  small_finish<T>(p, bandwidth, scratch);
+  const int terms = 3 * (1 + plan.layers);
+  if (thread < terms) {
+    double sum = 0;
+    for (int k = 0; k < panels; ++k) sum += __ldcg(p.sums + k * terms + thread);
+    scratch[thread] = sum;
+  }
+  __syncthreads();
+  if (thread == 0)
+    store_loss_and_statistics(plan, scratch, bandwidth, static_cast<T*>(p.loss), static_cast<T*>(p.statistics));
 }
 
 }   // namespace fastmmd::cuda

@@ -7,7 +7,7 @@
 // adds up the parts of its rows' distances and computes its own coefficients: that costs less here than a third launch.
 #pragma once
 
-#include "entry.h"
+#include "inputs.cuh"
 #include "pair.cuh"
 
 namespace fastmmd::cuda {
@@ -37,32 +37,6 @@ struct SmallProblem {
   FM_INLINE int panel_pairs() const { return panels() * (panels() + 1) / 2; }
 };
 static_assert(sizeof(SmallProblem) <= 4000, "kernel parameters of more than 4 KiB make a launch slower");
-
-__device__ inline int layer_of(const int* first, int index) {
-  int l = 0;
-  while (index >= first[l + 1]) ++l;
-  return l;
-}
-
-template <typename In>
-struct InputType {
-  using type = In;
-};
-
-// `body` for the dtype of a layer's inputs: outside its loops, so that their loads can be under way together.
-template <typename Body>
-__device__ void with_dtype(Dtype dtype, Body body) {
-  switch (dtype) {
-    case Dtype::bf16:
-      return body(InputType<bf16>{});
-    case Dtype::f16:
-      return body(InputType<f16>{});
-    case Dtype::f32:
-      return body(InputType<float>{});
-    case Dtype::f64:
-      return body(InputType<double>{});
-  }
-}
 
 // Feature k of a row of the pooled batch.
 template <typename In, typename T>

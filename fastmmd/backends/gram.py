@@ -24,14 +24,15 @@ class Rows(NamedTuple):
 
 
 def centred_rows(call: Call, format: str) -> Rows:
-    """`format`: of the products' operands, to whose digits the rows are rounded ("tf32", "bf16"; else none), so
-    that norms come from what the products see."""
+    """`format`: of the products' operands, "ieee" or "tf32", to whose digits the rows are rounded, so that norms come
+    from what the products see."""
     dtype, accumulation = call.dtype, accumulation_dtype(call.device)
     z, norms, bandwidths = [], [], []
     for index, (layer, source, target) in enumerate(zip(call.problem.layers, call.sources, call.targets, strict=True)):
         # A mean bandwidth grows with the farthest row, any other one may be small beside it.
         centred = pooled if layer.follows_mean else pooled_around_bulk
-        z.append(rounded(centred(source, target, dtype), format))
+        x = centred(source, target, dtype)
+        z.append(round_to_tf32(x) if format == "tf32" and dtype == torch.float32 else x)
         norms.append(z[-1].square().sum(1))
         if layer.follows_mean:
             base = 2 * norms[-1].sum(dtype=accumulation) / (call.problem.n - 1)
@@ -57,21 +58,6 @@ def condition(layer: LayerKernel, norms: Tensor, bandwidth: Tensor) -> Tensor:
     if layer.follows_mean:
         return torch.full_like(bandwidth, 1 / layer.multipliers[0])
     return norms.topk(2).values[1] / (layer.multipliers[0] * bandwidth)
-
-
-def tolerances(problem: Problem, rows: Rows) -> Tensor:
-    """``[L]``: the round-off of distances that come from a product. Where a bandwidth is 0, none below it counts."""
-    epsilon = torch.finfo(rows.z[0].dtype).eps
-    means = [2 * norm.sum(dtype=torch.float64) / (problem.n - 1) for norm in rows.norms]
-    return 64 * epsilon * torch.stack(means)
-
-
-def rounded(x: Tensor, format: str) -> Tensor:
-    if x.dtype == torch.float32 and format == "tf32":
-        return round_to_tf32(x)
-    if x.dtype == torch.float32 and format == "bf16":
-        return x.bfloat16().float()
-    return x
 
 
 def round_to_tf32(x: Tensor) -> Tensor:

@@ -27,4 +27,4 @@ def test_names_are_unique_and_backends_that_compile_nothing_come_first():
 
 def test_a_config_is_written_as_its_launch_rules_write_it():
     config = routes.CUDA_CONFIGS["cuda-small"]
-    assert routes.source_of(config) == "small.Config(part_features=64, chunk=32)"
+    assert routes.source_of(config) == "small.Config(part_features=64, chunk=32, overlap=True)"

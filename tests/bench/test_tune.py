@@ -138,7 +138,7 @@ def test_the_fastest_right_candidate_is_proposed():
     assert replace(rule, config=SMALL.rule.config, reason=SMALL.rule.reason) == SMALL.rule
 
     text = "\n".join(proposals.listing(timings))
-    assert "| small.Config(part_features=64, chunk=32) (present) | 2.0 |" in text
+    assert "| small.Config(part_features=64, chunk=32, overlap=True) (present) | 2.0 |" in text
     assert "dropped: small.Config(part_features=32" in text
 
 

@@ -1,5 +1,6 @@
 """Which problems the CUDA backend takes and how, and what is said where it can't run. No kernel is launched here."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastmmd
 from fastmmd import Gaussian, dispatch, extension
 from fastmmd.backends import cuda, triton
-from fastmmd.backends.cuda import architecture, fused, gemm, launch_rules, small
+from fastmmd.backends.cuda import architecture, fused, gemm, launch_rules, packed, small
 from fastmmd.problem import MAX_LAYERS
+from tests.device_modes import nothing_waits, recorded_products
 from tests.helpers import call_of
 
 H200, CONSUMER = 227 << 10, 99 << 10  # shared memory of a thread block
@@ -82,18 +84,18 @@ def test_every_problem_has_a_rule(format, n, dims, shared_memory):
         (72, (256, 31), "ieee", H200, small.Config(part_features=64, chunk=32)),
         (128, (2048, 8), "tf32", H200, small.Config(part_features=256, chunk=64)),
         (256, (256,) * 8, "fp64", H200, small.Config(part_features=256, chunk=64)),
-        (128, (100_000,), "ieee", H200, gemm.Config(workspace_bytes=64 << 20)),
-        (257, (256, 8), "bf16", H200, gemm.Config(workspace_bytes=64 << 20)),
+        (128, (100_000,), "ieee", H200, gemm.Config(workspace_bytes=24 << 20)),
+        (257, (256, 8), "bf16", H200, gemm.Config(workspace_bytes=24 << 20)),
         (8192, (256, 8), "bf16", H200, fused.Config(thread_blocks=264, stages=2)),
         (8192, (256, 8), "bf16", CONSUMER, fused.Config(thread_blocks=264, stages=1)),
         (8192, (256, 8), "tf32x3", H200, fused.Config(thread_blocks=264, stages=1)),
-        (8192, (256, 8), "tf32", CONSUMER, gemm.Config(workspace_bytes=64 << 20)),
-        (8192, (256, 8), "ieee", H200, gemm.Config(workspace_bytes=64 << 20)),
-        (8192, (64, 8), "ieee", H200, gemm.Config(workspace_bytes=64 << 20)),
+        (8192, (256, 8), "tf32", CONSUMER, gemm.Config(workspace_bytes=24 << 20)),
+        (8192, (256, 8), "ieee", H200, gemm.Config(workspace_bytes=24 << 20)),
+        (8192, (64, 8), "ieee", H200, gemm.Config(workspace_bytes=24 << 20)),
         (8192, (64, 8), "tf32", H200, fused.Config(thread_blocks=264, stages=2)),
-        (8192, (64, 8), "fp64", H200, gemm.Config(workspace_bytes=64 << 20)),
-        (8192, (2048,), "bf16", H200, gemm.Config(workspace_bytes=64 << 20)),
-        (8192, (64, 8, 8), "bf16", H200, gemm.Config(workspace_bytes=64 << 20)),
+        (8192, (64, 8), "fp64", H200, gemm.Config(workspace_bytes=24 << 20)),
+        (8192, (2048,), "bf16", H200, gemm.Config(workspace_bytes=24 << 20)),
+        (8192, (64, 8, 8), "bf16", H200, gemm.Config(workspace_bytes=24 << 20)),
     ],
 )
 def test_each_problem_takes_its_route(n, dims, format, shared_memory, config):
@@ -138,6 +140,24 @@ def test_code_runs_on_the_architectures_that_can_read_it(built, capability, runs
         assert built in reason
 
 
+@pytest.mark.parametrize(
+    ("built", "capability", "overlaps"),
+    [
+        ("80 90", (9, 0), True),
+        ("80 90", (8, 0), False),
+        ("80 90a", (9, 0), True),
+        ("80+PTX", (9, 0), False),  # code for 8.0 would not wait for the launch before it
+        ("80+PTX 90", (10, 0), False),
+        ("80 90+PTX", (12, 0), True),
+        ("120", (12, 0), True),
+    ],
+)
+def test_launches_overlap_where_the_code_that_runs_knows_of_it(monkeypatch, built, capability, overlaps):
+    monkeypatch.setattr(extension, "module", build(CUDA_ARCHS=built))
+    monkeypatch.setattr(architecture, "capability", lambda device: capability)
+    assert architecture.overlaps_launches.__wrapped__(torch.device("cuda", 0)) == overlaps
+
+
 class Recorder(SimpleNamespace):
     """An extension that keeps what it is asked for, as (route, format of products), and computes nothing."""
 
@@ -148,6 +168,8 @@ class Recorder(SimpleNamespace):
             "Buffers",
             "CudaDevice",
             "CudaSmallLaunch",
+            "CudaPackedRows",
+            "CudaPackedSums",
             "CudaFusedBuffers",
             "CudaGemmPass",
         )
@@ -158,6 +180,15 @@ class Recorder(SimpleNamespace):
 
     def cuda_small(self, problem, buffers, dtypes, f64, launch, device):
         self.asked.append(("small", None))
+
+    def cuda_pack_workspace_bytes(self, problem, f64):
+        return 0
+
+    def cuda_pack(self, *arguments):
+        pass
+
+    def cuda_finish(self, *arguments):
+        pass
 
     def cuda_gemm_pass_programs(self, rows, columns):
         return 1
@@ -188,6 +219,42 @@ def test_no_tensor_core_is_asked_for_below_8_0(monkeypatch, capability, n, route
     monkeypatch.setattr(architecture, "capability", lambda device: capability)
     cuda.run(call(dtype, n=n, precision="tf32"))
     assert set(recorder.asked) == {(route, format)}
+
+
+@pytest.fixture
+def recorded_gpu(monkeypatch):
+    """Fake tensors on "cuda" stand for a GPU; its kernels are recorded."""
+    recorder = Recorder()
+    monkeypatch.setattr(extension, "module", recorder)
+    monkeypatch.setattr(architecture, "capability", lambda device: (9, 0))
+    monkeypatch.setattr(packed, "current", lambda device: None)  # torch's stream
+    monkeypatch.setattr(cuda, "current_device", lambda device: nullcontext())
+    return recorder
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize("config", [fused.Config(thread_blocks=24, stages=1), gemm.Config(workspace_bytes=1 << 20)])
+@pytest.mark.parametrize("gradient", [True, False])
+def test_routes_of_many_rows_wait_for_nothing(recorded_gpu, config, gradient):
+    with nothing_waits():
+        layers = call(torch.float32, torch.float16, n=600, device="cuda:0", precision="tf32")
+        result = cuda.run(layers._replace(needs_grad=[gradient] * 4), config)
+    assert result.loss.device.type == "cuda"
+    assert recorded_gpu.asked
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize(("precision", "operands"), [("bf16", torch.bfloat16), ("tf32", torch.float32)])
+def test_gemm_multiplies_in_the_format_and_tf32_along_contiguous_dimensions(recorded_gpu, precision, operands):
+    """Hopper multiplies 32-bit operands in no other layout; a library would transpose them first."""
+    with recorded_products() as products:
+        cuda.run(call(torch.float32, n=600, device="cuda:0", precision=precision), gemm.Config(1 << 20))
+    assert set(recorded_gpu.asked) == {("gemm", precision)}
+    assert len(products) > 3
+    for product in products:
+        assert {product.a.dtype, product.b.dtype} == {operands}
+        if precision == "tf32":
+            assert (product.a.stride(1), product.b.stride(0)) == (1, 1)
 
 
 def on_a_gpu(n, gaussians=5):

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastmmd.backends import panels
 from fastmmd.backends.layout import matched
 from tests import machine_code
 from tests.device_modes import recorded_products
@@ -71,7 +72,7 @@ def test_matrices_are_aligned_to_16_bytes(format):
 def test_the_workspace_stays_in_its_bytes(total, layers, format, dtype):
     """Except for a single tile of pairs."""
     format = "ieee" if dtype == torch.float64 else format
-    workspace = gemm.make_workspace(total, layers, format, dtype, torch.device("meta"), CONFIG.workspace_bytes)
+    workspace = panels.make_workspace(total, layers, format, dtype, torch.device("meta"), CONFIG.workspace_bytes)
     buffers = {id(buffer): buffer.nbytes for buffer in workspace[1:] if buffer is not None}
     assert workspace.side % 64 == 0
     assert sum(buffers.values()) <= CONFIG.workspace_bytes or workspace.side == 64

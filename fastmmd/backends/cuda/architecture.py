@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -43,6 +44,17 @@ def shared_memory(device: torch.device) -> int:
         return HOST_SHARED_MEMORY
     properties = torch.cuda.get_device_properties(device)
     return getattr(properties, "shared_memory_per_block_optin", 99 << 10)
+
+
+@cache
+def overlaps_launches(device: torch.device) -> bool:
+    """Whether a launch can begin while the one before it ends: on devices of compute capability 9.0 or above, if the
+    code that they run was compiled for that."""
+    present = capability(device)
+    return device.type == "cpu" or any(
+        int(re.match(r"\d+", arch)[0]) >= 90 and _runs(arch, present)  # type: ignore[index]
+        for arch in extension.module.CUDA_ARCHS.split()  # type: ignore[union-attr]
+    )
 
 
 @cache

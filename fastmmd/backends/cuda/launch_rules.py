@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 
 from fastmmd.backends.cuda import fused, gemm, small
-from fastmmd.backends.launch_rules import UNMEASURED, Rule
+from fastmmd.backends.launch_rules import PANELS_BYTES, UNMEASURED, Rule
 from fastmmd.call import Call
 
 Config = small.Config | fused.Config | gemm.Config
@@ -53,10 +53,9 @@ RULES: tuple[Rule[Config], ...] = (
         reason="where two stages do not fit into shared memory. " + UNMEASURED,
     ),
     Rule(
-        config=gemm.Config(workspace_bytes=64 << 20),
+        config=gemm.Config(workspace_bytes=PANELS_BYTES),
         formats=FORMATS,
-        reason="64 MiB of inner products are 2,896 rows a side with two layers: matrix products at full speed. "
-        + UNMEASURED,
+        reason="what a pair of panels writes and reads again stays in the L2. " + UNMEASURED,
     ),
 )
 

@@ -10,20 +10,25 @@ from typing import Any
 import torch
 
 from fastmmd import extension
+from fastmmd.backends.cuda import architecture
+from fastmmd.backends.cuda.packed import DTYPE_NAMES
 from fastmmd.backends.cuda.stream import current
 from fastmmd.backends.layout import empty_gradients, matched
 from fastmmd.call import Call, Result
 from fastmmd.problem import Problem
 
-_DTYPES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32", torch.float64: "f64"}
-
 
 @dataclass(frozen=True)
 class Config:
-    """part_features: features of a thread block of the first launch. chunk: features of one of the second, 32 or 64."""
+    """
+    part_features: features of a thread block of the first launch.
+    chunk: features of one of the second, 32 or 64.
+    overlap: whether the second launch begins while the first ends, on devices that can (programmatic dependent launch).
+    """
 
     part_features: int
     chunk: int
+    overlap: bool = True
 
 
 def run(call: Call, config: Config) -> Result:
@@ -33,7 +38,9 @@ def run(call: Call, config: Config) -> Result:
     gradients = empty_gradients(call.inputs, call.needs_grad, dtype)
     loss = torch.empty((), dtype=dtype, device=device)
     statistics = torch.empty(1 + 2 * len(call.sources), dtype=dtype, device=device)
-    problem, launch, workspace_bytes = _prepared(call.problem, call.dims, f64, config)
+    problem, launch, workspace_bytes = _prepared(
+        call.problem, call.dims, f64, config, config.overlap and architecture.overlaps_launches(device)
+    )
     workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=device)
     module: Any = extension.module
     module.cuda_small(
@@ -46,7 +53,7 @@ def run(call: Call, config: Config) -> Result:
             statistics=statistics,
             workspace=workspace,
         ),
-        [_DTYPES[x.dtype] for x in call.sources],
+        [DTYPE_NAMES[x.dtype] for x in call.sources],
         f64,
         launch,
         current(device),
@@ -55,9 +62,11 @@ def run(call: Call, config: Config) -> Result:
 
 
 @lru_cache(maxsize=256)
-def _prepared(problem: Problem, dims: tuple[int, ...], f64: bool, config: Config) -> tuple[Any, Any, int]:
+def _prepared(
+    problem: Problem, dims: tuple[int, ...], f64: bool, config: Config, overlap: bool
+) -> tuple[Any, Any, int]:
     """The extension's forms of the problem and of the launch, and the bytes of workspace that they need."""
     module: Any = extension.module
     prepared = extension.make_problem(problem, dims)
-    launch = module.CudaSmallLaunch(part_features=config.part_features, chunk=config.chunk)
+    launch = module.CudaSmallLaunch(part_features=config.part_features, chunk=config.chunk, overlap=overlap)
     return prepared, launch, module.cuda_small_workspace_bytes(prepared, f64, launch)

@@ -18,6 +18,8 @@
 
 namespace cuda_on_host {
 
+inline std::atomic<int> launches{0};   // so far
+
 class Launch {
  public:
   Launch(dim3 grid, dim3 shape, size_t shared_bytes, std::function<void()> kernel)
@@ -35,6 +37,7 @@ class Launch {
   }
 
   CUDA_ON_HOST_RUNTIME void run() {
+    ++launches;
 #if CUDA_ON_HOST_TSAN
     run_unordered();
 #else
@@ -122,13 +125,26 @@ T* dynamic_shared() {
   return static_cast<T*>(cuda_on_host::ThreadBlock::current->shared());
 }
 
+enum class Begin { after_last_launch, during_last_launch };
+
 // Runs the kernel to its end. What goes wrong in it is thrown as cuda_on_host::Error.
 template <typename... P, typename... A>
-cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 thread_block, size_t shared_bytes, cudaStream_t, A&&... args) {
+cudaError_t launch(Begin, void (*kernel)(P...), dim3 grid, dim3 thread_block, size_t shared_bytes, cudaStream_t,
+                   A&&... args) {
   const std::tuple<std::decay_t<P>...> values(static_cast<P>(std::forward<A>(args))...);
   cuda_on_host::Launch(grid, thread_block, shared_bytes, [&] { std::apply(kernel, values); }).run();
   return cudaSuccess;
 }
+
+template <typename... P, typename... A>
+cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 thread_block, size_t shared_bytes, cudaStream_t stream,
+                   A&&... args) {
+  return launch(Begin::after_last_launch, kernel, grid, thread_block, shared_bytes, stream, std::forward<A>(args)...);
+}
+
+// The kernels of a launch have ended before the next begins.
+inline void let_next_launch_begin() {}
+inline void wait_for_last_launch() {}
 
 template <typename... P>
 cudaError_t loadable(void (*)(P...)) {

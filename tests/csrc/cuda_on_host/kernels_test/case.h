@@ -95,8 +95,9 @@ inline void expect_sums(Case* c, const Dense& exact, const std::vector<double>& 
       c->expect({kSums[r], t}, sums[r * terms + t], exact.sums[r][t], exact.sums[r][t], tolerance);
 }
 
-// One per route, in files of their names.
+// In files of their names.
 void test_small();
+void test_packed();
 void test_fused();
 void test_gemm_pass();
 

@@ -43,6 +43,17 @@ void test_refusals() {
   expect(fused_refuses(narrow, 32, cuda::Format::ieee), "a fused format without tensor cores is not refused");
   expect(fused_refuses(narrow, 20), "a width that is no multiple of 16 is not refused");
   expect(fused_refuses(narrow, 16), "a width below the number of features is not refused");
+  const auto pack_refuses = [&](int64_t width, int64_t pitch) {
+    constexpr cuda::Dtype dtype = cuda::Dtype::f32;
+    cuda::PackedRows io{};
+    io.ones = true;
+    io.width[0] = width;
+    io.pitch[0] = pitch;
+    return cuda::pack(make_problem({2, 2, {16}}, false), {}, &dtype, false, cuda::Format::tf32, io, {0, nullptr}) != 0;
+  };
+  expect(pack_refuses(16, 32), "packed rows without room for ones are not refused");
+  expect(pack_refuses(20, 32), "a width of packed rows that is no multiple of 16 is not refused");
+  expect(pack_refuses(32, 16), "packed rows that overlap are not refused");
 }
 
 }   // namespace
@@ -59,6 +70,7 @@ int main(int count, char** arguments) {
   }
   test_refusals();
   test_small();
+  test_packed();
   test_fused();
   test_gemm_pass();
   std::printf("%u cases, %u of them bad\n", cases_run, cases_bad);

@@ -127,7 +127,7 @@ void test_small() {
       for (const int chunk : {32, 64}) {
         const size_t k = number++;
         if (only_sample && (!s.sample || f64 != (chunk == 64))) continue;
-        SmallCase c{s, {}, f64, {kParts[k % 3 + (k % 7 == 0)], chunk}, 0, 0, k % 3, k % 2 == 1};
+        SmallCase c{s, {}, f64, {kParts[k % 3 + (k % 7 == 0)], chunk, k % 2 == 0}, 0, 0, k % 3, k % 2 == 1};
         for (size_t l = 0; l < s.dims.size(); ++l)
           c.dtypes.push_back(s.shift != 0 ? Dtype::f32 : static_cast<Dtype>((k / 4 + l + k % 4) % (f64 ? 4 : 3)));
         for (const auto& needs_grad : {kNeedsGrad[0], kNeedsGrad[1 + k % 4]}) {
@@ -138,7 +138,7 @@ void test_small() {
       }
   // Bandwidths that nobody gave are 1.
   const Setting s{10, 9, {2, 3, 1, 2}};
-  test({s, {Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::f32}, false, {64, 32}, kAll, kAll, 0, false, true});
+  test({s, {Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::f32}, false, {64, 32, true}, kAll, kAll, 0, false, true});
 }
 
 }   // namespace kernels_test
