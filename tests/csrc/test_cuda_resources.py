@@ -23,6 +23,7 @@ EIGHT = "eight layers: sixteen values per pair are held at once; nobody is known
 SPILLS = {
     "small: small_loss<double, 8, 32, true>": EIGHT,
     "small: small_loss<double, 8, 64, true>": EIGHT,
+    "small: small_loss<float, 8, 32, false>": EIGHT,
     "small: small_loss<float, 8, 32, true>": EIGHT,
     "small: small_loss<float, 8, 64, true>": EIGHT,
 }
