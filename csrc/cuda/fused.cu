@@ -7,10 +7,11 @@ namespace {
 template <Format F, int Layers, int Chain>
 auto kernel_for(const FusedProblem& p) {
   if (!p.gradient) return fused_loss<F, Layers, Chain, 0>;
-  return p.width <= 2 * kColumnWarps * kFeatureGroup ? fused_loss<F, Layers, Chain, 2>
-                                                     : fused_loss<F, Layers, Chain, 5>;
+  if constexpr (F == Format::bf16)   // few features leave a multiprocessor to two thread blocks
+    if (p.width <= kMostWidth<2>) return fused_loss<F, Layers, Chain, 2>;
+  return fused_loss<F, Layers, Chain, 5>;
 }
-static_assert(5 * kColumnWarps * kFeatureGroup == kCudaFusedMaxWidth);
+static_assert(kMostWidth<5> == kCudaFusedMaxWidth);
 
 template <Format F>
 int run(const FusedProblem& p, cudaStream_t stream) {

@@ -19,8 +19,7 @@ constexpr int kFusedThreads = 256;
 constexpr int kFeatureGroup = kCudaFeatureGroup;   // features that a warp multiplies at a time in the second product
 constexpr int kColumnWarps = 4;                    // 2 x 4 warps share a tile
 constexpr int kFusedWarps = kFusedThreads / kWarp;
-constexpr int kHeldSteps = 4;   // of the second product, whose coefficients a warp holds in 32 registers
-constexpr int kFlush = 16;      // tiles whose sums are added up in fp32
+constexpr int kFlush = 16;   // tiles whose sums are added up in fp32
 
 struct FusedProblem {
   Plan plan;
@@ -107,10 +106,16 @@ class PanelCopy {
 template <int Groups>
 constexpr int kMostWidth = Groups == 0 ? kCudaFusedMaxWidth : Groups * kColumnWarps * kFeatureGroup;
 
+// Steps of the second product whose coefficients a warp holds, in 32 registers; tf32x3 has both parts of operands
+// beside them.
+template <Format F>
+constexpr int kHeldSteps = F == Format::tf32x3 ? 2 : 4;
+
 // Thread blocks that share a multiprocessor: two, held to 128 registers per thread, where their shared memory lets
-// them. Of fp32 operands three panels of 128 features take 121 KB or more, so one thread block fits.
+// them. Of fp32 operands three panels of 128 features take 121 KB or more, so one thread block fits. The loss alone has
+// no coefficients there; but tf32x3 would spill.
 template <Format F, int Groups>
-constexpr int kFusedThreadBlocks = Groups == 0 || (Groups <= 2 && sizeof(Stored<F>) == 2) ? 2 : 1;
+constexpr int kFusedThreadBlocks = F != Format::tf32x3 && Groups <= (F == Format::bf16 ? 2 : 0) ? 2 : 1;
 
 // Grid (panel, split). The loss alone takes each pair of panels once. Chain: see Pairs.
 template <Format F, int Layers, int Chain, int Groups>
@@ -254,7 +259,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
         }
       }
     };
-    if (rows.count == kTileRows && columns.count == kTileRows && i != j)
+    if (Chain > 0 && rows.count == kTileRows && columns.count == kTileRows && i != j)
       compute(std::false_type{});
     else
       compute(std::true_type{});
@@ -267,20 +272,23 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedThreadBlocks<F, Groups>)
 
     __syncthreads();
     if constexpr (kWithGradient) {
-      constexpr int kHeld = kHeldSteps * kDepth<F>;   // columns of C
+      constexpr int kHeld = kHeldSteps<F> * kDepth<F>;   // columns of C
 #pragma unroll
       for (int l = 0; l < Layers; ++l) {
         if (!p.layer_needs_grad[l]) continue;
+        const SharedAddress from = left_rows<F>(c + (l * kTileRows + warp_row) * c_stride, c_stride);
         float sum[2][4] = {};
 #pragma unroll
+        for (int k = 0; k < kTileRows; k += kColumnWarps * kDepth<F>) {   // each warp has its share of C's columns
+          uint32_t a[1][2][4];
+          load_coefficients<F>(a, from + (k / kDepth<F> + warp_column) * kStepBytes, c_stride);
+          add_row_sums<F>(sum, a[0]);
+        }
+#pragma unroll(F == Format::tf32x3 ? 1 : 2)
         for (int k = 0; k < kTileRows; k += kHeld) {
-          const SharedAddress from = left_rows<F>(c + (l * kTileRows + warp_row) * c_stride + k, c_stride);
-          // Each warp adds up the rows of one step.
-          uint32_t of_step[1][2][4], a[kHeldSteps][2][4];
-          load_coefficients<F>(of_step, from + warp_column * kStepBytes, c_stride);
-          add_row_sums<F>(sum, of_step[0]);
-          load_coefficients<F>(a, from, c_stride);
-          const WeightedRows<F, kHeldSteps> right(others + k * stride + warp_column * kFeatureGroup, stride);
+          uint32_t a[kHeldSteps<F>][2][4];
+          load_coefficients<F>(a, from + k / kDepth<F> * kStepBytes, c_stride);
+          const WeightedRows<F, kHeldSteps<F> > right(others + k * stride + warp_column * kFeatureGroup, stride);
 #pragma unroll
           for (int u = 0; u < Groups; ++u) {
             const int group = warp_column + u * kColumnWarps;

@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kGemmPassThreads) gemm_coefficients(const __gr
       }
     }
   };
-  if (rows.count == kTileRows && columns.count == kTileRows && row_tile != column_tile)
+  if (Chain > 0 && rows.count == kTileRows && columns.count == kTileRows && row_tile != column_tile)
     compute(std::false_type{});
   else
     compute(std::true_type{});

@@ -248,29 +248,17 @@ template <typename T, int Layers>
 struct Sums {
   T part[3][1 + Layers] = {};
 
-  __device__ void add(bool row_is_source, bool column_is_source, const T (&value)[1 + Layers], T multiplicity) {
+  __device__ void add(bool row_is_source, bool column_is_source, const T (&value)[1 + Layers]) {
     const int pair_region = region(row_is_source, column_is_source);
 #pragma unroll
     for (int r = 0; r < 3; ++r)
 #pragma unroll
-      for (int t = 0; t <= Layers; ++t) part[r][t] += r == pair_region ? multiplicity * value[t] : static_cast<T>(0);
-  }
-
-  // Adds the other's sums, and empties it.
-  template <typename U>
-  __device__ void take(Sums<U, Layers>* other) {
-#pragma unroll
-    for (int r = 0; r < 3; ++r)
-#pragma unroll
-      for (int t = 0; t <= Layers; ++t) {
-        part[r][t] += static_cast<T>(other->part[r][t]);
-        other->part[r][t] = 0;
-      }
+      for (int t = 0; t <= Layers; ++t) part[r][t] += r == pair_region ? value[t] : static_cast<T>(0);
   }
 
   // The thread block's sums go to `out` [3, 1 + L], in fixed order. All threads call it; scratch:
   // [warps][3 * (1 + Layers)].
-  __device__ void reduce(const Plan& plan, double* scratch, double* out, bool accumulate) const {
+  __device__ void reduce(const Plan& plan, double* scratch, double* out) const {
     constexpr int kTerms = 3 * (1 + Layers);
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
 #pragma unroll
@@ -286,7 +274,7 @@ struct Sums {
       double sum = 0;
       for (int w = 0; w < static_cast<int>(blockDim.x) / kWarp; ++w)
         sum += scratch[w * kTerms + k / terms * (1 + Layers) + k % terms];
-      out[k] = accumulate ? out[k] + sum : sum;
+      out[k] = sum;
     }
   }
 };

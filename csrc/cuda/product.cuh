@@ -84,7 +84,7 @@ constexpr int kStepBytes = 32;   // of a row that one step of a product takes
 template <Format F>
 __device__ void add_inner_products(float (&total)[2][2][4], SharedAddress x, SharedAddress y, int stride, int depth) {
   const int second = 16 * stride * static_cast<int>(sizeof(Stored<F>));
-#pragma unroll 4
+#pragma unroll(F == Format::tf32x3 ? 2 : 4)
   for (int step = 0; step < depth / kDepth<F>; ++step) {
     uint32_t a[2][4], b[4];
     load_matrices(a[0], x + step * kStepBytes);

@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
             terms[0] *= kernel[l];
             terms[1 + l] = kernel[l];
           }
-          sums.add(row_is_source, column_is_source, terms, T{1});
+          sums.add(row_is_source, column_is_source, terms);
         }
         if constexpr (WithGradient) {
           T coefficient = 0;
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
     });
 
   if (!sums_here) return;
-  sums.reduce(plan, scratch, p.sums + i * 3 * (1 + plan.layers), false);
+  sums.reduce(plan, scratch, p.sums + i * 3 * (1 + plan.layers));
   // The last thread block adds up, in an order that does not depend on which one that is.
   __threadfence();
   __syncthreads();

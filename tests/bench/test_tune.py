@@ -301,12 +301,12 @@ def test_a_failing_cuda_config_is_dropped():
 
 
 def test_a_wrong_cuda_result_is_dropped(monkeypatch):
-    """bf16 where fp32 was asked for."""
+    """bf16 where two digits of TF32 were asked for."""
     skip_unless_on_cpu("cuda")
-    job = JOBS["cuda fused, ieee"]
+    job = JOBS["cuda fused, tf32x3"]
     assert tune.check_rule(tiny(job), job.rule, CPU) is None
     monkeypatch.setattr(cuda.launch_rules, "product_format", lambda *_: "bf16")
-    assert tune.check_rule(tiny(job), job.rule, CPU).startswith("wrong at 40+40, 40 x 31, ieee")
+    assert tune.check_rule(tiny(job), job.rule, CPU).startswith("wrong at 40+40, 40 x 8, tf32x3")
 
 
 @pytest.mark.skipif(not triton.interpreted(), reason="needs Triton's interpreter")

@@ -137,6 +137,56 @@ class TestValues(PoisonedMemory):
         check(route.run(call), exact(call), 1e-12)
 
 
+# What fused and gemm have kernels for, and mixtures that are just beside: csrc/cuda/plan.h, usual_chain.
+ONE = Gaussian(20.0, (1,), (0.7,))
+MIXTURES = {
+    "5": JAN[:1],
+    "5 and 1": JAN,
+    "1": (ONE,),
+    "5 and 1 of unequal weights": (Gaussian(weights=(2, 0.5, 1, 0.1, 3)), ONE),
+    "a weight far above the broadest Gaussian's": (Gaussian(weights=(1, 1, 1, 1, 1e-9)), ONE),
+    "a broadest Gaussian of weight 0": (Gaussian(weights=(1, 1, 1, 1, 0)),),
+    "1 and 5": (ONE, Gaussian()),
+    "4": (Gaussian(multipliers=(0.5, 1, 2, 4)),),
+    "5 that do not double": (Gaussian(multipliers=(0.25, 0.5, 1, 2, 3)),),
+    "three layers": (*JAN, ONE),
+}
+
+
+@pytest.mark.parametrize("route", [FUSED, FUSED_SPLIT, GEMM], ids=["fused", "fused_split", "gemm"])
+@pytest.mark.parametrize("kernels", MIXTURES.values(), ids=MIXTURES)
+class TestMixtures(PoisonedMemory):
+    """Rows that fill tiles, which need no masks, and others; tiles on the diagonal, and panels of several."""
+
+    def call(self, kernels, **options):
+        dims = (20, 4, 7)[: len(kernels)]
+        sources, targets = layers(140, dims, 1, dtype=torch.float32), layers(64, dims, 2, 0.3, torch.float32)
+        return route_call(sources, targets, kernels, **options)
+
+    def test_values(self, route, kernels):
+        call = self.call(kernels)
+        check(route.run(call), exact(call), 1e-5)
+
+    def test_the_loss_alone(self, route, kernels):
+        call = self.call(kernels, needs_grad=[False] * (2 * len(kernels)))
+        check(route.run(call), exact(call), 1e-5)
+
+    @pytest.mark.parametrize("row", [5, 139])
+    def test_a_nan_row_makes_its_gradient_nan(self, route, kernels, row):
+        call = self.call(kernels)
+        with torch.no_grad():
+            call.sources[0][row, 1] = torch.nan
+        result = route.run(call)
+        assert result.loss.isnan()
+        assert result.gradients[0][row].isnan().any()
+
+    def test_a_negative_bandwidth_gives_nan(self, route, kernels):
+        kernels = tuple([Gaussian("median", kernel.multipliers, kernel.weights) for kernel in kernels])
+        result = route.run(self.call(kernels, bandwidths=torch.full((len(kernels),), -1.0, dtype=torch.float64)))
+        assert result.loss.isnan()
+        assert all(gradient.isnan().all() for gradient in result.gradients)
+
+
 class TestLimits(PoisonedMemory):
     def test_more_gaussians_than_a_launch_can_carry_are_refused(self):
         many = (Gaussian(multipliers=tuple([1 + 0.1 * q for q in range(60)])),) * 3
@@ -162,9 +212,12 @@ class TestLimits(PoisonedMemory):
 
     @pytest.mark.parametrize("path", sorted(REPORTS.glob("*.json")), ids=lambda path: path.stem)
     @pytest.mark.parametrize("format", fused.FORMATS)
-    @pytest.mark.parametrize("dims", [(128,), (64, 64)])
-    def test_registers_are_held_down_only_where_two_thread_blocks_fit(self, path, format, dims):
-        kernel = json.loads(path.read_text())["sm_90"][f"fused: fused_loss<{format}, 2, 2>"]
+    @pytest.mark.parametrize(("dims", "mixtures"), [((128,), "1, 5"), ((64, 64), "2, 5"), ((64, 64), "2, 0")])
+    def test_registers_are_held_down_only_where_two_thread_blocks_fit(self, path, format, dims, mixtures):
+        groups = 2 if format == "bf16" else 5
+        kernel = json.loads(path.read_text())["sm_90"].get(f"fused: fused_loss<{format}, {mixtures}, {groups}>")
+        if kernel is None:
+            pytest.skip("this route has no such values")
         stages = launch_rules.choose(8192, dims, format, HOST_SHARED_MEMORY).config.stages
         module, width = extension.module, sum(fused.padded_widths(dims))
         launch = module.CudaFusedLaunch(splits=1, stages=stages)

@@ -49,7 +49,7 @@ inline Problem make_problem(const Setting& s, bool clamp) {
     if (s.chain > 0) layer.num_gaussians = l == 0 ? s.chain : 1;
     for (int q = 0; q < layer.num_gaussians; ++q) {
       layer.multiplier[q] = s.many ? 0.2 * std::pow(1.05, q) : l % 3 == 0 ? std::ldexp(0.1, q) : 0.5 + q;
-      layer.weight[q] = (1.0 + 0.1 * q) / layer.num_gaussians;
+      layer.weight[q] = (1.0 + 0.1 * q + 0.3 * l) / layer.num_gaussians;
     }
     layer.bandwidth_scale = 1 + 0.25 * l;
     layer.follows_mean = l % 2 == 0 && l != s.zero_bandwidth;
