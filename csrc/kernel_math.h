@@ -28,10 +28,10 @@ FM_INLINE Rate<T> rate_at(double multiplier, double weight, double bandwidth) {
 // Rates ascend, and exp(-2 r D) is the square of exp(-r D): squares[q] says that Gaussian q is the square of Gaussian
 // q - 1. `multiplier(q)`: broadest first.
 template <typename Multiplier>
-FM_HOST_INLINE void mark_squares(int count, Multiplier multiplier, bool* squares) {
+FM_HOST_INLINE void mark_squares(int count, Multiplier multiplier, int max_squarings, bool* squares) {
   int chain = 0;
   for (int q = 0; q < count; ++q) {
-    squares[q] = q > 0 && multiplier(q - 1) == 2 * multiplier(q) && chain < kMaxSquarings;
+    squares[q] = q > 0 && multiplier(q - 1) == 2 * multiplier(q) && chain < max_squarings;
     chain = squares[q] ? chain + 1 : 0;
   }
 }
@@ -58,7 +58,7 @@ struct Mixture {
       m.weighted_rate[q] = gaussian.weighted;
       m.at_zero += layer.weight[last - q];
     }
-    mark_squares(layer.num_gaussians, [&](int q) { return layer.multiplier[last - q]; }, m.squares);
+    mark_squares(layer.num_gaussians, [&](int q) { return layer.multiplier[last - q]; }, kMaxSquarings, m.squares);
     return m;
   }
 };

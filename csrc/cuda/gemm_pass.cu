@@ -35,7 +35,7 @@ int64_t gemm_pass_programs(int64_t rows, int64_t columns) {
 
 int gemm_pass(const Problem& problem, const GemmPass& io, bool f64, Device device) {
   GemmPassProblem p{};
-  p.plan = make_plan(problem);
+  p.plan = make_plan(problem, f64);
   bool transposes = false;
   for (int l = 0; l < problem.num_layers; ++l) {
     p.inner_products[l] = io.inner_products[l];

@@ -180,12 +180,13 @@ class Pairs {
       for (int l = 0; l < Layers; ++l)
 #pragma unroll
         for (int v = 0; v < Count; ++v) {
-          T x = Exp{}(distance[l][v] * factors_[l].negative_rate);
+          const T exponent = distance[l][v] * factors_[l].negative_rate;
+          T x = Exp{}(exponent);
           value[l][v] = x;
           if constexpr (WithSlope) slope[l][v] = x;
 #pragma unroll
           for (int q = 1; q < (l == 0 ? Chain : 1); ++q) {
-            x *= x;
+            x = q % (1 + kMaxFloatSquarings) == 0 ? Exp{}(exponent * static_cast<T>(1 << q)) : x * x;
             value[l][v] += plan_.relative_weight[q - 1] * x;
             if constexpr (WithSlope) slope[l][v] += plan_.relative_slope[q - 1] * x;
           }

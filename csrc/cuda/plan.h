@@ -10,6 +10,10 @@ namespace fastmmd::cuda {
 
 constexpr int kTileRows = kCudaFusedPanelRows;   // packed rows: each domain is padded to whole tiles of so many
 
+// The GPU's exponential of floats is right to 2 ulp, and every squaring doubles that.
+constexpr int kMaxFloatSquarings = 2;
+constexpr int kUsualGaussians = 5;   // of the first layer, see usual_chain
+
 struct Plan {
   int n_source, n_target, layers;
   int first_gaussian[kMaxLayers + 1];   // of each layer in the lists below, which are broadest first
@@ -21,7 +25,7 @@ struct Plan {
   bool clamp;
   int chain;   // see usual_chain
   // With a chain, of the first layer's Gaussians but the broadest, relative to that one's: weight, weight * rate.
-  float relative_weight[kMaxSquarings], relative_slope[kMaxSquarings];
+  float relative_weight[kUsualGaussians - 1], relative_slope[kUsualGaussians - 1];
 
   FM_INLINE int n() const { return n_source + n_target; }
   FM_INLINE int source_tiles() const { return (n_source + kTileRows - 1) / kTileRows; }
@@ -30,23 +34,23 @@ struct Plan {
 // A domain's rows, padded to whole tiles.
 inline int64_t packed_rows(int64_t rows) { return (rows + kTileRows - 1) / kTileRows * kTileRows; }
 
-// The mixtures that kernels are compiled for: the first layer has this many Gaussians, 1 or 5, each of which is the
-// square of the one before, and a second layer has one. 0: any other mixtures. Values and slopes are computed relative
+// The mixtures that kernels are compiled for: the first layer has this many Gaussians, 1 or 5, each half as
+// broad as the one before, and a second layer has one. 0: any other mixtures. Values and slopes are computed relative
 // to the broadest Gaussian's, so no weight may be too far above that one's, let alone negative.
 inline int usual_chain(const Plan& plan) {
   constexpr double kMostRelative = 1e6;
   const int count = plan.first_gaussian[1];
-  const bool usual = (plan.layers == 1 && (count == 1 || count == 1 + kMaxSquarings)) ||
-                     (plan.layers == 2 && count == 1 + kMaxSquarings && plan.first_gaussian[2] == count + 1);
+  const bool usual = (plan.layers == 1 && (count == 1 || count == kUsualGaussians)) ||
+                     (plan.layers == 2 && count == kUsualGaussians && plan.first_gaussian[2] == count + 1);
   if (!usual) return 0;
   for (int q = 0; q < plan.first_gaussian[plan.layers]; ++q)
     if (!(plan.weight[q] > 0) || (q < count && plan.weight[q] > kMostRelative * plan.weight[0])) return 0;
   for (int q = 1; q < count; ++q)
-    if (!plan.squares[q]) return 0;
+    if (plan.multiplier[q - 1] != 2 * plan.multiplier[q]) return 0;
   return count;
 }
 
-inline Plan make_plan(const Problem& problem) {
+inline Plan make_plan(const Problem& problem, bool f64 = false) {
   Plan plan{};
   if (problem.n() > kCudaMaxRows)
     throw std::invalid_argument("backend 'cuda': expected at most " + std::to_string(kCudaMaxRows) +
@@ -66,7 +70,9 @@ inline Plan make_plan(const Problem& problem) {
       plan.weight[first + q] = layer.weight[last - q];
       plan.at_zero[l] += layer.weight[last - q];
     }
-    mark_squares(layer.num_gaussians, [&](int q) { return plan.multiplier[first + q]; }, plan.squares + first);
+    mark_squares(
+        layer.num_gaussians, [&](int q) { return plan.multiplier[first + q]; },
+        f64 ? kMaxSquarings : kMaxFloatSquarings, plan.squares + first);
     plan.bandwidth_scale[l] = layer.bandwidth_scale;
     plan.follows_mean[l] = layer.follows_mean;
     plan.marginal[l] = problem.marginal[l];

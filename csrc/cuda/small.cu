@@ -56,7 +56,7 @@ int64_t small_workspace_bytes(const Problem& problem, bool f64, SmallLaunch conf
 
 int small(const Problem& problem, const Buffers& io, const Dtype* dtypes, bool f64, SmallLaunch config, Device device) {
   SmallProblem p{};
-  p.plan = make_plan(problem);
+  p.plan = make_plan(problem, f64);
   p.part_features = config.part_features;
   bool with_gradient = false;
   for (int l = 0; l < problem.num_layers; ++l) {
