@@ -143,18 +143,23 @@ def bandwidth_and_tolerance(
 
 
 @triton.jit
-def rate_and_slope(layer: tl.constexpr, bandwidth, tolerance, DTYPE: tl.constexpr, LAYERS: tl.constexpr):
+def lost_width(tolerance):
+    """A width beside which every distance above the tolerance is far."""
+    return tolerance * 9.5367431640625e-07  # 2^-20
+
+
+@triton.jit
+def rate_and_slope(layer: tl.constexpr, bandwidth, tolerance, narrowest, DTYPE: tl.constexpr, LAYERS: tl.constexpr):
     """rate, shift and slope of a layer, 0-d fp64: its broadest Gaussian at distance D is ``2^min(shift - rate D, 0)``,
     and `mixture`'s slope times `slope` is minus the derivative by D.
 
     A bandwidth of 0 stands for its limit: 1 at distances up to the tolerance, which `shift` moves to 0, 0 beyond, slope
-    0. Below 0: NaN. Widths that are lost in round-off or near DTYPE's smallest numbers are widened, to keep the rate and
-    its product with any norm finite.
+    0. Below 0: NaN. No width is below `narrowest`, nor has an infinite reciprocal in DTYPE.
     """
     broadest = tl.full((), multiplier(LAYERS, layer, 0), tl.float64)
     limit = bandwidth == 0
-    narrowest = tolerance * 9.5367431640625e-07  # 2^-20: beside it every distance above the round-off is far
     width = tl.where(bandwidth < 0, float("nan"), broadest * bandwidth)
+    narrowest = tl.where(limit, lost_width(tolerance), narrowest)
     width = tl.where(width < narrowest, narrowest, width)
     width = tl.where(width < smallest_width(DTYPE), smallest_width(DTYPE), width)
     rate = 1.4426950408889634 / width

@@ -19,6 +19,7 @@ from fastmmd.kernels.arithmetic import (
     bandwidth_and_tolerance,
     coefficient_factors,
     count,
+    lost_width,
     rate_and_slope,
     rounded,
     weight_of_pair,
@@ -185,7 +186,9 @@ def find_bandwidths(
         # Centred rows: the mean of ||z_i - z_j||^2 over i != j is 2 sum_i ||z_i||^2 / (N - 1).
         mean = 2 * tl.sum(b_sums) / (n_source + n_target - 1).to(tl.float64)
         bandwidth, tolerance = bandwidth_and_tolerance(l, mean, given_bandwidths_ptr, numbers, DTYPE, LAYERS)
-        rate, shift, slope = rate_and_slope(l, bandwidth, tolerance, DTYPE, LAYERS)
+        # Distances from products know nothing below the tolerance; the rate times any norm stays finite.
+        narrowest = lost_width(tolerance)
+        rate, shift, slope = rate_and_slope(l, bandwidth, tolerance, narrowest, DTYPE, LAYERS)
         p_exponents = exponents_ptrs[l] + tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
         b_exponents = 0.5 * shift.to(DTYPE) - rate.to(DTYPE) * tl.load(p_exponents)
         # A row of padding is infinitely far from all others, so that no pair of it counts.

@@ -17,12 +17,14 @@ TRITON_DTYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
 # A GPU's fp32 exp2 is right to 2 ulp, and each squaring doubles the relative error: four bring it to 4e-6, far below
 # the round-off of TF32 and bf16. fp64's is right to 1.
 MAX_SQUARINGS, MAX_SQUARINGS_OF_FP32 = 4, 2
+MOST_RELATIVE = 2.0**20  # slopes over the broadest Gaussian's: fp32 holds them, and what they are multiplied by
 
 
 @dataclass(frozen=True)
 class Mixture:
     """A layer's kernel at compile time: Gaussians, broadest first; where ``squares[q]``, Gaussian q is the square of
-    the one before it. slope_factors: weights over multipliers, all over `slope_scale`, which makes 1 of the first."""
+    the one before it. slope_factors: weights over multipliers, all over `slope_scale`, which makes 1 of the first, or
+    of the largest where that is much larger."""
 
     multipliers: tuple[float, ...]
     weights: tuple[float, ...]
@@ -71,7 +73,8 @@ def _mixture(layer: LayerKernel, max_squarings: int) -> Mixture:
         chain = chain + 1 if broader == 2 * multiplier and chain < max_squarings else 0
         squares.append(chain > 0)
     slopes = [weight / multiplier for weight, multiplier in zip(weights, multipliers, strict=True)]
-    scale = slopes[0] or 1.0
+    largest = max(slopes, key=abs)
+    scale = (slopes[0] if abs(largest) <= MOST_RELATIVE * abs(slopes[0]) else largest) or 1.0
     return Mixture(
         multipliers=multipliers,
         weights=weights,

@@ -195,7 +195,7 @@ def _bandwidths(
         mean = tl.sum(b_sums) / (n.to(tl.float64) * (n - 1))
         bandwidth, tolerance = bandwidth_and_tolerance(l, mean, given_bandwidths_ptr, numbers, DTYPE, LAYERS)
         bandwidths = bandwidths + (bandwidth,)
-        rate, shift, slope = rate_and_slope(l, bandwidth, tolerance, DTYPE, LAYERS)
+        rate, shift, slope = rate_and_slope(l, bandwidth, tolerance, 0.0, DTYPE, LAYERS)
         rates, shifts, slopes = rates + (rate.to(DTYPE),), shifts + (shift.to(DTYPE),), slopes + (slope,)
     return bandwidths, rates, shifts, slopes
 
