@@ -109,8 +109,10 @@ def operand(b_x, FORMAT: tl.constexpr):
     """`b_x` as products in FORMAT take it; two products of it see the same digits."""
     if FORMAT == "bf16":
         return b_x.to(tl.bfloat16)
+    elif FORMAT == "tf32":
+        return tl.fma(b_x, -8192.0, b_x * 8193.0)  # Veltkamp's splitting: two instructions, and NaN stays NaN
     else:
-        return rounded(b_x, FORMAT)
+        return b_x
 
 
 @triton.jit

@@ -167,12 +167,12 @@ GemmPassBuffers make_gemm_pass(const py::sequence& inner_products, const py::seq
   GemmPassBuffers buffers(inner_products.size());
   cuda::GemmPass& io = buffers.structure;
   const auto expect_tiles = [](const char* argument, int64_t size, int64_t least) {
-    if (size < least || size % kCudaFusedPanelRows != 0)
-      refuse(argument, "a multiple of " + std::to_string(kCudaFusedPanelRows) + ", at least " + std::to_string(least),
+    if (size < least || size % kCudaTileRows != 0)
+      refuse(argument, "a multiple of " + std::to_string(kCudaTileRows) + ", at least " + std::to_string(least),
              std::to_string(size));
   };
-  expect_tiles("rows", rows, kCudaFusedPanelRows);
-  expect_tiles("columns", columns, kCudaFusedPanelRows);
+  expect_tiles("rows", rows, kCudaTileRows);
+  expect_tiles("columns", columns, kCudaTileRows);
   expect_tiles("first_row", first_row, 0);
   expect_tiles("first_column", first_column, 0);
   expect_tiles("pitch", pitch, columns);

@@ -27,7 +27,7 @@ void bind_limits(py::module_& m) {
   m.attr("CUDA_MAX_GAUSSIANS") = kCudaMaxGaussians;
   m.attr("CUDA_MAX_ROWS") = kCudaMaxRows;
   m.attr("CUDA_FEATURE_GROUP") = kCudaFeatureGroup;
-  m.attr("CUDA_FUSED_PANEL_ROWS") = kCudaFusedPanelRows;
+  m.attr("CUDA_TILE_ROWS") = kCudaTileRows;
   m.attr("CUDA_FUSED_MAX_LAYERS") = kCudaFusedMaxLayers;
   m.attr("CUDA_FUSED_MAX_WIDTH") = kCudaFusedMaxWidth;
 }

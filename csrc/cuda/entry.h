@@ -63,7 +63,7 @@ struct FusedBuffers {          // R: rows of both domains, each padded to whole 
   const double* bandwidth;   // [L]
   const double* tolerance;   // [L]
   float* gradient;           // [splits, R, W], or null for the loss alone
-  double* sums;              // [splits * R / kCudaFusedPanelRows, 3, 1 + L]
+  double* sums;              // [splits * R / kCudaTileRows, 3, 1 + L]
 };
 // Shared memory of one thread block, static and dynamic. `width`: of all layers.
 int64_t fused_shared_bytes(Format, int64_t width, int layers, bool with_gradient, FusedLaunch);
@@ -72,7 +72,7 @@ int fused(const Problem&, const FusedBuffers&, Format, FusedLaunch, Device);
 // Route "gemm": what lies between two products of the platform's library. The inner products of a pair of row panels,
 // fp32 or fp64, become coefficients that are rounded to the format of the product that follows.
 //
-// Rows are packed: the source's, then the target's, each domain padded to whole tiles of kCudaFusedPanelRows rows; the
+// Rows are packed: the source's, then the target's, each domain padded to whole tiles of kCudaTileRows rows; the
 // coefficients of padding are 0. Panels are whole tiles, and pitches are multiples of the tile's side.
 struct GemmPass {
   const void* inner_products[kMaxLayers];   // [rows, columns]

@@ -8,7 +8,7 @@
 
 namespace fastmmd::cuda {
 
-constexpr int kTileRows = kCudaFusedPanelRows;   // packed rows: each domain is padded to whole tiles of so many
+constexpr int kTileRows = kCudaTileRows;   // packed rows: each domain is padded to whole tiles of so many
 
 // The GPU's exponential of floats is right to 2 ulp, and every squaring doubles that.
 constexpr int kMaxFloatSquarings = 2;

@@ -35,7 +35,7 @@ def build(**attributes):
         "CUDA_MAX_GAUSSIANS": 128,
         "CUDA_MAX_ROWS": 1 << 30,
         "CUDA_FEATURE_GROUP": 16,
-        "CUDA_FUSED_PANEL_ROWS": 64,
+        "CUDA_TILE_ROWS": 64,
         "CUDA_FUSED_MAX_LAYERS": 2,
         "CUDA_FUSED_MAX_WIDTH": 320,
         "CudaFusedLaunch": SimpleNamespace,

@@ -45,7 +45,7 @@ def run(call: Call, format: str, config: Config) -> Result:
     device, layers, widths = call.device, len(call.sources), padded_widths(call.dims)
     rows = torch.empty(padded_rows(call), sum(widths), dtype=operand_dtype(format, call.dtype), device=device)
     packed = pack(call, format, rows.split(widths, 1))
-    tiles = len(rows) // module.CUDA_FUSED_PANEL_ROWS
+    tiles = len(rows) // module.CUDA_TILE_ROWS
     splits = max(1, min(config.thread_blocks // tiles, MOST_SPLITS))
     gradient: Tensor | None = None
     gradients: Sequence[Tensor | None] = [None] * layers

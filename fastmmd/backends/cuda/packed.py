@@ -43,7 +43,7 @@ def padded_widths(dims: Sequence[int], *, ones: bool = False) -> list[int]:
 def padded_rows(call: Call) -> int:
     """R: each domain's rows, rounded up to whole panels."""
     assert extension.module is not None
-    side = extension.module.CUDA_FUSED_PANEL_ROWS
+    side = extension.module.CUDA_TILE_ROWS
     return sum([-(-n // side) * side for n in (call.problem.n_source, call.problem.n_target)])
 
 

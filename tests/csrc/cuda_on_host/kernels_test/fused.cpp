@@ -24,7 +24,7 @@ double in_format(Format format, double x) {
 }
 
 void test(const Setting& s, Format format, cuda::FusedLaunch launch, unsigned needs_grad) {
-  constexpr size_t kPanelRows = kCudaFusedPanelRows;
+  constexpr size_t kPanelRows = kCudaTileRows;
   const Problem p = make_problem(s, false);
   const size_t L = s.dims.size(), splits = static_cast<size_t>(launch.splits);
   const Matrices z = make_rows(s, true, [&](size_t, double x) { return in_format(format, x); });

@@ -11,7 +11,7 @@ namespace kernels_test {
 namespace {
 
 using cuda::Format;
-constexpr size_t kTile = kCudaFusedPanelRows;
+constexpr size_t kTile = kCudaTileRows;
 
 struct Options {
   bool f64;

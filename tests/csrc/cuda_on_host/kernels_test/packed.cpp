@@ -16,7 +16,7 @@ using cuda::Format;
 
 namespace {
 
-constexpr size_t kPanelRows = kCudaFusedPanelRows, kGroup = kCudaFeatureGroup;
+constexpr size_t kPanelRows = kCudaTileRows, kGroup = kCudaFeatureGroup;
 
 size_t up_to(size_t number, size_t multiple) { return (number + multiple - 1) / multiple * multiple; }
 
