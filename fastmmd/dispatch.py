@@ -47,8 +47,8 @@ AUTOMATIC = (
     Preference(
         backend="triton",
         device="cuda",
-        reason="by counting for sm_90: 45 instructions per pair in route fused with 256 + 8 features in bf16, by wgmma, "
-        f"where CUDA's takes 75 with mma.sync (docs/performance.md); {UNMEASURED}",
+        reason="by counting for sm_90: 45 instructions per pair in route fused, 256 + 8 features in bf16, by wgmma; "
+        f"CUDA's, by mma.sync, takes 76 (docs/performance.md); {UNMEASURED}",
     ),
     Preference(
         backend="cuda",

@@ -81,8 +81,8 @@ def counts(name: str, code: str) -> Resources:
     if not exponentials:
         return {"matrix": shapes}
     counted: Resources = {"matrix": shapes, "loop_spills": pairs.count(machine_code.SPILLS)}
-    if (layers := usual_layers(name)) is not None:  # one exponential per layer and pair
-        counted["per_pair"] = round(pairs.instructions / (exponentials / layers), 1)
+    if (per_pair := exponentials_per_pair(name)) is not None:
+        counted["per_pair"] = round(pairs.instructions / (exponentials / per_pair), 1)
     return counted
 
 
@@ -101,10 +101,15 @@ def pair_code(code: str) -> machine_code.Loop:
     return machine_code.Loop(loop.blocks, first, loop.last, nested)
 
 
-def usual_layers(name: str) -> int | None:
-    """The layers of a kernel that is compiled for usual mixtures (csrc/cuda/plan.h); None for others."""
-    match = re.fullmatch(r"(?:fused_loss<\w+, (\d), [1-9], \d>|gemm_coefficients<\w+, \w+, (\d), [1-9]>)", name)
-    return None if match is None else int(match[1] or match[2])
+def exponentials_per_pair(name: str) -> int | None:
+    """Of a kernel that is compiled for usual mixtures (csrc/cuda/plan.h): one per layer, and one more for every three
+    Gaussians of the first; None for others."""
+    sizes = r"(\d), ([1-9])"  # layers, Gaussians of the first
+    match = re.fullmatch(rf"(?:fused_loss<\w+, {sizes}, \d>|gemm_coefficients<\w+, \w+, {sizes}>)", name)
+    if match is None:
+        return None
+    layers, gaussians = (int(number) for number in match.groups() if number is not None)
+    return layers + (gaussians - 1) // 3
 
 
 def parse(output: str) -> dict[str, Resources]:

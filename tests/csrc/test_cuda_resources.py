@@ -39,7 +39,7 @@ MOST_PER_PAIR = {
     "gemm_pass: gemm_coefficients<float, bf16, 2, 5>": 45,
     "fused: fused_loss<bf16, 1, 1, 2>": 30,
     "fused: fused_loss<bf16, 1, 1, 5>": 40,
-    "fused: fused_loss<bf16, 1, 5, 2>": 40,
+    "fused: fused_loss<bf16, 1, 5, 2>": 42,
     "fused: fused_loss<bf16, 1, 5, 5>": 50,
     "fused: fused_loss<bf16, 2, 5, 2>": 70,
     "fused: fused_loss<bf16, 2, 5, 5>": 85,
@@ -100,7 +100,7 @@ def test_the_loop_over_pairs_is_found_and_counted():
         return "\n".join([line if line.endswith(":") else f"        /*0000*/  {line} ;" for line in lines])
 
     counted = cuda_resources.counts("fused_loss<bf16, 2, 5, 5>", code(loop))
-    assert counted == {"matrix": ["HMMA.16816.F32.BF16"], "loop_spills": 0, "per_pair": 7.0}
+    assert counted == {"matrix": ["HMMA.16816.F32.BF16"], "loop_spills": 0, "per_pair": 10.5}
     counted = cuda_resources.counts("gemm_coefficients<float, bf16, 1, 1>", code(straight))
     assert counted["per_pair"] == 4.5  # with what comes before the barrier in its block
     assert cuda_resources.counts("small_loss<float, 2, 32, true>", code(loop)) == {
