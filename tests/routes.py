@@ -237,14 +237,6 @@ class RouteTests(PoisonedMemory):
         assert result.loss.item() == pytest.approx(2 / 20 + 2 / 33, rel=1e-6)
         assert not any(gradient.any() for gradient in result.gradients)
 
-    def test_bandwidths_far_below_the_distance_of_two_clusters(self, route):
-        """Inside a cluster kernels are as always; between them they are 0."""
-        if not route.name.startswith("small"):
-            pytest.skip("this route has no such values")  # the rows' common centre is far from both
-        sources, targets = layers(20, (4,), 1, dtype=torch.float32), layers(33, (4,), 2, 1e6, torch.float32)
-        call = route_call(sources, targets, [Gaussian(1.0, (1,))])
-        check(route.run(call), exact(call), 1e-5)
-
     @pytest.mark.parametrize(
         ("multipliers", "weights"),
         [

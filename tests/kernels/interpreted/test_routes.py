@@ -73,6 +73,12 @@ class TestPrecision(PoisonedMemory):
 
 
 class TestSizes(PoisonedMemory):
+    def test_clusters_a_million_bandwidths_apart(self):
+        """Tiles are centred by themselves: inside a cluster kernels are as always, between them 0."""
+        sources, targets = layers(20, (4,), 1, dtype=torch.float32), layers(33, (4,), 2, 1e6, torch.float32)
+        call = route_call(sources, targets, [Gaussian(1.0, (1,))])
+        check(SMALL.run(call), exact(call), 1e-5)
+
     @pytest.mark.parametrize("route", [SMALL, GEMM], ids=["small", "gemm"])
     def test_wide_layers(self, route):
         call = route_call(layers(6, (5000,), 1), layers(5, (5000,), 2, 0.1), (Gaussian(),))
