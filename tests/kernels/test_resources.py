@@ -24,15 +24,22 @@ ROOT = Path(__file__).parents[2]
 SHARED = {"sm_80": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120": 99 << 10, "gfx942": 64 << 10}
 
 # A few spills are the assembler's choice: it stops at 64, 80 or 128 registers so that more warps fit. More: a reason.
-A_FEW = 32
-OPERANDS = "mma.sync takes operands from registers; 16 columns at a time are the fewest that it multiplies"
+# Where there is a loop over pairs, what counts is spilled inside it.
+A_FEW, A_FEW_IN_A_LOOP = 32, 8
+OPERANDS = (
+    "sums of 256 + 8 features take 144 registers; mma.sync takes operands from registers too, 16 columns at least"
+)
 TRANSPOSED = "the second product in TF32 takes its features transposed, which only registers can do"
 EIGHT = "sixteen values per pair are held at once; nobody is known to train with more than three layers"
 SPILLS = {
     "JMMD (256, 8), many rows, bf16: fused_loss": OPERANDS,
+    "JMMD (256, 8), many rows, bf16, source only: fused_loss": OPERANDS,
     "JMMD (256, 8), many rows, tf32: fused_loss": TRANSPOSED,
     "JMMD of 8 layers: small_loss": EIGHT,
 }
+
+# Without a second product nothing asks for a layout in which every lane has pairs of its own.
+REPEATS = {("sm_100", "JMMD (256, 8), many rows, bf16, loss only: fused_loss"): 2.0}
 
 # Instructions per pair, which decide whether a route is fast: 55 for 256 + 8 features leave an H100's tensor cores 60 %
 # of their rate in bf16 (docs/performance.md).
@@ -67,7 +74,8 @@ def reports() -> dict[str, dict[str, dict]]:
 def test_within_limits(reports, target):
     for name, used in reports[target].items():
         assert used["shared"] <= SHARED[target], name
-        assert used["spills"] <= A_FEW or name in SPILLS, f"{name}: {used['spills']} spills"
+        spills, most = (used["loop_spills"], A_FEW_IN_A_LOOP) if "per_pair" in used else (used["spills"], A_FEW)
+        assert spills <= most or name in SPILLS, f"{name}: {spills} spills"
 
 
 @pytest.mark.parametrize("target", aot.TARGETS)
@@ -80,14 +88,17 @@ def test_few_instructions_per_pair(reports, target):
 @pytest.mark.parametrize("target", aot.TARGETS)
 def test_no_layout_computes_a_pair_twice(reports, target):
     for name, used in reports[target].items():
-        assert used.get("repeats", 1.0) <= 1.0, name
+        assert used.get("repeats", 1.0) <= REPEATS.get((target, name), 1.0), name
 
 
 @pytest.mark.parametrize("target", aot.TARGETS)
 def test_matrix_instructions(reports, target):
-    """fp32 products in "ieee" have none on NVIDIA; everything else that multiplies uses them."""
+    """fp32 products in "ieee" have none on NVIDIA; everything else that multiplies uses them, but fp64 where the chip's
+    are no faster."""
     products = ("small_distances", "fused_loss")
     for name, used in reports[target].items():
+        if target in ("sm_100", "sm_120") and "fp64" in name:
+            continue
         plain = target != "gfx942" and not any(format in name for format in ("tf32", "bf16", "fp64"))
         if name.endswith(products):
             assert (not used["matrix"]) == plain, name
@@ -102,6 +113,7 @@ def test_no_worse_than_reported(reports, target):
     for name, used in reports[target].items():
         assert used["matrix"] == before[name]["matrix"], name
         assert used["spills"] <= before[name]["spills"] + 4, name
+        assert used.get("loop_spills", 0) <= before[name].get("loop_spills", 0) + 2, name
         assert used["registers"] <= before[name]["registers"] + 16, name
         assert used["shared"] <= before[name]["shared"], name
         assert used.get("per_pair", 0) <= 1.02 * before[name].get("per_pair", 0), name
