@@ -26,9 +26,7 @@ SHARED = {"sm_80": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "sm_120": 
 # A few spills are the assembler's choice: it stops at 64, 80 or 128 registers so that more warps fit. More: a reason.
 # Where there is a loop over pairs, what counts is spilled inside it.
 A_FEW, A_FEW_IN_A_LOOP = 32, 8
-OPERANDS = (
-    "sums of 256 + 8 features take 144 registers; mma.sync takes operands from registers too, 16 columns at least"
-)
+OPERANDS = "sums of 256 + 8 features take 144 registers; mma.sync takes 16 columns of operands from registers too"
 TRANSPOSED = "the second product in TF32 takes its features transposed, which only registers can do"
 EIGHT = "sixteen values per pair are held at once; nobody is known to train with more than three layers"
 SPILLS = {
@@ -93,8 +91,8 @@ def test_no_layout_computes_a_pair_twice(reports, target):
 
 @pytest.mark.parametrize("target", aot.TARGETS)
 def test_matrix_instructions(reports, target):
-    """fp32 products in "ieee" have none on NVIDIA; everything else that multiplies uses them, but fp64 where the chip's
-    are no faster."""
+    """fp32 products in "ieee" have none on NVIDIA; everything else that multiplies uses them, but fp64 where Triton
+    takes none."""
     products = ("small_distances", "fused_loss")
     for name, used in reports[target].items():
         if target in ("sm_100", "sm_120") and "fp64" in name:
