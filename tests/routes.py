@@ -254,16 +254,13 @@ class RouteTests(PoisonedMemory):
         call = route_call(layers(35, (20, 4), 1), layers(33, (20, 4), 2, 0.3), kernels)
         check(route.run(call), exact(call), route.tolerance(1e-11))
 
-    @pytest.mark.parametrize("size", [1e-17, 1e-20, 1e-30])
-    def test_tiny_features_give_numbers(self, route, size):
-        """Right while fp32 has numbers for their squared distances, then ever nearer to the loss of equal rows."""
-        source, target = (size * layers(n, (5,), n, n / 33, torch.float32)[0].detach() for n in (33, 20))
+    def test_features_near_the_smallest_numbers(self, route):
+        """While fp32 has numbers for their squared distances."""
+        source, target = (1e-17 * layers(n, (5,), n, n / 33, torch.float32)[0].detach() for n in (33, 20))
         call = route_call([source], [target], [Gaussian()], joint=1.0, marginal=(0.0,))
         result, truth = route.run(call), exact(call)
-        assert result.gradients[0].isfinite().all()
-        assert 0 <= result.loss.item() <= 1.00001 * truth.loss.item()
-        if size > 1e-18:
-            assert relative(result.gradients[0], truth.gradients[0]) < 1e-5
+        check(result._replace(gradients=[None, None]), truth, 1e-5)
+        assert relative(result.gradients[0], truth.gradients[0]) < 1e-5
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     @pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])

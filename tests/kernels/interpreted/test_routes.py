@@ -79,6 +79,14 @@ class TestSizes(PoisonedMemory):
         call = route_call(sources, targets, [Gaussian(1.0, (1,))])
         check(SMALL.run(call), exact(call), 1e-5)
 
+    @pytest.mark.parametrize("route", ROUTES, ids=[route.name for route in ROUTES])
+    @pytest.mark.parametrize("size", [1e-20, 1e-30])
+    def test_features_whose_squares_vanish_give_numbers(self, route, size):
+        source, target = (size * layers(n, (5,), n, n / 33, torch.float32)[0].detach() for n in (33, 20))
+        result = route.run(route_call([source], [target], [Gaussian()], joint=1.0, marginal=(0.0,)))
+        assert result.loss.isfinite()
+        assert result.gradients[0].isfinite().all()
+
     @pytest.mark.parametrize("route", [SMALL, GEMM], ids=["small", "gemm"])
     def test_wide_layers(self, route):
         call = route_call(layers(6, (5000,), 1), layers(5, (5000,), 2, 0.1), (Gaussian(),))
