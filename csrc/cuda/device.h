@@ -36,7 +36,7 @@ template <typename... P, typename... A>
 cudaError_t launch(Begin begin, void (*kernel)(P...), dim3 grid, dim3 thread_block, size_t shared_bytes,
                    cudaStream_t stream, A&&... args) {
   cudaError_t status = cudaSuccess;
-  if (shared_bytes > 48 * 1024)   // a thread block may have more only on request
+  if (shared_bytes > 0)   // a thread block has more than 48 KiB, its static memory included, only on request
     status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(shared_bytes));
   if (status == cudaSuccess) {
