@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ import pytest
 pytestmark = pytest.mark.slow  # four minutes of one core
 pytest.importorskip("triton", reason="Triton is not installed")
 from tests.kernels import aot  # noqa: E402
+from tests.kernels.variants import VARIANTS  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 # Bytes of shared memory that a thread block can have; of sm_80 those of sm_86 and sm_89, which take the same rules.
@@ -100,6 +102,23 @@ def test_matrix_instructions(reports, target):
         plain = target != "gfx942" and not any(format in name for format in ("tf32", "bf16", "fp64"))
         if name.endswith(products):
             assert (not used["matrix"]) == plain, name
+
+
+def test_the_second_launch_waits_for_the_first_before_it_reads_what_that_writes():
+    """Only features are loaded before; and the first launch lets the second begin at once."""
+    (variant,) = [variant for variant in VARIANTS if variant.name == "JMMD (256, 31)"]
+    first, second = (aot.compile(launch, "sm_90") for launch in variant.launches("nvidia", 9))
+    wait = r"griddepcontrol\.wait|grid_dependency_wait"  # before Triton 3.9; since
+    before, after = re.split(wait, second.asm["ttgir"])
+    before = before.partition("@small_loss(")[2].partition("\n")[2]  # without the parameters
+    written = re.compile(r"%(distances|distance_sums|partial_sums|arrived)_ptr")
+    assert written.search(after)
+    assert not written.search(before)
+    assert "tt.load" in before
+    assert "tt.store" not in before
+    begin = re.split(r"griddepcontrol\.launch_dependents|grid_dependency_launch_dependents", first.asm["ttgir"])
+    assert len(begin) == 2
+    assert "tt.load" not in begin[0]
 
 
 @pytest.mark.parametrize("target", aot.TARGETS)

@@ -60,6 +60,15 @@ def test_tiles_of_the_fused_route_fit_the_generation():
     assert columns == {8: 16, 9: 32, 10: 32, 12: 16}
 
 
+def test_launches_overlap_where_the_generation_can():
+    overlaps = {
+        capability: launch_rules.choose("nvidia", capability, 128, (256, 8), "ieee").config.overlap
+        for capability in (8, 9, 10, 12)
+    }
+    assert overlaps == {8: False, 9: True, 10: True, 12: True}
+    assert not launch_rules.choose("amd", None, 128, (256, 8), "ieee").config.overlap
+
+
 def test_no_format_is_less_precise_than_asked_for():
     for precision in fastmmd.checks.PRECISIONS:
         assert launch_rules.product_format("nvidia", precision, torch.float32) == precision
