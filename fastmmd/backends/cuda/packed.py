@@ -19,9 +19,12 @@ DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32
 
 class Packed(NamedTuple):
     """
+    rows: per layer ``[R, width]``, as `pack` fills them.
     norms: ``[L, R]``, squared, of the rounded rows.
     bandwidths: ``[2, L]`` fp64: bandwidths, and the round-off of distances that come from products.
+    format: of the products' operands.
     problem, buffers, queue: the extension's forms of problem, result and stream.
+    result: allocated, for `finish` to fill.
     """
 
     rows: Sequence[Tensor]
