@@ -7,6 +7,10 @@
 //     alpha * S_ss + beta * S_tt + gamma * S_st + diagonal * kappa
 // (S_ss, S_tt over ordered pairs i != j, S_st over all n_s * n_t cross pairs, kappa = value at distance 0),
 // their combination in K, and its gradient with respect to every row of every Z_l.
+//
+// Where the problem is weighted (form_columns > 0) each pair has its own weight W_i A W_j^T, W [n, form_columns]:
+//     sum over ordered pairs i != j of W_i A W_j^T k(i, j) + diagonal * kappa * sum_i W_i A W_i^T,
+// and the rows K W, without the diagonal of K, are computed too where they are wanted.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +30,7 @@
 
 namespace fastmmd {
 
-constexpr int kAbi = 5;   // raised whenever the meaning of a binding changes
+constexpr int kAbi = 6;   // raised whenever the meaning of a binding changes
 
 struct Layer {
   int64_t dim;
@@ -44,7 +48,8 @@ struct Problem {
   double joint;
   double marginal[kMaxLayers];
   double alpha, beta, gamma, diagonal;
-  bool clamp;   // a V-statistic is never negative: a value below zero is round-off and becomes zero
+  bool clamp;             // a V-statistic is never negative: a value below zero is round-off and becomes zero
+  int64_t form_columns;   // of W; 0: pairs have the weights alpha, beta and gamma
   FM_INLINE int64_t n() const { return n_source + n_target; }
 };
 
@@ -58,6 +63,9 @@ struct Buffers {
   void* grad_source[kMaxLayers];   // [n_s, d_l] contiguous, or null
   void* grad_target[kMaxLayers];   // [n_t, d_l] contiguous, or null
   const double* given_bandwidth;   // [num_layers], read where a layer does not follow the mean; null stands for ones
+  const void* w;                   // [n, form_columns] contiguous, the sources' rows first; null without a form
+  const void* wa;                  // likewise, W A; null where only rows of K W are wanted
+  void* kw;                        // [n, form_columns] contiguous; null where nobody needs them
   void* loss;                      // one value
   void* statistics;                // [1 + 2 * num_layers]: joint, marginals, bandwidths
   void* workspace;                 // workspace_bytes(problem, ...), 64-byte aligned

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastmmd import conditioning, dispatch
 from fastmmd.backends import reference
-from fastmmd.call import Call, Evaluation, Result
+from fastmmd.call import Call, Evaluation, Form, Result
 from fastmmd.centring import pooled
 from fastmmd.problem import Problem
 from fastmmd.transforms import any_tangent, is_batched, saved_tensor_handles
@@ -30,14 +30,13 @@ def evaluate(call: Call, backend: str, config: Any = None) -> Evaluation:
         RuntimeError: an input carries a forward-mode tangent.
         ValueError: the named backend does not support the call.
     """
-    variables = (call.bandwidths, *call.inputs)
+    others = (call.bandwidths, *(call.form or (None, None))[:2])
+    variables = (*others, *call.inputs)
     refuse_tangents(variables)
-    if any(call.needs_grad) or (
-        call.bandwidths is not None and call.bandwidths.requires_grad and torch.is_grad_enabled()
-    ):
+    if any(call.needs_grad) or (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in others)):
         return Evaluation(*_OnePass.apply(call, backend, config, *variables))
-    loss, statistics, _ = run_backend(call, backend, config)
-    return Evaluation(loss, statistics)
+    result = run_backend(call, backend, config)
+    return Evaluation(result.loss, result.statistics, result.rows)
 
 
 def run_backend(call: Call, backend: str, config: Any = None) -> Result:
@@ -48,11 +47,21 @@ def run_backend(call: Call, backend: str, config: Any = None) -> Result:
 
 
 class _OnePass(torch.autograd.Function):
+    """Variables: bandwidths, W and A of the form, each None where there is none, then the 2 L layers."""
+
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, call: Call, backend: str, config: Any, bandwidths: Tensor | None, *inputs: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        bandwidths_need_grad, layers = ctx.needs_input_grad[3], len(inputs) // 2
+        ctx: Any,
+        call: Call,
+        backend: str,
+        config: Any,
+        bandwidths: Tensor | None,
+        w: Tensor | None,
+        a: Tensor | None,
+        *inputs: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        bandwidths_need_grad, *form_needs_grad = ctx.needs_input_grad[3:6]
+        layers = len(inputs) // 2
         # The tensors as this Function gets them: torch has unwrapped those that a transform has left behind.
         run = Call(
             problem=call.problem,
@@ -61,23 +70,27 @@ class _OnePass(torch.autograd.Function):
             bandwidths=bandwidths,
             needs_grad=(True,) * len(inputs) if bandwidths_need_grad else call.needs_grad,
             precision=call.precision,
+            form=None if call.form is None or w is None else Form(w, a, call.form.needs_rows or any(form_needs_grad)),
         )
-        loss, statistics, gradients = run_backend(run, backend, config)
-        grad_bandwidths = None
+        result = run_backend(run, backend, config)
+        gradients = [None, *form_gradients(run, result.rows, form_needs_grad), *result.gradients]
         if bandwidths_need_grad:
-            grad_bandwidths = bandwidth_gradient(run, gradients, backend)
-            gradients = [g if needed else None for g, needed in zip(gradients, call.needs_grad, strict=True)]
+            gradients[0] = bandwidth_gradient(run, result.gradients, backend)
+            gradients[3:] = [g if needed else None for g, needed in zip(gradients[3:], call.needs_grad, strict=True)]
         ctx.problem = call.problem
-        ctx.dtypes = [None if x is None else x.dtype for x in (bandwidths, *inputs)]
+        variables = (bandwidths, w, a, *inputs)
+        ctx.dtypes = [None if x is None else x.dtype for x in variables]
         # Inference tensors can't be saved, copies of them can.
-        saved = [x.clone() if x.is_inference() else x for x in inputs]
-        ctx.save_for_backward(grad_bandwidths, *gradients, bandwidths, *saved)
-        ctx.mark_non_differentiable(statistics)
+        saved = [x.clone() if x is not None and x.is_inference() else x for x in variables]
+        ctx.save_for_backward(*gradients, *saved)
+        ctx.mark_non_differentiable(*[x for x in (result.statistics, result.rows) if x is not None])
         ctx.set_materialize_grads(False)  # no zeros for the statistics
-        return loss, statistics
+        return result.loss, result.statistics, result.rows
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, grad_loss: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
         if grad_loss is None:
             return (None,) * (3 + len(ctx.dtypes))
         twice = torch.is_grad_enabled()  # create_graph=True: the result may be differentiated again
@@ -85,6 +98,26 @@ class _OnePass(torch.autograd.Function):
         if twice:
             return (None, None, None, *_Gradients.apply(ctx.problem, grad_loss, *gradients, *variables))
         return (None, None, None, *scale(grad_loss, gradients, ctx.dtypes))
+
+
+def form_gradients(call: Call, rows: Tensor | None, needs_grad: Sequence[bool]) -> list[Tensor | None]:
+    """The gradients of ``tr(A W^T K W)`` in W, ``2 K W A``, and in A, ``W^T K W``; None where not needed."""
+    if not any(needs_grad):
+        return [None, None]
+    form, (w_needs_grad, a_needs_grad) = call.form, needs_grad
+    assert form is not None
+    assert form.a is not None
+    assert rows is not None
+    kw = rows + call.problem.pair_weights.diagonal * call.problem.at_zero * form.w
+    return [
+        2 * form.times_a(kw) if w_needs_grad else None,
+        form_values(form.w, kw, form.a.dtype, whole=form.a.dim() == 2) if a_needs_grad else None,
+    ]
+
+
+def form_values(w: Tensor, kw: Tensor, dtype: torch.dtype, *, whole: bool) -> Tensor:
+    """``W^T K W`` from W and ``K W``: ``[P, P]``, or its diagonal ``[P]``, summed in `dtype`."""
+    return w.to(dtype).T @ kw.to(dtype) if whole else (w.to(dtype) * kw.to(dtype)).sum(0)
 
 
 def _saved(ctx: Any, count: int, with_variables: bool) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
@@ -129,7 +162,7 @@ def _cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
 class _Gradients(torch.autograd.Function):
     """The saved gradients, scaled; their own derivatives come from the dense reference, and only if they are asked for.
 
-    Arguments: problem, grad_loss, then gradients and variables (bandwidths first, then the 2 L layers).
+    Arguments: problem, grad_loss, then gradients and variables (those of `_OnePass`).
     """
 
     @staticmethod
@@ -149,11 +182,18 @@ class _Gradients(torch.autograd.Function):
         with torch.enable_grad():
             # A view per argument: an input may depend on another one, and only the direct dependence belongs here.
             grad_loss = grad_loss.view_as(grad_loss)
-            bandwidths = None if variables[0] is None else variables[0].view_as(variables[0])
-            inputs = [x.view_as(x) for x in variables[1:]]
-            layers, slots = len(inputs) // 2, (bandwidths, *inputs)
-            call = Call(ctx.problem, inputs[:layers], inputs[layers:], bandwidths, needs_grad=(True,) * len(inputs))
-            loss, _ = reference.differentiable(call)
+            slots: list[Any] = [None if x is None else x.view_as(x) for x in variables]
+            bandwidths, w, a, *inputs = slots
+            layers = len(inputs) // 2
+            call = Call(
+                problem=ctx.problem,
+                sources=inputs[:layers],
+                targets=inputs[layers:],
+                bandwidths=bandwidths,
+                needs_grad=(True,) * len(inputs),
+                form=None if w is None else Form(w, a, needs_rows=False),
+            )
+            loss = reference.differentiable(call).loss
             variables = [x for x, present in zip(slots, ctx.present, strict=True) if present and x is not None]
             first = torch.autograd.grad(loss, variables, grad_loss, create_graph=True)
             factors = [v for v, present in zip(vectors, ctx.present, strict=True) if present]
@@ -176,9 +216,9 @@ class _Gradients(torch.autograd.Function):
 def bandwidth_gradient(call: Call, gradients: Sequence[Tensor | None], backend: str) -> Tensor:
     """``dL/dB_l = -<Z_l, dL/dZ_l> / (2 B_l)``, [L]: distances scale with the square of Z, kernels see only D / B.
 
-    `gradients` are those of the whole call, which has bandwidths. The sum is taken of centred rows; the gradient's rows
-    add up to 0, so the shift changes nothing but round-off. Where that round-off counts, which a CPU can see at once,
-    everything is computed again in fp64.
+    `gradients` are those of all layers, and the call has bandwidths. The sum is taken of centred rows; the gradient's
+    rows add up to 0, so the shift changes nothing but round-off. Where that round-off counts, which a CPU can see at
+    once, everything is computed again in fp64.
     """
     bandwidths = call.bandwidths
     assert bandwidths is not None

@@ -12,17 +12,40 @@ from fastmmd.dtypes import compute_dtype
 from fastmmd.problem import Problem
 
 
+class Form(NamedTuple):
+    """Weights of pairs that depend on the rows (docs/mathematics.md): pair (i, j) has the weight ``W_i A W_j^T``, and
+    what is computed is ``tr(A W^T K W)``.
+
+    w: ``[N, P]`` in the computing dtype, the sources' rows first.
+    a: ``[P, P]``, symmetric, or ``[P]``, the diagonal of such a one, in the accumulation dtype. None: no loss and no
+        gradients are computed, but rows alone.
+    needs_rows: whether ``K W`` is wanted (`Result.rows`).
+    """
+
+    w: Tensor
+    a: Tensor | None
+    needs_rows: bool
+
+    def times_a(self, rows: Tensor) -> Tensor:
+        """``rows A`` for rows ``[N, P]``, in their dtype: with ``rows = W``, pair (i, j) has weight ``W_i (W A)_j``."""
+        assert self.a is not None
+        if self.a.dim() == 1:
+            return rows * self.a.to(rows.dtype)
+        return (rows.to(self.a.dtype) @ self.a).to(rows.dtype)  # never in TF32, which would round the weights
+
+
 class Call(NamedTuple):
     """One evaluation of the primitive (fastmmd/problem.py): static data, tensors, and what is wanted of them.
 
     problem: the static data.
     sources: one ``[n_source, d_l]`` tensor per layer, fp16, bf16, fp32 or fp64, all on one device; never written.
-    targets: one ``[n_target, d_l]`` tensor per layer, likewise.
+    targets: one ``[n_target, d_l]`` tensor per layer, likewise; n_target may be 0 where there is a form.
     bandwidths: ``[L]`` on that device in the accumulation dtype (fp64; fp32 where it has no fp64), read where a layer's
         bandwidth does not follow the mean; None stands for ones.
     needs_grad: 2 L flags, sources first.
     precision: the least precise format that fp32 matrix products may use, ``"ieee"``, ``"tf32x3"``, ``"tf32"`` or
         ``"bf16"``; None: what torch's own setting allows.
+    form: the weights of pairs, where the problem is `weighted`; None: they depend on the domains alone.
     """
 
     problem: Problem
@@ -31,6 +54,7 @@ class Call(NamedTuple):
     bandwidths: Tensor | None
     needs_grad: Sequence[bool]
     precision: str | None = None
+    form: Form | None = None
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -64,15 +88,19 @@ class Result(NamedTuple):
     loss: 0-d.
     statistics: ``[1 + 2 L]``: the joint value, the value of each layer, the bandwidth of each layer.
     gradients: 2 L tensors shaped like the inputs, sources first; None where not needed.
+    rows: ``[N, P]``, ``K W`` without the diagonal of K, where K is that of the loss, joint and marginal terms together;
+        None where there is no form that needs them.
     """
 
     loss: Tensor
     statistics: Tensor
     gradients: list[Tensor | None]
+    rows: Tensor | None = None
 
 
 class Evaluation(NamedTuple):
-    """loss: 0-d, differentiable. statistics: `Result.statistics`, detached."""
+    """loss: 0-d, differentiable. statistics, rows: as those of `Result`, detached."""
 
     loss: Tensor
     statistics: Tensor
+    rows: Tensor | None = None

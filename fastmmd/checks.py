@@ -13,6 +13,7 @@ from torch import Tensor
 from fastmmd.gaussian import Gaussian
 from fastmmd.linear_time import ESTIMATORS as LINEAR_TIME
 from fastmmd.problem import MAX_LAYERS
+from fastmmd.transforms import readable
 
 ESTIMATORS = ("biased", "unbiased", *LINEAR_TIME)
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
@@ -43,6 +44,17 @@ def check_layers(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
             raise ValueError(f"targets[{index}]: expected {expected} features, as in sources[{index}], got {dim}")
     if sources[0].device != targets[0].device:
         raise ValueError(f"targets[0]: expected a tensor on {sources[0].device}, got one on {targets[0].device}")
+
+
+def check_pooled_layers(layers: Sequence[Tensor]) -> None:
+    """Layers whose rows are not divided in two."""
+    if isinstance(layers, Tensor) or not isinstance(layers, Sequence):
+        raise TypeError(f"layers: expected a sequence of [N, d] tensors, one per layer, got {type(layers).__name__}")
+    if not 1 <= len(layers) <= MAX_LAYERS:
+        raise ValueError(f"layers: expected 1 to {MAX_LAYERS}, got {len(layers)}")
+    _check_side("layers", layers)
+    if layers[0].shape[0] < 2:
+        raise ValueError(f"layers: expected at least 2 rows, got {layers[0].shape[0]}")
 
 
 def _check_side(name: str, layers: Sequence[Tensor]) -> list[int]:
@@ -100,6 +112,109 @@ def check_devices_of_weights(kernels: Sequence[Gaussian], device: torch.device) 
             raise ValueError(f"weights: expected a tensor on {device}, got one on {kernel.weights.device}")
 
 
+def check_form(w: object, rows: Tensor) -> None:
+    """One row of W per row of the layers."""
+    if not isinstance(w, Tensor):
+        raise TypeError(f"w: expected a tensor, got {type(w).__name__}")
+    if w.dim() != 2 or w.shape[0] != rows.shape[0] or w.shape[1] == 0 or not w.is_floating_point():
+        raise ValueError(
+            f"w: expected a floating-point tensor of shape [{rows.shape[0]}, P], one row per row of the layers, got "
+            f"{w.dtype} {tuple(w.shape)}"
+        )
+    if w.device != rows.device:
+        raise ValueError(f"w: expected a tensor on {rows.device}, got one on {w.device}")
+
+
+def check_labels(name: str, labels: object, rows: Tensor) -> None:
+    """One integer per row."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(labels).__name__}")
+    integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    if labels.shape != rows.shape[:1] or not integers:
+        raise ValueError(
+            f"{name}: expected integers of shape ({rows.shape[0]},), one per row, got {labels.dtype} "
+            f"{tuple(labels.shape)}"
+        )
+    if labels.device != rows.device:
+        raise ValueError(f"{name}: expected a tensor on {rows.device}, got one on {labels.device}")
+
+
+def check_range_of_labels(name: str, labels: Tensor, count: int) -> None:
+    smallest, largest = torch.stack(labels.aminmax()).tolist()
+    if smallest < 0 or largest >= count:
+        raise ValueError(f"{name}: expected integers in 0 .. {count - 1}, got {smallest if smallest < 0 else largest}")
+
+
+def check_probabilities(name: str, probabilities: object, rows: Tensor) -> None:
+    """One row of class probabilities per row."""
+    if not isinstance(probabilities, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(probabilities).__name__}")
+    shape = probabilities.shape
+    if len(shape) != 2 or shape[0] != rows.shape[0] or shape[1] == 0 or not probabilities.is_floating_point():
+        raise ValueError(
+            f"{name}: expected a floating-point tensor of shape [{rows.shape[0]}, classes], got {probabilities.dtype} "
+            f"{tuple(shape)}"
+        )
+    if probabilities.device != rows.device:
+        raise ValueError(f"{name}: expected a tensor on {rows.device}, got one on {probabilities.device}")
+
+
+def check_groups(groups: Tensor, num_groups: int | None, pair_weights: object) -> int:
+    """The number of groups, as it is given or as the largest one says."""
+    if num_groups is not None:
+        check_count("num_groups", num_groups)
+    if pair_weights is not None:
+        _check_pair_weights(pair_weights, num_groups, groups.device)
+        assert isinstance(pair_weights, Tensor)
+        num_groups = pair_weights.shape[0]
+    if num_groups is None:
+        num_groups = max(0, int(groups.max())) + 1
+    if readable(groups):
+        check_range_of_labels("groups", groups, num_groups)
+    return num_groups
+
+
+def _check_pair_weights(weights: object, num_groups: int | None, device: torch.device) -> None:
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"pair_weights: expected a tensor, got {type(weights).__name__}")
+    count = "G" if num_groups is None else num_groups
+    square = weights.dim() == 2 and weights.shape[0] == weights.shape[1] > 0
+    if not square or not weights.is_floating_point() or num_groups not in (None, weights.shape[0]):
+        raise ValueError(
+            f"pair_weights: expected a floating-point tensor of shape [{count}, {count}], got {weights.dtype} "
+            f"{tuple(weights.shape)}"
+        )
+    if weights.device != device:
+        raise ValueError(f"pair_weights: expected a tensor on {device}, got one on {weights.device}")
+    if readable(weights) and not torch.equal(weights, weights.T) and not weights.isnan().any():
+        raise ValueError("pair_weights: expected a symmetric matrix")
+
+
+def check_row_weights(name: str, weights: object, rows: Tensor) -> None:
+    """One number per row."""
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(weights).__name__}")
+    if weights.shape != rows.shape[:1] or not weights.is_floating_point():
+        raise ValueError(
+            f"{name}: expected a floating-point tensor of shape ({rows.shape[0]},), one weight per row, got "
+            f"{weights.dtype} {tuple(weights.shape)}"
+        )
+    if weights.device != rows.device:
+        raise ValueError(f"{name}: expected a tensor on {rows.device}, got one on {weights.device}")
+
+
+def check_values_of_row_weights(name: str, weights: Tensor, total: Tensor, estimator: str) -> None:
+    """Weights that can be read: non-negative, with a positive and finite sum, of several rows if "unbiased". NaN
+    passes, and makes the loss NaN."""
+    smallest, largest, total = torch.stack([*weights.detach().aminmax(), total.detach()]).tolist()
+    if smallest < 0:
+        raise ValueError(f"{name}: expected non-negative numbers, got {smallest}")
+    if total == 0 or total == math.inf:
+        raise ValueError(f"{name}: expected numbers with a positive, finite sum, got the sum {total}")
+    if estimator == "unbiased" and largest == total:
+        raise ValueError(f"{name}: estimator 'unbiased' needs at least 2 rows of positive weight, got 1")
+
+
 def check_options(estimator: object, precision: object) -> None:
     check_choice("estimator", estimator, ESTIMATORS)
     if precision is not None:
@@ -128,6 +243,11 @@ def _check_weight(name: str, weight: Any) -> float:
     if not 0 <= weight < math.inf:
         raise ValueError(f"{name}: expected a finite number >= 0, got {weight}")
     return weight
+
+
+def check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
 
 
 def check_flag(name: str, value: object) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from fastmmd.problem import Problem
 
 # The binding's version that this Python code was written for (csrc/problem.h).
-ABI = 5
+ABI = 6
 PACKAGE = Path(__file__).resolve().parent
 SOURCE_CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file()
 REINSTALL = "run `pip install -e .` in the checkout" if SOURCE_CHECKOUT else "install fastmmd again"
@@ -49,8 +49,9 @@ else:
 
 
 @lru_cache(maxsize=256)
-def make_problem(problem: Problem, dims: tuple[int, ...]) -> Any:
-    """The extension's form of a problem with layers of `dims` features."""
+def make_problem(problem: Problem, dims: tuple[int, ...], form_columns: int = 0) -> Any:
+    """The extension's form of a problem with layers of `dims` features. form_columns: those of W; 0 where there is no
+    form."""
     assert module is not None
     layers = [
         module.Layer(
@@ -70,6 +71,7 @@ def make_problem(problem: Problem, dims: tuple[int, ...]) -> Any:
         marginal=problem.marginal,
         pair_weights=problem.pair_weights,
         clamp=problem.clamp,
+        form_columns=form_columns,
     )
 
 
@@ -81,14 +83,21 @@ def make_buffers(
     loss: Tensor,
     statistics: Tensor,
     workspace: Tensor,
+    w: Tensor | None = None,
+    wa: Tensor | None = None,
+    kw: Tensor | None = None,
 ) -> Any:
-    """What one call reads and writes. inputs: row-major, sources first, as their gradients are."""
+    """What one call reads and writes. inputs: row-major, sources first, as their gradients are. w, wa, kw: of a form,
+    ``[N, P]``, contiguous, in the computing dtype: W, W A where there is a loss, K W where it is wanted."""
     assert module is not None
     return module.Buffers(
         inputs=[x.data_ptr() for x in inputs],
         strides=[x.stride(0) for x in inputs],
         gradients=[0 if x is None else x.data_ptr() for x in gradients],
         given_bandwidth=data_ptr(bandwidths),
+        w=data_ptr(w),
+        wa=data_ptr(wa),
+        kw=data_ptr(kw),
         loss=loss.data_ptr(),
         statistics=statistics.data_ptr(),
         workspace=workspace.data_ptr(),

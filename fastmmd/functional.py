@@ -8,12 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastmmd import autograd, checks, custom_op, dispatch, learned_weights, linear_time, transforms
-from fastmmd.backends import reference
-from fastmmd.bandwidth import given_bandwidths
-from fastmmd.call import Call, Evaluation
+from fastmmd import checks, sample_weights
+from fastmmd.evaluation import evaluate
 from fastmmd.gaussian import Gaussian
-from fastmmd.problem import Objective
 
 # JAN's layers: a feature layer and the softmax output (Long et al. 2017 and its released code).
 JAN_KERNELS = (Gaussian(), Gaussian(1.68, (1,)))
@@ -51,6 +48,8 @@ def discrepancy(
     estimator: str = "biased",
     backend: str = "auto",
     precision: str | None = None,
+    source_weights: Tensor | None = None,
+    target_weights: Tensor | None = None,
 ) -> Discrepancy:
     """``joint * JMMD(all layers) + sum_l marginal[l] * MMD(layer l)`` in one pass.
 
@@ -69,12 +68,18 @@ def discrepancy(
         precision: the least precise format that fp32 matrix products may use, ``"ieee"``, ``"tf32x3"``, ``"tf32"`` or
             ``"bf16"``; None follows torch's own setting for the device (on CUDA "medium" means TF32). On a CPU products
             are always exact fp32.
+        source_weights: ``[n_s]``, floating-point and non-negative: how much each row counts, divided by their sum.
+            They receive their gradient. None: all rows count alike. A row of weight 0 leaves the means and sums, but
+            bandwidth rules see all rows alike. Estimators "linear" and "circular" take none.
+        target_weights: ``[n_t]``, likewise.
 
     Returns:
         `Discrepancy`, in fp32 (fp64 if any input is fp64). Gradients have their input's dtype.
 
     Raises:
-        ValueError, TypeError: a bad argument, named in the message; a problem that the named backend does not support.
+        ValueError, TypeError: a bad argument, named in the message; a problem that the named backend does not support;
+            weights that add up to 0, that are negative, or that leave "unbiased" a single row (checked on a CPU; on a
+            GPU, where looking would wait, sums of 0 give NaN).
         RuntimeError: the named backend can't run here; a derivative that it can't give is asked for.
 
     Example:
@@ -86,74 +91,19 @@ def discrepancy(
         >>> bool(torch.isclose(terms.loss, 0.2 * terms.joint + 0.3 * terms.marginals[0]))
         True
     """
-    loss, statistics = _evaluate(sources, targets, kernels, joint, marginal, estimator, backend, precision)
+    loss, statistics, _ = evaluate(
+        sources,
+        targets,
+        kernels,
+        joint=joint,
+        marginal=marginal,
+        estimator=estimator,
+        backend=backend,
+        precision=precision,
+        make_form=sample_weights.form_maker(source_weights, target_weights),
+    )
     layers = len(sources)
     return Discrepancy(loss, statistics[0], statistics[1 : 1 + layers], statistics[1 + layers :])
-
-
-def _evaluate(
-    sources: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    kernels: Sequence[Gaussian],
-    joint: float,
-    marginal: float | Sequence[float],
-    estimator: str,
-    backend: str,
-    precision: str | None,
-) -> Evaluation:
-    """Checks the arguments of `discrepancy`, and computes the bandwidths that backends can't."""
-    checks.check_not_traced()
-    checks.check_layers(sources, targets)
-    kernels = checks.check_kernels(kernels, len(sources))
-    joint, marginals = checks.check_weights(joint, marginal, len(sources))
-    checks.check_options(estimator, precision)
-    checks.check_sizes(estimator, sources[0].shape[0], targets[0].shape[0])
-    dispatch.check(backend, sources[0].device)
-
-    static = tuple([kernel.static for kernel in kernels])
-    objective = Objective(static, joint, marginals, estimator)
-    bandwidths = None
-    if any(kernel.needs_bandwidth for kernel in static):
-        bandwidths = given_bandwidths(kernels, sources, targets)
-    if not any(isinstance(kernel.weights, Tensor) for kernel in kernels):
-        return _compute(objective, sources, targets, bandwidths, backend, precision)
-
-    checks.check_devices_of_weights(kernels, sources[0].device)
-
-    def joint_mmd(layers: slice, kernels: Sequence[Gaussian]) -> Evaluation:
-        part = Objective(tuple([kernel.static for kernel in kernels]), 1.0, (0.0,) * len(kernels), estimator)
-        part_bandwidths = None if bandwidths is None else bandwidths[layers]
-        return _compute(part, sources[layers], targets[layers], part_bandwidths, backend, precision)
-
-    return learned_weights.weighted_sum(joint_mmd, kernels, joint, marginals)
-
-
-def _compute(
-    objective: Objective,
-    sources: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    bandwidths: Tensor | None,
-    backend: str,
-    precision: str | None,
-) -> Evaluation:
-    """The estimator's own way, the dense reference, the custom op, or a backend's one pass."""
-    is_linear_time = objective.estimator in linear_time.ESTIMATORS
-    inputs = (*sources, *targets)
-    if not is_linear_time and backend != "reference" and transforms.active(bandwidths, *inputs):
-        return custom_op.evaluate_traced(objective, bandwidths, inputs, backend, precision)
-    call = Call(
-        problem=objective.problem(sources[0].shape[0], targets[0].shape[0]),
-        sources=sources,
-        targets=targets,
-        bandwidths=bandwidths,
-        needs_grad=tuple([x.requires_grad for x in inputs]) if torch.is_grad_enabled() else (False,) * len(inputs),
-        precision=precision,
-    )
-    if is_linear_time:
-        return linear_time.estimate(call, objective.estimator)
-    if backend == "reference":
-        return reference.differentiable(call)
-    return autograd.evaluate(call, backend)
 
 
 def _distance(squared: Tensor, kernels: Sequence[Gaussian]) -> Tensor:
@@ -175,6 +125,8 @@ def mmd(
     estimator: str = "biased",
     backend: str = "auto",
     precision: str | None = None,
+    source_weights: Tensor | None = None,
+    target_weights: Tensor | None = None,
 ) -> Tensor:
     """The squared MMD between two samples (Gretton et al. 2012; He & Ding 2020, eq. 7).
 
@@ -184,7 +136,7 @@ def mmd(
         kernel: the `Gaussian`.
         squared: False gives the MMD itself, whose gradient is 0 where the samples are equal. Estimates below 0, which
             only the biased estimator never gives, count as 0.
-        estimator, backend, precision: as those of `discrepancy`.
+        estimator, backend, precision, source_weights, target_weights: as those of `discrepancy`.
 
     Returns:
         0-d, in fp32 (fp64 if any input is fp64).
@@ -202,7 +154,17 @@ def mmd(
     """
     kernels = checks.check_kernel(kernel)
     checks.check_flag("squared", squared)
-    loss, _ = _evaluate((source,), (target,), kernels, 1.0, 0.0, estimator, backend, precision)
+    loss = evaluate(
+        (source,),
+        (target,),
+        kernels,
+        joint=1.0,
+        marginal=0.0,
+        estimator=estimator,
+        backend=backend,
+        precision=precision,
+        make_form=sample_weights.form_maker(source_weights, target_weights),
+    ).loss
     return loss if squared else _distance(loss, kernels)
 
 
@@ -215,6 +177,8 @@ def jmmd(
     estimator: str = "biased",
     backend: str = "auto",
     precision: str | None = None,
+    source_weights: Tensor | None = None,
+    target_weights: Tensor | None = None,
 ) -> Tensor:
     """The squared joint MMD over all layers (Long et al. 2017; He & Ding 2020, eq. 10).
 
@@ -223,7 +187,7 @@ def jmmd(
         targets: one ``[n_t, d_l]`` tensor per layer.
         kernels: one `Gaussian` per layer. The default is JAN's for (features, softmax outputs).
         squared: as that of `mmd`.
-        estimator, backend, precision: as those of `discrepancy`.
+        estimator, backend, precision, source_weights, target_weights: as those of `discrepancy`.
 
     Returns:
         0-d, in fp32 (fp64 if any input is fp64).
@@ -239,5 +203,15 @@ def jmmd(
         tensor(0.5153)
     """
     checks.check_flag("squared", squared)
-    loss, _ = _evaluate(sources, targets, kernels, 1.0, 0.0, estimator, backend, precision)
+    loss = evaluate(
+        sources,
+        targets,
+        kernels,
+        joint=1.0,
+        marginal=0.0,
+        estimator=estimator,
+        backend=backend,
+        precision=precision,
+        make_form=sample_weights.form_maker(source_weights, target_weights),
+    ).loss
     return loss if squared else _distance(loss, kernels)

@@ -3,7 +3,7 @@ one Gaussian in each such layer: exact, on every backend, with all derivatives, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import torch
@@ -19,12 +19,14 @@ JointMMD = Callable[[slice, Sequence[Gaussian]], Evaluation]
 def weighted_sum(
     joint_mmd: JointMMD, kernels: Sequence[Gaussian], joint: float, marginal: Sequence[float]
 ) -> Evaluation:
-    """The loss of `fastmmd.discrepancy` with these weights of its terms."""
-    joint_terms, statistics = [], []
-    for combination in product(*[_weighted_gaussians(kernel) for kernel in kernels]):
-        evaluation = joint_mmd(slice(None), [kernel for kernel, _ in combination])
-        joint_terms.append(_times(evaluation.loss, [weight for _, weight in combination]))
+    """The loss of `fastmmd.discrepancy` with these weights of its terms; rows are those of the joint term."""
+    joint_terms, rows, statistics = [], [], []
+    for gaussians, weights in combinations(kernels):
+        evaluation = joint_mmd(slice(None), gaussians)
+        joint_terms.append(times(evaluation.loss, weights))
         statistics.append(evaluation.statistics)
+        if evaluation.rows is not None:
+            rows.append(times(evaluation.rows, weights))
     joint_value = torch.stack(joint_terms).sum()
     layer_values = [joint_value]
     if len(kernels) > 1:
@@ -33,23 +35,31 @@ def weighted_sum(
     for weight, value in zip(marginal, layer_values, strict=True):
         loss = loss + weight * value
     bandwidths = statistics[0][1 + len(kernels) :]
-    return Evaluation(loss, torch.cat([torch.stack([joint_value, *layer_values]).detach(), bandwidths]))
+    all_statistics = torch.cat([torch.stack([joint_value, *layer_values]).detach(), bandwidths])
+    return Evaluation(loss, all_statistics, torch.stack(rows).sum(0).detach() if rows else None)
+
+
+def combinations(kernels: Sequence[Gaussian]) -> Iterator[tuple[list[Gaussian], list[Tensor | None]]]:
+    """The product of all layers' kernels is the sum of such products of single Gaussians times their weights; a kernel
+    whose weights are numbers stays whole, and None stands for its weight."""
+    for combination in product(*[_weighted_gaussians(kernel) for kernel in kernels]):
+        yield [kernel for kernel, _ in combination], [weight for _, weight in combination]
 
 
 def _marginal(joint_mmd: JointMMD, layer: int, kernel: Gaussian) -> Tensor:
     only = slice(layer, layer + 1)
-    terms = [_times(joint_mmd(only, [gaussian]).loss, [weight]) for gaussian, weight in _weighted_gaussians(kernel)]
+    terms = [times(joint_mmd(only, [gaussian]).loss, [weight]) for gaussian, weight in _weighted_gaussians(kernel)]
     return torch.stack(terms).sum()
 
 
 def _weighted_gaussians(kernel: Gaussian) -> list[tuple[Gaussian, Tensor | None]]:
-    """The Gaussians of a kernel with their weights; a kernel whose weights are numbers is one, with no weight."""
     if not isinstance(kernel.weights, Tensor):
         return [(kernel, None)]
     return [(kernel.single(index), kernel.weights[index]) for index in range(len(kernel.multipliers))]
 
 
-def _times(value: Tensor, weights: Sequence[Tensor | None]) -> Tensor:
+def times(value: Tensor, weights: Sequence[Tensor | None]) -> Tensor:
+    """The value times all weights that are no None."""
     for weight in weights:
         value = value if weight is None else value * weight.to(value.dtype)
     return value

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastmmd import checks, dispatch
 from fastmmd.functional import JAN_KERNELS, Discrepancy, discrepancy, jmmd, mmd
 from fastmmd.gaussian import Gaussian
+from fastmmd.local_mmd import lmmd
 
 
 class _Loss(nn.Module):
@@ -71,6 +72,16 @@ class _Options(TypedDict):
     precision: str | None
 
 
+class _Terms(TypedDict):
+    joint: float
+    marginal: float | Sequence[float]
+
+
+class _Weights(TypedDict):
+    source_weights: Tensor | None
+    target_weights: Tensor | None
+
+
 class TransferLoss(_Loss):
     """The whole transfer term of He & Ding 2020, eqs. 11-13, in one pass:
     ``joint * JMMD(all layers) + sum_l marginal[l] * MMD(layer l)``.
@@ -109,13 +120,28 @@ class TransferLoss(_Loss):
         self.joint = joint
         self.marginal = marginal
 
-    def discrepancy(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Discrepancy:
+    def discrepancy(
+        self,
+        sources: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        source_weights: Tensor | None = None,
+        target_weights: Tensor | None = None,
+    ) -> Discrepancy:
         """The loss with its parts and bandwidths, for logging. Arguments as those of ``forward``."""
-        return discrepancy(sources, targets, self.kernels, joint=self.joint, marginal=self.marginal, **self._options)
+        weights: _Weights = {"source_weights": source_weights, "target_weights": target_weights}
+        terms: _Terms = {"joint": self.joint, "marginal": self.marginal}
+        return discrepancy(sources, targets, self.kernels, **terms, **weights, **self._options)
 
-    def forward(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """The loss, 0-d, of ``sources[l] [n_s, d_l]`` and ``targets[l] [n_t, d_l]``."""
-        return self.discrepancy(sources, targets).loss
+    def forward(
+        self,
+        sources: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        source_weights: Tensor | None = None,
+        target_weights: Tensor | None = None,
+    ) -> Tensor:
+        """The loss, 0-d, of ``sources[l] [n_s, d_l]`` and ``targets[l] [n_t, d_l]``, of rows with weights ``[n_s]`` and
+        ``[n_t]``, if any (`fastmmd.discrepancy`)."""
+        return self.discrepancy(sources, targets, source_weights, target_weights).loss
 
     def extra_repr(self) -> str:
         return f"joint={self.joint}, marginal={self.marginal}, {super().extra_repr()}"
@@ -154,13 +180,28 @@ class JMMDLoss(_Loss):
         checks.check_flag("squared", squared)
         self.squared = squared
 
-    def discrepancy(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Discrepancy:
+    def discrepancy(
+        self,
+        sources: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        source_weights: Tensor | None = None,
+        target_weights: Tensor | None = None,
+    ) -> Discrepancy:
         """The squared loss with its parts and bandwidths, for logging. Arguments as those of ``forward``."""
-        return discrepancy(sources, targets, self.kernels, **self._options)
+        weights: _Weights = {"source_weights": source_weights, "target_weights": target_weights}
+        return discrepancy(sources, targets, self.kernels, **weights, **self._options)
 
-    def forward(self, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """The loss, 0-d, of ``sources[l] [n_s, d_l]`` and ``targets[l] [n_t, d_l]``."""
-        return jmmd(sources, targets, self.kernels, squared=self.squared, **self._options)
+    def forward(
+        self,
+        sources: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        source_weights: Tensor | None = None,
+        target_weights: Tensor | None = None,
+    ) -> Tensor:
+        """The loss, 0-d, of ``sources[l] [n_s, d_l]`` and ``targets[l] [n_t, d_l]``, of rows with weights ``[n_s]`` and
+        ``[n_t]``, if any (`fastmmd.discrepancy`)."""
+        weights: _Weights = {"source_weights": source_weights, "target_weights": target_weights}
+        return jmmd(sources, targets, self.kernels, squared=self.squared, **weights, **self._options)
 
 
 class MMDLoss(_Loss):
@@ -193,10 +234,81 @@ class MMDLoss(_Loss):
         checks.check_flag("squared", squared)
         self.squared = squared
 
-    def discrepancy(self, source: Tensor, target: Tensor) -> Discrepancy:
+    def discrepancy(
+        self,
+        source: Tensor,
+        target: Tensor,
+        source_weights: Tensor | None = None,
+        target_weights: Tensor | None = None,
+    ) -> Discrepancy:
         """The squared loss with its parts and bandwidth, for logging. Arguments as those of ``forward``."""
-        return discrepancy((source,), (target,), self.kernels, **self._options)
+        weights: _Weights = {"source_weights": source_weights, "target_weights": target_weights}
+        return discrepancy((source,), (target,), self.kernels, **weights, **self._options)
 
-    def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """The loss, 0-d, of ``source [n_s, d]`` and ``target [n_t, d]``."""
-        return mmd(source, target, self.kernels[0], squared=self.squared, **self._options)
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        source_weights: Tensor | None = None,
+        target_weights: Tensor | None = None,
+    ) -> Tensor:
+        """The loss, 0-d, of ``source [n_s, d]`` and ``target [n_t, d]``, of rows with weights ``[n_s]`` and ``[n_t]``,
+        if any (`fastmmd.discrepancy`)."""
+        weights: _Weights = {"source_weights": source_weights, "target_weights": target_weights}
+        return mmd(source, target, self.kernels[0], squared=self.squared, **weights, **self._options)
+
+
+class LMMDLoss(_Loss):
+    """DSAN's loss, the local MMD: domains compared class by class (Zhu et al. 2021).
+
+    Args:
+        num_classes: C, at least 1.
+        kernel, joint, marginal, estimator, backend, precision: as those of `fastmmd.lmmd`, whose shapes, dtypes and
+            errors hold too.
+
+    Example:
+        >>> import torch, fastmmd
+        >>> x = torch.tensor([[0.0], [1.0], [4.0], [5.0]])
+        >>> labels, probabilities = torch.tensor([0, 0, 1, 1]), torch.eye(2)[[0, 0, 1, 1]]
+        >>> fastmmd.LMMDLoss(2, fastmmd.Gaussian(1.0, (1,)))(x, x + 1, labels, probabilities)
+        tensor(0.4908)
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        kernel: Gaussian | Sequence[Gaussian] = JAN_KERNELS[0],
+        joint: float = 1.0,
+        marginal: float | Sequence[float] = 0.0,
+        estimator: str = "biased",
+        backend: str = "auto",
+        precision: str | None = None,
+    ) -> None:
+        checks.check_count("num_classes", num_classes)
+        kernels = checks.check_kernels((kernel,) if isinstance(kernel, Gaussian) else kernel)
+        checks.check_weights(joint, marginal, len(kernels))
+        checks.check_choice("estimator", estimator, ("biased", "unbiased"))
+        super().__init__(kernels=kernels, estimator=estimator, backend=backend, precision=precision)
+        self.num_classes = num_classes
+        self.joint = joint
+        self.marginal = marginal
+
+    def forward(
+        self,
+        source: Tensor | Sequence[Tensor],
+        target: Tensor | Sequence[Tensor],
+        source_labels: Tensor,
+        target_probabilities: Tensor,
+    ) -> Tensor:
+        """The loss, 0-d, of ``source [n_s, d]`` with labels ``[n_s]`` and ``target [n_t, d]`` with probabilities
+        ``[n_t, num_classes]``, or of lists of layers."""
+        shape = tuple(target_probabilities.shape)
+        if shape[1:] != (self.num_classes,):
+            raise ValueError(f"target_probabilities: expected shape [n_t, {self.num_classes}], got {shape}")
+        kernels = self.kernels
+        kernel = kernels[0] if isinstance(source, Tensor) else kernels
+        terms: _Terms = {"joint": self.joint, "marginal": self.marginal}
+        return lmmd(source, target, source_labels, target_probabilities, kernel, **terms, **self._options)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_classes}, joint={self.joint}, marginal={self.marginal}, {super().extra_repr()}"

@@ -7,6 +7,10 @@ A backend gets layers ``Z_l [N, d_l]``, whose first ``n_source`` rows are the so
 
 (S_ss, S_tt: sums over ordered pairs i != j inside a domain; S_st: over all cross pairs; kappa: the value at distance
 0), their combination ``joint * value_product + sum_l marginal[l] * value_l``, and its gradient in every Z_l.
+
+Where the problem is weighted, every pair has its own weight ``W_i A W_j^T`` (`fastmmd.call.Form`), and
+
+    value_t = sum over ordered pairs i != j of W_i A W_j^T k_t(i, j) + diagonal * kappa * sum_i W_i A W_i^T.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ class LayerKernel(NamedTuple):
 
 
 class PairWeights(NamedTuple):
-    """Weights of S_ss, S_tt and S_st, and of the value at distance 0."""
+    """Weights of S_ss, S_tt and S_st, and of the value at distance 0: the only one that a weighted problem reads."""
 
     alpha: float
     beta: float
@@ -52,7 +56,10 @@ class PairWeights(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """clamp: a V-statistic is never negative: round-off below 0 is clamped in the value, not in the gradient."""
+    """
+    clamp: a V-statistic is never negative: round-off below 0 is clamped in the value, not in the gradient.
+    weighted: pairs have the weights of the call's form.
+    """
 
     n_source: int
     n_target: int
@@ -61,6 +68,7 @@ class Problem(NamedTuple):
     marginal: tuple[float, ...]
     pair_weights: PairWeights
     clamp: bool
+    weighted: bool = False
 
     @property
     def n(self) -> int:
@@ -72,6 +80,12 @@ class Problem(NamedTuple):
         for layer in self.layers:
             kappa *= layer.at_zero
         return kappa
+
+    @property
+    def at_zero(self) -> float:
+        """Of the kernel of the whole loss, joint and marginal terms together."""
+        terms = zip(self.marginal, self.layers, strict=True)
+        return self.joint * self.product_at_zero + sum([weight * layer.at_zero for weight, layer in terms])
 
     @property
     def gaussians(self) -> int:
@@ -91,12 +105,16 @@ class Objective(NamedTuple):
 
     kernels: the static part of each layer's Gaussian.
     estimator: "biased" or "unbiased".
+    weighted: whether a form says what a pair counts.
+    clamp: whether a biased loss is known to be never negative, so that round-off below 0 is clamped.
     """
 
     kernels: tuple[StaticGaussian, ...]
     joint: float
     marginal: tuple[float, ...]
     estimator: str
+    weighted: bool = False
+    clamp: bool = True
 
     def problem(self, n_source: int, n_target: int) -> Problem:
         # A compiler would look inside the cache.
@@ -111,17 +129,21 @@ def _make_problem(objective: Objective, n_source: int, n_target: int) -> Problem
         layers=tuple([_layer_kernel(kernel, n_source + n_target) for kernel in objective.kernels]),
         joint=objective.joint,
         marginal=objective.marginal,
-        pair_weights=pair_weights(objective.estimator, n_source, n_target),
-        clamp=objective.estimator == "biased",
+        pair_weights=_pair_weights(objective, n_source, n_target),
+        clamp=objective.clamp and objective.estimator == "biased",
+        weighted=objective.weighted,
     )
 
 
 _cached_problem = lru_cache(maxsize=256)(_make_problem)
 
 
-def pair_weights(estimator: str, n: int, m: int) -> PairWeights:
+def _pair_weights(objective: Objective, n: int, m: int) -> PairWeights:
     """The V-statistic (Gretton et al. 2012, eq. 5) keeps the diagonal, the U-statistic (eq. 3) drops it."""
-    if estimator == "biased":
+    biased = objective.estimator == "biased"
+    if objective.weighted:
+        return PairWeights(alpha=0.0, beta=0.0, gamma=0.0, diagonal=float(biased))
+    if biased:
         return PairWeights(alpha=1 / n**2, beta=1 / m**2, gamma=-2 / (n * m), diagonal=1 / n + 1 / m)
     return PairWeights(alpha=1 / (n * (n - 1)), beta=1 / (m * (m - 1)), gamma=-2 / (n * m), diagonal=0.0)
 

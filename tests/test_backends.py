@@ -135,7 +135,7 @@ def test_torch_tiles_that_do_not_fit_at_once():
     sources, targets = layers(150, (20, 3), 1), layers(101, (20, 3), 2, 0.3)
     exact = evaluate(sources, targets, backend="reference")
     config = torch_tiles.Config(workspace_bytes=600_000)
-    loss, statistics, gradients = torch_tiles.run(call_of(sources, targets, JAN), config)
+    loss, statistics, gradients, _ = torch_tiles.run(call_of(sources, targets, JAN), config)
     tiled = Result(loss, statistics[0], statistics[1:3], statistics[3:], gradients)
     assert_same(tiled, exact, 1e-11)
 
@@ -195,7 +195,7 @@ def test_cpu_variants_agree():
         for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 3e-6)):
             sides = ([x.detach().to(dtype) for x in side] for side in (sources, targets))
             call = call_of(*sides, kernels, joint=0.6, marginal=(0.1, 0.0, 0.2))
-            loss, _, gradients = cpu.run(call, cpu.Config(variant))
+            loss, _, gradients, _ = cpu.run(call, cpu.Config(variant))
             assert loss.item() == pytest.approx(exact.loss.item(), abs=tolerance)
             for gradient, truth in zip(gradients, exact.gradients, strict=True):
                 assert relative(gradient, truth) < 10 * tolerance

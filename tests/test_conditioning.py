@@ -66,7 +66,7 @@ def test_a_far_row_leaves_the_products_of_the_others(rule, row, size):
     exact = evaluate([source], [target], (Gaussian(rule, (1,)),), torch.float64, backend="reference")
     kernels = (Gaussian(rule, (1,)),)
     call = call_of([source], [target], kernels, bandwidths=given_bandwidths(kernels, [source], [target]))
-    loss, statistics, gradients = torch_tiles.run(call, PRODUCTS)
+    loss, statistics, gradients, _ = torch_tiles.run(call, PRODUCTS)
     assert statistics[2].item() == pytest.approx(exact.bandwidths.item(), rel=1e-6)
     assert loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
     near = [i for i in range(32) if i != row]

@@ -19,7 +19,7 @@ SHARP = Gaussian(1.0, (1,))
 def run(sources, targets, kernels=(SHARP,), variant=0, estimator="biased", needs_grad=None):
     """Loss and gradients of one instruction-set variant."""
     call = call_of(sources, targets, kernels, estimator=estimator, needs_grad=needs_grad)
-    loss, _, gradients = cpu.run(call, cpu.Config(variant))
+    loss, _, gradients, _ = cpu.run(call, cpu.Config(variant))
     return loss, gradients
 
 

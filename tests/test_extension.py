@@ -20,7 +20,7 @@ def test_limits_are_those_of_the_extension():
 
 LAYER = {"dim": 3, "multipliers": [1.0], "weights": [1.0], "bandwidth_scale": 1.0, "follows_mean": True}
 BUFFERS = {"inputs": [8, 8], "strides": [3, 3], "gradients": [0, 0]}
-ADDRESSES = {"given_bandwidth": 0, "loss": 8, "statistics": 8, "workspace": 8}
+ADDRESSES = {"given_bandwidth": 0, "w": 0, "wa": 0, "kw": 0, "loss": 8, "statistics": 8, "workspace": 8}
 
 
 @pytest.mark.parametrize(

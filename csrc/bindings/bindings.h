@@ -43,9 +43,11 @@ inline void expect_range(const char* argument, int64_t got, int64_t least, int64
     refuse(argument, std::to_string(least) + " to " + std::to_string(most), std::to_string(got));
 }
 
-inline void expect_positive(const char* argument, int64_t got) {
-  if (got < 1) refuse(argument, "at least 1", std::to_string(got));
+inline void expect_at_least(const char* argument, int64_t got, int64_t least) {
+  if (got < least) refuse(argument, "at least " + std::to_string(least), std::to_string(got));
 }
+
+inline void expect_positive(const char* argument, int64_t got) { expect_at_least(argument, got, 1); }
 
 // A structure with one entry per layer in each of its lists, and the number of layers that it was made for.
 template <typename Structure>

@@ -39,7 +39,7 @@ def unavailable(device: torch.device) -> str | None:
 
 
 def supports(call: Call) -> str | None:
-    return None
+    return "weights of pairs are not in its kernels yet" if call.form else None
 
 
 def run(call: Call, config: Config | None = None) -> Result:

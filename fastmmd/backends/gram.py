@@ -69,10 +69,16 @@ def round_to_tf32(x: Tensor) -> Tensor:
 def loss_and_statistics(
     problem: Problem, sums: Tensor, bandwidths: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """`Result`'s first two, from ``sums [3, 1 + L]``: over ss, tt, st, of the product and each layer's kernel."""
-    alpha, beta, gamma, diagonal = problem.pair_weights
+    """`Result`'s first two, from sums of the product and of each layer's kernel, in the accumulation dtype:
+    ``[3, 1 + L]`` over ss, tt, st, or, of a weighted problem, ``[2, 1 + L]``: over pairs times their weights, and the
+    trace of the weights."""
+    diagonal: float | Tensor
+    if problem.weighted:
+        values, diagonal = sums[0], problem.pair_weights.diagonal * sums[1, 0]
+    else:
+        alpha, beta, gamma, diagonal = problem.pair_weights
+        values = alpha * sums[0] + beta * sums[1] + gamma * sums[2]
     at_zero = [problem.product_at_zero, *(layer.at_zero for layer in problem.layers)]
-    values = alpha * sums[0] + beta * sums[1] + gamma * sums[2]
     values = torch.stack([value + diagonal * zero for value, zero in zip(values, at_zero, strict=True)])
     loss = problem.combine(values)
     if problem.clamp:

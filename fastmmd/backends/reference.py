@@ -7,10 +7,12 @@ torch.compile see through it, so it has no hand-written gradient.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from fastmmd.call import Call, Evaluation, Result
+from fastmmd.call import Call, Evaluation, Form, Result
 from fastmmd.dtypes import accumulation_dtype
 from fastmmd.mixture import mixture
 from fastmmd.problem import Problem
@@ -29,18 +31,20 @@ def run(call: Call, config: None = None) -> Result:
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_(needed) for x, needed in zip(call.inputs, call.needs_grad, strict=True)]
         layers = len(call.sources)
-        loss, statistics = differentiable(call._replace(sources=inputs[:layers], targets=inputs[layers:]))
+        evaluation = differentiable(call._replace(sources=inputs[:layers], targets=inputs[layers:]))
+    loss = evaluation.loss
     variables = [x for x in inputs if x.requires_grad]
     gradients = iter(torch.autograd.grad(loss, variables) if variables else ())
     in_order = [next(gradients).to(loss.dtype) if x.requires_grad else None for x in inputs]
-    return Result(loss.detach(), statistics, in_order)
+    rows = None if evaluation.rows is None else evaluation.rows.detach()
+    return Result(loss.detach(), evaluation.statistics, in_order, rows)
 
 
 def differentiable(call: Call) -> Evaluation:
-    """The loss as autograd can differentiate it, as often as wanted."""
+    """The loss, and the rows of a form, as autograd can differentiate them, as often as wanted."""
     problem, dtype, accumulation = call.problem, call.dtype, accumulation_dtype(call.device)
     product = torch.ones((), dtype=dtype, device=call.device)
-    values, bandwidths = [], []
+    kernels, bandwidths = [], []
     for index, (layer, source, target) in enumerate(zip(problem.layers, call.sources, call.targets, strict=True)):
         z = torch.cat([source.to(dtype), target.to(dtype)])
         distances = (z[:, None, :] - z[None, :, :]).square().sum(-1)
@@ -53,21 +57,35 @@ def differentiable(call: Call) -> Evaluation:
         bandwidth = layer.bandwidth_scale * base
         kernel = mixture(layer, bandwidth, distances)
         product = product * kernel
-        values.append(_statistic(problem, kernel, layer.at_zero))
+        kernels.append(kernel)
         bandwidths.append(bandwidth)
-    values = [_statistic(problem, product, problem.product_at_zero), *values]
+    others = 1 - torch.eye(problem.n, dtype=accumulation, device=call.device)
+    off_diagonal = [kernel.to(accumulation) * others for kernel in (product, *kernels)]
+    at_zero = [problem.product_at_zero, *[layer.at_zero for layer in problem.layers]]
+    statistic = _statistic if call.form is None else partial(_weighted_statistic, form=call.form)
+    values = [statistic(problem, kernel, kappa) for kernel, kappa in zip(off_diagonal, at_zero, strict=True)]
     loss = problem.combine(values)
-    statistics = torch.stack([*(_clamped(problem, value) for value in values), *bandwidths])
-    return Evaluation(_clamped(problem, loss).to(dtype), statistics.to(dtype).detach())
+    statistics = torch.stack([*(_clamped(problem, value) for value in values), *bandwidths]).to(dtype).detach()
+    rows = None
+    if call.form is not None and call.form.needs_rows:
+        rows = (problem.combine(off_diagonal) @ call.form.w.to(accumulation)).to(dtype)
+    return Evaluation(_clamped(problem, loss).to(dtype), statistics, rows)
 
 
-def _statistic(problem: Problem, kernel: Tensor, at_zero: float) -> Tensor:
+def _statistic(problem: Problem, off_diagonal: Tensor, at_zero: float) -> Tensor:
     n = problem.n_source
     alpha, beta, gamma, diagonal = problem.pair_weights
-    accumulation = accumulation_dtype(kernel.device)
-    off_diagonal = kernel.to(accumulation) * (1 - torch.eye(problem.n, dtype=accumulation, device=kernel.device))
     within_source, within_target = off_diagonal[:n, :n].sum(), off_diagonal[n:, n:].sum()
     return alpha * within_source + beta * within_target + gamma * off_diagonal[:n, n:].sum() + diagonal * at_zero
+
+
+def _weighted_statistic(problem: Problem, off_diagonal: Tensor, at_zero: float, form: Form) -> Tensor:
+    """``tr(A W^T K W)``."""
+    w = form.w.to(off_diagonal.dtype)
+    if form.a is None:
+        return off_diagonal.new_zeros(())
+    wa = form.times_a(w)
+    return (wa * (off_diagonal @ w)).sum() + problem.pair_weights.diagonal * at_zero * (wa * w).sum()
 
 
 def _clamped(problem: Problem, value: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastmmd.backends import gram
-from fastmmd.call import Call, Result
+from fastmmd.call import Call, Form, Result
 from fastmmd.dtypes import accumulation_dtype
 from fastmmd.mixture import mixture_and_slope
 from fastmmd.precision import matmul_precision, torch_precision
@@ -58,9 +58,10 @@ def run(call: Call, config: Config | None = None) -> Result:
         for index, condition in enumerate(tiles.conditions()):
             if condition > limit:  # centred rows would have rounded already
                 tiles.uncentred[index] = torch.cat([wide.sources[index], wide.targets[index]])
-        loss, statistics, gradients = tiles.run(config)
+        loss, statistics, gradients, weighted_rows = tiles.run(config)
         gradients = [None if gradient is None else gradient.to(dtype) for gradient in gradients]
-        return Result(loss.to(dtype), statistics.to(dtype), gradients)
+        weighted_rows = None if weighted_rows is None else weighted_rows.to(dtype)
+        return Result(loss.to(dtype), statistics.to(dtype), gradients, weighted_rows)
 
 
 class _Tiles:
@@ -77,7 +78,11 @@ class _Tiles:
         # The median and a learned bandwidth may be 0, where only distance 0 counts: round-off must not hide it.
         self.may_be_zero = [call.bandwidths is not None and not layer.follows_mean for layer in self.problem.layers]
         self.accumulation = accumulation_dtype(self.device)
-        self.sums = torch.zeros(3, len(self.z) + 1, dtype=self.accumulation, device=self.device)  # ss, tt, st
+        sums = 2 if self.problem.weighted else 3  # gram.loss_and_statistics
+        self.sums = torch.zeros(sums, len(self.z) + 1, dtype=self.accumulation, device=self.device)
+        self.form = None if call.form is None else _FormTensors(call.form, self.dtype)
+        if self.form is not None and self.form.wa is not None:
+            self.sums[1] = (self.form.w * self.form.wa).sum(dtype=self.accumulation)
 
     def conditions(self) -> list[float]:
         """`gram.condition` of each layer, read."""
@@ -90,7 +95,8 @@ class _Tiles:
         for rows, columns in gram.panel_pairs(self.problem.n, side):
             self._add_tile(rows, columns)
         loss, statistics = gram.loss_and_statistics(self.problem, self.sums, self.bandwidths, self.dtype)
-        return Result(loss, statistics, gram.by_domain(self.call, self.gradients))
+        kw = None if self.form is None else self.form.kw
+        return Result(loss, statistics, gram.by_domain(self.call, self.gradients), kw)
 
     def _add_tile(self, rows: slice, columns: slice) -> None:
         problem, diagonal = self.problem, rows == columns
@@ -102,12 +108,25 @@ class _Tiles:
             kernel, slope = mixture_and_slope(layer, self.bandwidths[index], distances)
             kernels.append(kernel)
             slopes.append(slope)
-        self._add_sums(kernels, rows, columns)
-        if not any(self.call.needs_grad):
-            return
-        pair_weights = self._pair_weights(rows, columns)
+        product = kernels[0]
+        for kernel in kernels[1:]:
+            product = product * kernel
+        terms = [product, *kernels]
+        if self.form is None:
+            self._add_sums(terms, rows, columns)
+            if not any(self.call.needs_grad):
+                return
+            pair_weights = self._domain_weights(rows, columns)
+        else:
+            with matmul_precision(self.device, "ieee"):
+                self.form.add_rows(problem.combine(terms), rows, columns)
+                if self.form.wa is None:
+                    return
+                pair_weights = self.form.w[rows] @ self.form.wa[columns].T
         if diagonal:
             pair_weights.fill_diagonal_(0)
+        if self.form is not None:
+            self._add_weighted_sums(terms, pair_weights, diagonal)
         for index, gradient in enumerate(self.gradients):
             if gradient is None:
                 continue
@@ -131,25 +150,46 @@ class _Tiles:
         distances = torch.addmm(sums, z[rows], z[columns].T, alpha=-2)
         return distances.masked_fill_(distances <= sums.mul_(8 * torch.finfo(self.dtype).eps), 0)
 
-    def _pair_weights(self, rows: slice, columns: slice) -> Tensor:
+    def _domain_weights(self, rows: slice, columns: slice) -> Tensor:
         alpha, beta, gamma, _ = self.problem.pair_weights
         source = torch.arange(self.problem.n, device=self.device) < self.problem.n_source
         row, column = source[rows, None], source[None, columns]
         weights = torch.full((row.shape[0], column.shape[1]), 0.5 * gamma, dtype=self.dtype, device=self.device)
         return weights.masked_fill_(row & column, alpha).masked_fill_(~row & ~column, beta)
 
-    def _add_sums(self, kernels: list[Tensor], rows: slice, columns: slice) -> None:
-        product = kernels[0]
-        for kernel in kernels[1:]:
-            product = product * kernel
+    def _add_weighted_sums(self, terms: list[Tensor], pair_weights: Tensor, diagonal: bool) -> None:
+        images = 1 if diagonal else 2  # an off-diagonal tile stands for its mirror image too
+        for index, term in enumerate(terms):
+            self.sums[0, index] += images * (term * pair_weights).sum(dtype=self.accumulation)
+
+    def _add_sums(self, terms: list[Tensor], rows: slice, columns: slice) -> None:
         diagonal = rows == columns
         split_row = min(max(self.problem.n_source - rows.start, 0), rows.stop - rows.start)
         split_column = min(max(self.problem.n_source - columns.start, 0), columns.stop - columns.start)
         images = 1 if diagonal else 2  # an off-diagonal tile stands for its mirror image too
-        for term, kernel in enumerate([product, *kernels]):
+        for term, kernel in enumerate(terms):
             if diagonal:
                 kernel = kernel.clone().fill_diagonal_(0)
             top, bottom = kernel[:split_row], kernel[split_row:]
             self.sums[0, term] += images * top[:, :split_column].sum(dtype=self.accumulation)
             self.sums[1, term] += images * bottom[:, split_column:].sum(dtype=self.accumulation)
             self.sums[2, term] += top[:, split_column:].sum(dtype=self.accumulation)
+
+
+class _FormTensors:
+    """W, W A where it is known, and ``K W`` where it is wanted."""
+
+    def __init__(self, form: Form, dtype: torch.dtype) -> None:
+        self.w = form.w.to(dtype)
+        self.wa = None if form.a is None else form.times_a(self.w)
+        self.kw = torch.zeros_like(self.w) if form.needs_rows else None
+
+    def add_rows(self, kernel: Tensor, rows: slice, columns: slice) -> None:
+        if self.kw is None:
+            return
+        diagonal = rows == columns
+        if diagonal:
+            kernel = kernel.clone().fill_diagonal_(0)
+        self.kw[rows] += kernel @ self.w[columns]
+        if not diagonal:
+            self.kw[columns] += kernel.T @ self.w[rows]

@@ -77,7 +77,7 @@ def capability(device: torch.device) -> int | None:
 
 
 def supports(call: Call) -> str | None:
-    return None
+    return "weights of pairs are not in its kernels yet" if call.form else None
 
 
 def run(call: Call, config: Config | None = None) -> Result:

@@ -21,6 +21,8 @@ __all__ = ["by_differences", "run", "supports", "unavailable"]
 
 def supports(call: Call) -> str | None:
     assert extension.module is not None
+    if call.form:
+        return "weights of pairs are not in its kernels yet"
     most = extension.module.CUDA_MAX_GAUSSIANS
     if call.problem.gaussians > most:
         return f"kernels: it takes at most {most} Gaussians in all layers together, got {call.problem.gaussians}"

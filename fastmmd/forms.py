@@ -1,0 +1,208 @@
+"""`kernel_forms`: many quadratic forms of one kernel matrix, which never exists as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastmmd import checks, dispatch, learned_weights, transforms
+from fastmmd.autograd import form_values, refuse_tangents
+from fastmmd.backends import reference
+from fastmmd.bandwidth import given_bandwidths
+from fastmmd.call import Call, Form
+from fastmmd.custom_op import run_op
+from fastmmd.dtypes import accumulation_dtype, compute_dtype
+from fastmmd.gaussian import Gaussian
+from fastmmd.problem import Objective
+
+
+def kernel_forms(
+    layers: Sequence[Tensor],
+    kernels: Sequence[Gaussian],
+    w: Tensor,
+    *,
+    diagonal: bool = True,
+    backend: str = "auto",
+    precision: str | None = None,
+) -> Tensor:
+    """``diag(W^T K W)``: for each column w of W the sum ``sum_ij w_i w_j K_ij``, K the product of the layers' kernels.
+
+    All forms come from one pass in O(N (d + P)) memory: the low-level door to every weighted MMD. A column of 1/n over
+    a first sample and -1/m over a second one gives their squared MMD; a column per permutation gives all values of a
+    permutation test. The backward pass is one more.
+
+    Args:
+        layers: one ``[N, d_l]`` tensor per layer (1 to 8 layers), fp16, bf16, fp32 or fp64. Never written.
+        kernels: one `Gaussian` per layer. Rules for the bandwidth see all N rows.
+        w: ``[N, P]``, floating-point, any sign: W.
+        diagonal: whether pairs i = j count.
+        backend, precision: as those of `fastmmd.discrepancy`.
+
+    Returns:
+        ``[P]``, in fp32 (fp64 if any layer is fp64); differentiable in layers, W, bandwidths and kernel weights.
+
+    Raises:
+        ValueError, TypeError: a bad argument, named in the message.
+        RuntimeError: the named backend can't run here; a derivative that it can't give is asked for.
+
+    Example:
+        >>> import torch, fastmmd
+        >>> z = torch.tensor([[0.0], [1.0], [1.0], [2.0]])  # two rows of one sample, then two of another
+        >>> w = torch.tensor([[0.5, 0.5, -0.5, -0.5]]).T
+        >>> fastmmd.kernel_forms([z], [fastmmd.Gaussian(1.0, (1,))], w)
+        tensor([0.4908])
+    """
+    checks.check_not_traced()
+    checks.check_pooled_layers(layers)
+    kernels = checks.check_kernels(kernels, len(layers))
+    checks.check_form(w, layers[0])
+    checks.check_flag("diagonal", diagonal)
+    checks.check_options("biased", precision)
+    dispatch.check(backend, layers[0].device)
+
+    dtype = compute_dtype(*layers)
+    bandwidths = None
+    if any(kernel.static.needs_bandwidth for kernel in kernels):
+        bandwidths = given_bandwidths(kernels, layers, _no_rows(layers))
+    checks.check_devices_of_weights(kernels, layers[0].device)
+    total: Tensor | None = None
+    for gaussians, weights in learned_weights.combinations(kernels):
+        static = tuple([kernel.static for kernel in gaussians])
+        objective = Objective(static, 1.0, (0.0,) * len(layers), "biased" if diagonal else "unbiased", weighted=True)
+        plan = _Plan(objective, backend, precision)
+        forms = _forms(plan, bandwidths, w.to(dtype), layers)
+        term = learned_weights.times(forms, weights)
+        total = term if total is None else total + term
+    assert total is not None
+    return total
+
+
+class _Plan(NamedTuple):
+    """What does not change with the values of tensors."""
+
+    objective: Objective
+    backend: str
+    precision: str | None
+
+
+def _forms(plan: _Plan, bandwidths: Tensor | None, w: Tensor, layers: Sequence[Tensor]) -> Tensor:
+    if plan.backend == "reference":
+        return _dense(plan, bandwidths, w, layers)
+    if not torch.compiler.is_compiling():
+        refuse_tangents((bandwidths, w, *layers))
+    return _Forms.apply(plan, bandwidths, w, *layers)[0]
+
+
+def _dense(plan: _Plan, bandwidths: Tensor | None, w: Tensor, layers: Sequence[Tensor]) -> Tensor:
+    """The forms as autograd can differentiate them, as often as wanted."""
+    call = Call(
+        problem=plan.objective.problem(len(w), 0),
+        sources=layers,
+        targets=_no_rows(layers),
+        bandwidths=bandwidths,
+        needs_grad=[False] * 2 * len(layers),
+        form=Form(w, None, needs_rows=True),
+    )
+    rows = reference.differentiable(call).rows
+    assert rows is not None
+    return _values(plan.objective, w, rows)[0]
+
+
+def _values(objective: Objective, w: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The forms, and ``K W`` with the diagonal if it counts."""
+    problem = objective.problem(w.shape[0], 0)
+    kw = rows + problem.pair_weights.diagonal * problem.at_zero * w
+    return form_values(w, kw, accumulation_dtype(w.device), whole=False).to(w.dtype), kw
+
+
+def _no_rows(layers: Sequence[Tensor]) -> list[Tensor]:
+    """The second side of a call whose rows are not divided in two."""
+    return [layer.detach()[:0] for layer in layers]
+
+
+class _Forms(torch.autograd.Function):
+    """Variables: bandwidths, W, then the layers. The second output is ``K W``, for the backward pass."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        plan: _Plan, bandwidths: Tensor | None, w: Tensor, *layers: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        rows = _run(plan, bandwidths, w, None, layers, needs_rows=True)[2]
+        return _values(plan.objective, w, rows)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.plan, *variables = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[1], *variables)
+
+    @staticmethod
+    def backward(ctx: Any, grad_forms: Tensor | None, _: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        kw, *variables = ctx.saved_tensors
+        bandwidths, w, *layers = variables
+        needs_grad = ctx.needs_input_grad[1:]
+        if grad_forms is None:
+            return (None,) * (1 + len(needs_grad))
+        if torch.is_grad_enabled() and not transforms.active(grad_forms, *variables):
+            return None, *_differentiable_gradients(ctx.plan, grad_forms, needs_grad, variables)
+        bandwidths_need_grad, w_needs_grad, *layers_need_grad = needs_grad
+        grad_w = 2 * kw * grad_forms if w_needs_grad else None
+        if not (bandwidths_need_grad or any(layers_need_grad)):
+            return None, None, grad_w, *[None for _ in layers]
+        a = grad_forms.to(accumulation_dtype(w.device))
+        flags = [bandwidths_need_grad, *layers_need_grad]
+        gradients = _run(ctx.plan, bandwidths, w, a, layers, needs_grad=flags)[3]
+        grad_bandwidths, *grad_layers = [g if needed else None for g, needed in zip(gradients, flags, strict=True)]
+        cast = [None if g is None else g.to(x.dtype) for g, x in zip(grad_layers, layers, strict=True)]
+        return None, grad_bandwidths, grad_w, *cast
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, plan: _Plan, *variables: Tensor | None) -> tuple[tuple[Tensor, ...], tuple]:
+        outputs = []
+        for i in range(info.batch_size):
+            pairs = zip(variables, in_dims[1:], strict=True)
+            selected = [x if x is None or dim is None else x.select(dim, i) for x, dim in pairs]
+            outputs.append(_Forms.apply(plan, *selected))
+        stacked = tuple(torch.stack(column) for column in zip(*outputs, strict=True))
+        return stacked, (0,) * len(stacked)
+
+
+def _run(
+    plan: _Plan,
+    bandwidths: Tensor | None,
+    w: Tensor,
+    a: Tensor | None,
+    layers: Sequence[Tensor],
+    *,
+    needs_rows: bool = False,
+    needs_grad: Sequence[bool] = (),
+) -> tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]:
+    """`run_op`, whose gradients are those of bandwidths and layers."""
+    bandwidths_need_grad, *layers_need_grad = needs_grad or [False] * (1 + len(layers))
+    loss, statistics, rows, gradients = run_op(
+        plan.objective,
+        needs_rows,
+        [bandwidths_need_grad, False, False, *layers_need_grad, *[False for _ in layers]],
+        plan.backend,
+        plan.precision or "",
+        (bandwidths, w, a, *layers, *_no_rows(layers)),
+    )
+    return loss, statistics, rows, [gradients[0], *gradients[3 : 3 + len(layers)]]
+
+
+def _differentiable_gradients(
+    plan: _Plan, grad_forms: Tensor, needs_grad: Sequence[bool], variables: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Under ``create_graph=True``, where the result may be differentiated again: through the dense form."""
+    with torch.enable_grad():
+        # A view per argument: an input may depend on another one, and only the direct dependence belongs here.
+        views: list[Any] = [None if x is None else x.view_as(x) for x in variables]
+        bandwidths, w, *layers = views
+        forms = _dense(plan, bandwidths, w, layers)
+        needed = [x for x, needs in zip(views, needs_grad, strict=True) if needs]
+        gradients = iter(torch.autograd.grad(forms, needed, grad_forms, create_graph=True))
+    return [next(gradients) if needs else None for needs in needs_grad]
