@@ -127,7 +127,7 @@ def pairwise_mmd(
         # Kernel weights that are tensors may be negative, and with them a value.
         never_negative = estimator == "biased" and not any(isinstance(kernel.weights, Tensor) for kernel in kernels)
         values = torch.where(counted > 0, values.clamp(min=0) if never_negative else values, torch.nan)
-        values = values.fill_diagonal_(0).to(dtype)
+        values = values.masked_fill(torch.eye(num_groups, dtype=torch.bool, device=w.device), 0).to(dtype)
     return PairwiseMMD(loss, values, statistics[1 + len(layers) :])
 
 
