@@ -215,12 +215,12 @@ def check_row_weights(name: str, weights: object, rows: Tensor) -> None:
 def check_values_of_row_weights(name: str, weights: Tensor, total: Tensor, estimator: str) -> None:
     """Weights that can be read: non-negative, with a positive and finite sum, of several rows if "unbiased". NaN
     passes, and makes the loss NaN."""
-    smallest, largest, total = torch.stack([*weights.detach().aminmax(), total.detach()]).tolist()
+    smallest, sum_of_weights = weights.detach().amin().item(), total.item()
     if smallest < 0:
         raise ValueError(f"{name}: expected non-negative numbers, got {smallest}")
-    if total == 0 or total == math.inf:
-        raise ValueError(f"{name}: expected numbers with a positive, finite sum, got the sum {total}")
-    if estimator == "unbiased" and largest == total:
+    if sum_of_weights == 0 or sum_of_weights == math.inf:
+        raise ValueError(f"{name}: expected numbers with a positive, finite sum, got the sum {sum_of_weights}")
+    if estimator == "unbiased" and weights.detach().amax().item() == sum_of_weights:
         raise ValueError(f"{name}: estimator 'unbiased' needs at least 2 rows of positive weight, got 1")
 
 
