@@ -372,11 +372,25 @@ def test_fp32_weights_of_any_size(backend, extreme):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_fp16_weights_whose_sum_is_beyond_fp16(backend):
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        (torch.float16, 6e4),
+        (torch.bfloat16, 3e38),
+        (torch.float32, 3e38),
+        (torch.float32, 1e-44),
+        (torch.float64, 1e300),
+        (torch.float64, 1e-300),
+    ],
+    ids=str,
+)
+def test_weights_whose_sum_their_dtype_or_the_features_does_not_hold(backend, estimator, dtype, size):
     source, target = pair(40, 33, dtype=torch.float16)
-    a = torch.full((40,), 6e4, dtype=torch.float16)
-    loss, _ = evaluate(source, target, a, torch.ones(33), backend=backend)
-    torch.testing.assert_close(loss, fastmmd.mmd(source, target, FIXED, backend=backend), rtol=1e-5, atol=1e-7)
+    a = torch.full((40,), size, dtype=dtype)
+    options = {"estimator": estimator, "backend": backend}
+    loss = fastmmd.mmd(source, target, FIXED, source_weights=a, **options)
+    torch.testing.assert_close(loss, fastmmd.mmd(source, target, FIXED, **options), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
