@@ -704,3 +704,20 @@ def test_compiled_autograd_of_forms(backend, call):
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
         loss.backward()
     torch.testing.assert_close(tuple(x.grad for x in inputs), expected)
+
+
+def test_the_arguments_of_an_exported_form_keep_their_meaning():
+    """Programs exported earlier hold them: W by the sources' rows first, A as a matrix or its diagonal."""
+    x, y = torch.randn(5, 3), torch.randn(4, 3)
+    kernel = ([1.0], [1.0], [1], [""], [2.5], [True])
+    options = (1.0, [0.0], "biased", True, True, [False] * 5, "torch", "ieee")
+    signed = torch.tensor([1 / 5] * 5 + [-1 / 4] * 4)[:, None]
+    indicators = torch.cat([signed.clamp(min=0), -signed.clamp(max=0)], 1)
+    signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    expected = fastmmd.mmd(x, y, Gaussian(2.5, (1,)))
+    for w, a in ((signed, torch.ones(1, dtype=torch.float64)), (indicators, signs)):
+        loss, statistics, rows, _ = torch.ops.fastmmd.quadratic_form([x], [y], None, w, a, *kernel, *options)
+        torch.testing.assert_close(loss, expected)
+        assert statistics[2] == 2.5
+        distances = torch.cdist(torch.cat([x, y]), torch.cat([x, y])).square()
+        torch.testing.assert_close(rows, torch.exp(-distances / 2.5).fill_diagonal_(0) @ w)
