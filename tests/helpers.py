@@ -12,7 +12,7 @@ from torch import Tensor
 import fastmmd
 from fastmmd import Gaussian, dispatch
 from fastmmd.backends import triton
-from fastmmd.call import Call
+from fastmmd.call import Call, Form
 from fastmmd.problem import Objective
 
 # The fast backends of CPU tensors; one that this installation lacks is skipped with its reason. Where Triton interprets
@@ -52,10 +52,13 @@ def call_of(
     bandwidths: Tensor | None = None,
     needs_grad: Sequence[bool] | None = None,
     precision: str | None = "ieee",
+    form: Form | None = None,
+    clamp: bool = True,
 ) -> Call:
     """What a backend is asked to compute: all gradients and no marginal term unless said otherwise."""
     marginal = (0.0,) * len(kernels) if marginal is None else tuple(marginal)
-    objective = Objective(tuple(kernel.static for kernel in kernels), joint, marginal, estimator)
+    static = tuple(kernel.static for kernel in kernels)
+    objective = Objective(static, joint, marginal, estimator, form is not None, clamp)
     return Call(
         problem=objective.problem(len(sources[0]), len(targets[0])),
         sources=sources,
@@ -63,6 +66,7 @@ def call_of(
         bandwidths=bandwidths,
         needs_grad=(True,) * (2 * len(sources)) if needs_grad is None else needs_grad,
         precision=precision,
+        form=form,
     )
 
 
@@ -96,18 +100,75 @@ def plain(
     sources = [x.detach().clone().requires_grad_() for x in sources]
     targets = [x.detach().clone().requires_grad_() for x in targets]
     n = len(sources[0])
-    product: Tensor | float = 1.0
+    product = plain_kernel(sources, targets, bandwidths, kernels)
+    loss = product[:n, :n].mean() + product[n:, n:].mean() - 2 * product[:n, n:].mean()
+    return loss, list(torch.autograd.grad(loss, [*sources, *targets]))
+
+
+def plain_kernel(
+    sources: Sequence[Tensor], targets: Sequence[Tensor], bandwidths: Sequence[float], kernels: Sequence[Gaussian]
+) -> Tensor:
+    """The kernel matrix of `plain`: the product of all layers'."""
+    product = torch.ones((), dtype=sources[0].dtype)
     for source, target, bandwidth, kernel in zip(sources, targets, bandwidths, kernels, strict=True):
         z = torch.cat([source, target])
         z = z - z.mean(0)
         norms = z.square().sum(1)
         distances = (norms[:, None] + norms[None, :] - 2 * z @ z.T).clamp(min=0)
         product = product * sum(torch.exp(-distances / (m * bandwidth)) for m in kernel.multipliers)
-    loss = product[:n, :n].mean() + product[n:, n:].mean() - 2 * product[:n, n:].mean()
-    return loss, list(torch.autograd.grad(loss, [*sources, *targets]))
+    return product
 
 
 def relative(value: Tensor, exact: Tensor) -> float:
     """Norm of the error over the norm of the exact value."""
     exact = exact.double()
     return ((value.double() - exact).norm() / exact.norm().clamp(min=1e-300)).item()
+
+
+def dense_kernel(
+    layers: Sequence[Tensor], kernels: Sequence[Gaussian], joint: float = 1.0, marginal: Sequence[float] | None = None
+) -> Tensor:
+    """``joint * product of all layers' kernels + sum_l marginal[l] * kernel of layer l``, ``[N, N]`` in fp64 from
+    differences, Gaussian by Gaussian; differentiable. The truth where pairs have weights, apart from the project's own
+    reference."""
+    terms = []
+    for layer, kernel in zip(layers, kernels, strict=True):
+        z = layer.double()
+        distances = (z[:, None] - z[None, :]).square().sum(-1)
+        bandwidth = _bandwidth(kernel, distances)
+        gaussians = zip(kernel.weights, kernel.multipliers, strict=True)
+        terms.append(sum(weight * torch.exp(-distances / (m * bandwidth)) for weight, m in gaussians))
+    total = joint * torch.stack(terms).prod(0)
+    for weight, term in zip(marginal or (0.0,) * len(terms), terms, strict=True):
+        total = total + weight * term
+    return total
+
+
+def _bandwidth(kernel: Gaussian, distances: Tensor) -> Tensor | float:
+    if not isinstance(kernel.bandwidth, str):
+        return kernel.bandwidth
+    n = len(distances)
+    if kernel.bandwidth == "median":
+        return distances[~torch.eye(n, dtype=torch.bool)].median().detach()
+    mean = distances.sum() / (n * n if kernel.bandwidth == "mean_all" else n * (n - 1))
+    return mean.detach() if kernel.detach_bandwidth else mean
+
+
+def off_diagonal(matrix: Tensor) -> Tensor:
+    return matrix - torch.diag(matrix.diagonal())
+
+
+def dense_weighted_mmd(kernel: Tensor, source_weights: Tensor, target_weights: Tensor, estimator: str) -> Tensor:
+    """The squared MMD of rows with weights from their kernel matrix, sources first, one expectation after another."""
+    n = len(source_weights)
+    sides = [weights.double() / weights.double().sum() for weights in (source_weights, target_weights)]
+    a, b = sides
+    blocks = [kernel[:n, :n], kernel[n:, n:]]
+    within = kernel.new_zeros(())
+    for weights, block in zip(sides, blocks, strict=True):
+        pairs = torch.outer(weights, weights)
+        if estimator == "unbiased":
+            pairs = off_diagonal(pairs)
+            pairs = pairs / pairs.sum()
+        within = within + (pairs * block).sum()
+    return within - 2 * torch.einsum("i,ij,j->", a, kernel[:n, n:], b)
