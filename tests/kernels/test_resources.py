@@ -38,6 +38,7 @@ SPILLS = {
     "JMMD (256, 8), many rows, tf32: fused_loss": TRANSPOSED,
     "JMMD of 8 layers: small_loss": EIGHT,
     "JMMD (256, 8), many rows, bf16, sample weights: fused_loss": WEIGHTS,
+    "JMMD (256, 8), many rows, bf16, unbiased, sample weights: fused_loss": WEIGHTS,
     "JMMD (256, 8), many rows, tf32, sample weights: fused_loss": WEIGHTS,
     "JMMD (256, 8), many rows, bf16, 6 groups: fused_loss": WEIGHTS,
 }

@@ -103,8 +103,9 @@ VARIANTS = (
     Variant("JMMD (256, 8), many rows, fp64", (256, 8), n=256, dtypes=(torch.float64,)),
     Variant("JMMD of 8 layers, many rows", (64,) * 8, n=256),
     # Forms: sample weights, groups with the values of their pairs, classes of the local MMD, `kernel_forms` forward.
-    Variant("JMMD (256, 8), many rows, bf16, sample weights", (256, 8), n=2048, precision="bf16", columns=2),
-    Variant("JMMD (256, 8), many rows, tf32, sample weights", (256, 8), n=2048, precision="tf32", columns=2),
+    Variant("JMMD (256, 8), many rows, bf16, sample weights", (256, 8), n=2048, precision="bf16", columns=1),
+    Variant("JMMD (256, 8), many rows, bf16, unbiased, sample weights", (256, 8), n=2048, precision="bf16", columns=2),
+    Variant("JMMD (256, 8), many rows, tf32, sample weights", (256, 8), n=2048, precision="tf32", columns=1),
     Variant("JMMD (256, 8), many rows, bf16, 6 groups", (256, 8), n=2048, precision="bf16", columns=6, needs_rows=True),
     Variant(
         "JMMD (256, 8), many rows, bf16, 16 forms",
@@ -115,13 +116,13 @@ VARIANTS = (
         columns=16,
         needs_rows=True,
     ),
-    Variant("JMMD (2048, 8), many rows, sample weights", (2048, 8), n=1024, columns=2),
-    Variant("JMMD (2048, 8), many rows, bf16, sample weights", (2048, 8), n=1024, precision="bf16", columns=2),
+    Variant("JMMD (2048, 8), many rows, sample weights", (2048, 8), n=1024, columns=1),
+    Variant("JMMD (2048, 8), many rows, bf16, sample weights", (2048, 8), n=1024, precision="bf16", columns=1),
     Variant("JMMD (2048, 8), tf32, 6 groups", (2048, 8), precision="tf32", columns=6, needs_rows=True),
     Variant("JMMD (2048, 8), 31 classes", (2048, 8), columns=31),
     Variant("JMMD (2048, 8), 100 forms", (2048, 8), needs_grad=(False, False), columns=100, needs_rows=True),
-    Variant("JMMD (256, 8), fp64, sample weights", (256, 8), dtypes=(torch.float64,), columns=2),
-    Variant("JMMD of 8 layers, many rows, sample weights", (64,) * 8, n=256, columns=2),
+    Variant("JMMD (256, 8), fp64, sample weights", (256, 8), dtypes=(torch.float64,), columns=1),
+    Variant("JMMD of 8 layers, many rows, sample weights", (64,) * 8, n=256, columns=1),
 )
 
 
