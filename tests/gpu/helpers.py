@@ -62,7 +62,7 @@ def run_config(
 ) -> list[Tensor]:
     """As `run`, by a config of bench/routes.py; the name of a backend alone stands for what its launch rules choose."""
     call = call_of(sources, targets, JAN, marginal=marginal, precision=precision)
-    loss, statistics = autograd.evaluate(call, routes.backend_of_name(name), CONFIGS.get(name))
+    loss, statistics, _ = autograd.evaluate(call, routes.backend_of_name(name), CONFIGS.get(name))
     values = [loss.detach(), statistics[0], statistics[1:3], statistics[3:]]
     return [*values, *scaled_gradients(loss, sources, targets)]
 
