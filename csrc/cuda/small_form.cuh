@@ -8,8 +8,8 @@ namespace fastmmd::cuda {
 // Weights W_i (W A)_j of the pairs of panels i and j that a thread evaluates: rows warp + {0, warps, ...}, column lane.
 // All threads call it; `staged` may be written again after a barrier.
 template <typename T, int Pairs>
-__device__ void pair_weights(const SmallProblem& p, int i, int j,
-                             T (&staged)[kSmallPanelRows][kSmallFormColumns + 1], T (&weight)[Pairs]) {
+__device__ void pair_weights(const SmallProblem& p, int i, int j, T (&staged)[kSmallPanelRows][kSmallFormColumns + 1],
+                             T (&weight)[Pairs]) {
   static_assert(kSmallFormColumns == kWarp, "a warp loads a row of W A");
   constexpr int kWarps = kSmallPanelRows / Pairs;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, last_row = p.plan.n() - 1;
@@ -72,8 +72,7 @@ __device__ void add_form_rows(const SmallProblem& p, int i, int j, const T (&ker
     T sum = 0;
 #pragma unroll 4
     for (int c = 0; c < columns; ++c) sum += kernel[row][c] * w[static_cast<int64_t>(c) * p.form_columns];
-    T* const out =
-        static_cast<T*>(p.kw) + static_cast<int64_t>(i * kSmallPanelRows + row) * p.form_columns + column;
+    T* const out = static_cast<T*>(p.kw) + static_cast<int64_t>(i * kSmallPanelRows + row) * p.form_columns + column;
     *out = j == 0 ? sum : *out + sum;
   }
 }
