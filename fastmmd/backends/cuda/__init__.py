@@ -26,11 +26,8 @@ def supports(call: Call) -> str | None:
         return f"kernels: it takes at most {most} Gaussians in all layers together, got {call.problem.gaussians}"
     if call.problem.n > extension.module.CUDA_MAX_ROWS:
         return f"sources, targets: it takes at most {extension.module.CUDA_MAX_ROWS} rows, got {call.problem.n}"
-    if call.form is not None and launch_rules.choose_for_form(call.problem.n, call.dims) is None:
-        return (
-            f"weights of pairs: it takes at most {launch_rules.SMALL_ROWS} rows of {launch_rules.SMALL_WIDTH} features "
-            f"with them, got {call.problem.n} of {sum(call.dims)}"
-        )
+    if call.form is not None and call.problem.n > launch_rules.SMALL_ROWS:
+        return f"weights of pairs: it takes them with at most {launch_rules.SMALL_ROWS} rows, got {call.problem.n}"
     return None
 
 
@@ -57,9 +54,7 @@ def by_differences(call: Call) -> bool:
 def _chosen(call: Call, format: str) -> launch_rules.Config:
     """The config that the launch rules have for a call that is supported."""
     if call.form is not None:
-        rule = launch_rules.choose_for_form(call.problem.n, call.dims)
-        assert rule is not None
-        return rule.config
+        return launch_rules.choose_for_form(call.dims).config
     return launch_rules.choose(call.problem.n, call.dims, format, architecture.shared_memory(call.device)).config
 
 

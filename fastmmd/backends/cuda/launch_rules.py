@@ -13,7 +13,7 @@ from fastmmd.call import Call
 
 Config = small.Config | fused.Config | gemm.Config
 FORMATS = ("fp64", "ieee", "tf32x3", "tf32", "bf16")
-SMALL_ROWS, SMALL_WIDTH = 256, 32768
+SMALL_ROWS = 256
 
 RULES: tuple[Rule[Config], ...] = (
     Rule(
@@ -36,7 +36,7 @@ RULES: tuple[Rule[Config], ...] = (
         config=small.Config(part_features=2048, chunk=64),
         formats=FORMATS,
         max_rows=SMALL_ROWS,
-        max_width=SMALL_WIDTH,
+        max_width=32768,
         reason="at most 16 parts up to d = 32,768; the second launch alone fills the GPU. " + UNMEASURED,
     ),
     Rule(
@@ -78,14 +78,9 @@ def choose(n: int, dims: Sequence[int], format: str, shared_memory: int) -> Rule
 
 
 @lru_cache(maxsize=256)
-def choose_for_form(n: int, dims: Sequence[int]) -> Rule[Config] | None:
-    """The first rule of route small, which alone takes weights of pairs, in any format; None where there is none."""
-    width = sum(dims)
-    return next(
-        (
-            rule
-            for rule in RULES
-            if isinstance(rule.config, small.Config) and rule.fits(rows=n, dims=dims, width=width, format="ieee")
-        ),
-        None,
-    )
+def choose_for_form(dims: Sequence[int]) -> Rule[Config]:
+    """The rule for a call with weights of pairs, up to `SMALL_ROWS` rows: route small alone takes them, in any format.
+    Wider layers than its rules are for take the last of these."""
+    width = sum(fused.padded_widths(dims))
+    rules = [rule for rule in RULES if isinstance(rule.config, small.Config)]
+    return next((rule for rule in rules if rule.max_width is None or width <= rule.max_width), rules[-1])
