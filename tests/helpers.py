@@ -12,7 +12,7 @@ from torch import Tensor
 import fastmmd
 from fastmmd import Gaussian, dispatch
 from fastmmd.backends import triton
-from fastmmd.call import Call
+from fastmmd.call import Call, Form
 from fastmmd.problem import Objective
 
 # The fast backends of CPU tensors; one that this installation lacks is skipped with its reason. Where Triton interprets
@@ -52,10 +52,13 @@ def call_of(
     bandwidths: Tensor | None = None,
     needs_grad: Sequence[bool] | None = None,
     precision: str | None = "ieee",
+    form: Form | None = None,
+    clamp: bool = True,
 ) -> Call:
     """What a backend is asked to compute: all gradients and no marginal term unless said otherwise."""
     marginal = (0.0,) * len(kernels) if marginal is None else tuple(marginal)
-    objective = Objective(tuple(kernel.static for kernel in kernels), joint, marginal, estimator)
+    static = tuple(kernel.static for kernel in kernels)
+    objective = Objective(static, joint, marginal, estimator, form is not None, clamp)
     return Call(
         problem=objective.problem(len(sources[0]), len(targets[0])),
         sources=sources,
@@ -63,6 +66,7 @@ def call_of(
         bandwidths=bandwidths,
         needs_grad=(True,) * (2 * len(sources)) if needs_grad is None else needs_grad,
         precision=precision,
+        form=form,
     )
 
 
@@ -96,15 +100,23 @@ def plain(
     sources = [x.detach().clone().requires_grad_() for x in sources]
     targets = [x.detach().clone().requires_grad_() for x in targets]
     n = len(sources[0])
-    product: Tensor | float = 1.0
+    product = plain_kernel(sources, targets, bandwidths, kernels)
+    loss = product[:n, :n].mean() + product[n:, n:].mean() - 2 * product[:n, n:].mean()
+    return loss, list(torch.autograd.grad(loss, [*sources, *targets]))
+
+
+def plain_kernel(
+    sources: Sequence[Tensor], targets: Sequence[Tensor], bandwidths: Sequence[float], kernels: Sequence[Gaussian]
+) -> Tensor:
+    """The kernel matrix of `plain`: the product of all layers'."""
+    product = torch.ones((), dtype=sources[0].dtype)
     for source, target, bandwidth, kernel in zip(sources, targets, bandwidths, kernels, strict=True):
         z = torch.cat([source, target])
         z = z - z.mean(0)
         norms = z.square().sum(1)
         distances = (norms[:, None] + norms[None, :] - 2 * z @ z.T).clamp(min=0)
         product = product * sum(torch.exp(-distances / (m * bandwidth)) for m in kernel.multipliers)
-    loss = product[:n, :n].mean() + product[n:, n:].mean() - 2 * product[:n, n:].mean()
-    return loss, list(torch.autograd.grad(loss, [*sources, *targets]))
+    return product
 
 
 def relative(value: Tensor, exact: Tensor) -> float:
