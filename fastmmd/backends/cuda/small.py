@@ -37,7 +37,7 @@ def run(call: Call, config: Config) -> Result:
     problem, launch, workspace_bytes = _prepared(
         call.problem,
         call.dims,
-        0 if call.form is None else call.form.w.shape[1],
+        call.form_columns,
         f64,
         config,
         config.overlap and architecture.overlaps_launches(call.device),
