@@ -13,11 +13,12 @@ from torch import Tensor
 from fastmmd.gaussian import Gaussian
 from fastmmd.linear_time import ESTIMATORS as LINEAR_TIME
 from fastmmd.problem import MAX_LAYERS
-from fastmmd.transforms import readable
+from fastmmd.transforms import is_batched, readable
 
 ESTIMATORS = ("biased", "unbiased", *LINEAR_TIME)
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_not_traced() -> None:
@@ -129,11 +130,10 @@ def check_labels(name: str, labels: object, rows: Tensor) -> None:
     """One integer per row."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(labels).__name__}")
-    integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-    if labels.shape != rows.shape[:1] or not integers:
+    if labels.shape != rows.shape[:1] or labels.dtype not in INTEGERS:
         raise ValueError(
-            f"{name}: expected integers of shape ({rows.shape[0]},), one per row, got {labels.dtype} "
-            f"{tuple(labels.shape)}"
+            f"{name}: expected int64 (or int32, int16, int8, uint8) of shape ({rows.shape[0]},), one per row, got "
+            f"{labels.dtype} {tuple(labels.shape)}"
         )
     if labels.device != rows.device:
         raise ValueError(f"{name}: expected a tensor on {rows.device}, got one on {labels.device}")
@@ -159,6 +159,13 @@ def check_probabilities(name: str, probabilities: object, rows: Tensor) -> None:
         raise ValueError(f"{name}: expected a tensor on {rows.device}, got one on {probabilities.device}")
 
 
+def check_values_of_probabilities(name: str, probabilities: Tensor) -> None:
+    """Probabilities that can be read. NaN passes, and makes the loss NaN."""
+    smallest = probabilities.detach().min().item()
+    if smallest < 0:
+        raise ValueError(f"{name}: expected non-negative numbers (softmax outputs, not logits), got {smallest}")
+
+
 def check_groups(groups: Tensor, num_groups: int | None, pair_weights: object) -> int:
     """The number of groups, as it is given or as the largest one says."""
     if num_groups is not None:
@@ -168,6 +175,8 @@ def check_groups(groups: Tensor, num_groups: int | None, pair_weights: object) -
         assert isinstance(pair_weights, Tensor)
         num_groups = pair_weights.shape[0]
     if num_groups is None:
+        if torch.compiler.is_compiling() or groups.is_meta or is_batched(groups):
+            raise ValueError("num_groups: expected a number where groups can't be read (torch.compile, torch.vmap, meta)")
         num_groups = max(0, int(groups.max())) + 1
     if readable(groups):
         check_range_of_labels("groups", groups, num_groups)
@@ -206,12 +215,12 @@ def check_row_weights(name: str, weights: object, rows: Tensor) -> None:
 def check_values_of_row_weights(name: str, weights: Tensor, total: Tensor, estimator: str) -> None:
     """Weights that can be read: non-negative, with a positive and finite sum, of several rows if "unbiased". NaN
     passes, and makes the loss NaN."""
-    smallest, largest, total = torch.stack([*weights.detach().aminmax(), total.detach()]).tolist()
+    smallest, sum_of_weights = weights.detach().amin().item(), total.item()
     if smallest < 0:
         raise ValueError(f"{name}: expected non-negative numbers, got {smallest}")
-    if total == 0 or total == math.inf:
-        raise ValueError(f"{name}: expected numbers with a positive, finite sum, got the sum {total}")
-    if estimator == "unbiased" and largest == total:
+    if sum_of_weights == 0 or sum_of_weights == math.inf:
+        raise ValueError(f"{name}: expected numbers with a positive, finite sum, got the sum {sum_of_weights}")
+    if estimator == "unbiased" and weights.detach().amax().item() == sum_of_weights:
         raise ValueError(f"{name}: estimator 'unbiased' needs at least 2 rows of positive weight, got 1")
 
 

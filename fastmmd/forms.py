@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 
 from fastmmd import checks, dispatch, learned_weights, transforms
-from fastmmd.autograd import form_values, refuse_tangents
+from fastmmd.autograd import FORWARD_MODE, form_values, refuse_tangents
 from fastmmd.backends import reference
 from fastmmd.bandwidth import given_bandwidths
 from fastmmd.call import Call, Form
-from fastmmd.custom_op import run_op
+from fastmmd.custom_op import SECOND, run_op
 from fastmmd.dtypes import accumulation_dtype, compute_dtype
 from fastmmd.gaussian import Gaussian
 from fastmmd.problem import Objective
+
+BATCHED = (
+    "fastmmd: kernel_forms has no gradients of layers for is_grads_batched=True: use torch.vmap or torch.func.jacrev, or "
+    "pass backend='reference'"
+)
 
 
 def kernel_forms(
@@ -91,9 +96,13 @@ class _Plan(NamedTuple):
 def _forms(plan: _Plan, bandwidths: Tensor | None, w: Tensor, layers: Sequence[Tensor]) -> Tensor:
     if plan.backend == "reference":
         return _dense(plan, bandwidths, w, layers)
+    variables: list[Tensor | None] = [bandwidths, w, *layers]
     if not torch.compiler.is_compiling():
-        refuse_tangents((bandwidths, w, *layers))
-    return _Forms.apply(plan, bandwidths, w, *layers)[0]
+        refuse_tangents(variables)
+        if torch.is_grad_enabled():  # inference tensors can't be saved for the backward pass, copies of them can
+            variables = [x.clone() if x is not None and x.is_inference() else x for x in variables]
+    function = _TransformedForms if transforms.functorch_active() else _Forms
+    return function.apply(plan, *variables)[0]
 
 
 def _dense(plan: _Plan, bandwidths: Tensor | None, w: Tensor, layers: Sequence[Tensor]) -> Tensor:
@@ -124,7 +133,8 @@ def _no_rows(layers: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _Forms(torch.autograd.Function):
-    """Variables: bandwidths, W, then the layers. The second output is ``K W``, for the backward pass."""
+    """Variables: bandwidths, W, then the layers. The second output is ``K W``, for the backward pass. It counts as
+    differentiable, so that a second derivative, which would pass through it, is an error and no silent zero."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -136,12 +146,15 @@ class _Forms(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
         ctx.plan, *variables = inputs
-        ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[1], *variables)
 
     @staticmethod
-    def backward(ctx: Any, grad_forms: Tensor | None, _: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, grad_forms: Tensor | None, grad_kw: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        if grad_kw is not None and not torch.compiler.is_compiling():  # a compiler's backward gets zeros for None
+            raise RuntimeError(SECOND)
         kw, *variables = ctx.saved_tensors
         bandwidths, w, *layers = variables
         needs_grad = ctx.needs_input_grad[1:]
@@ -153,6 +166,8 @@ class _Forms(torch.autograd.Function):
         grad_w = 2 * kw * grad_forms if w_needs_grad else None
         if not (bandwidths_need_grad or any(layers_need_grad)):
             return None, None, grad_w, *[None for _ in layers]
+        if transforms.is_batched(grad_forms) and not transforms.functorch_active():
+            raise RuntimeError(BATCHED)
         a = grad_forms.to(accumulation_dtype(w.device))
         flags = [bandwidths_need_grad, *layers_need_grad]
         gradients = _run(ctx.plan, bandwidths, w, a, layers, needs_grad=flags)[3]
@@ -160,13 +175,21 @@ class _Forms(torch.autograd.Function):
         cast = [None if g is None else g.to(x.dtype) for g, x in zip(grad_layers, layers, strict=True)]
         return None, grad_bandwidths, grad_w, *cast
 
+
+class _TransformedForms(_Forms):
+    """The same for functorch. torch.compile takes no Function with a rule for forward mode."""
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> None:  # type: ignore[override]
+        raise RuntimeError(FORWARD_MODE)
+
     @staticmethod
     def vmap(info: Any, in_dims: tuple, plan: _Plan, *variables: Tensor | None) -> tuple[tuple[Tensor, ...], tuple]:
         outputs = []
         for i in range(info.batch_size):
             pairs = zip(variables, in_dims[1:], strict=True)
             selected = [x if x is None or dim is None else x.select(dim, i) for x, dim in pairs]
-            outputs.append(_Forms.apply(plan, *selected))
+            outputs.append(_TransformedForms.apply(plan, *selected))
         stacked = tuple(torch.stack(column) for column in zip(*outputs, strict=True))
         return stacked, (0,) * len(stacked)
 

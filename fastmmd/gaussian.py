@@ -116,6 +116,14 @@ class Gaussian:
             return weights.abs().sum(dtype=accumulation_dtype(weights.device))
         return sum(self.weights)  # type: ignore[arg-type]
 
+    @property
+    def at_zero(self) -> float | Tensor:
+        """``k(x, x) = sum_q weights[q]``, detached. Weights that are a tensor may be negative."""
+        if isinstance(self.weights, Tensor):
+            weights = self.weights.detach()
+            return weights.sum(dtype=accumulation_dtype(weights.device))
+        return sum(self.weights)  # type: ignore[arg-type]
+
     def single(self, index: int) -> Gaussian:
         """The Gaussian of one multiplier alone, with weight 1."""
         return Gaussian(self.bandwidth, (self.multipliers[index],), None, self.detach_bandwidth)

@@ -85,6 +85,8 @@ def _form_maker(labels: Tensor, probabilities: Tensor) -> FormMaker:
         classes = probabilities.shape[1]
         if readable(labels):
             checks.check_range_of_labels("source_labels", labels, classes)
+        if readable(probabilities):
+            checks.check_values_of_probabilities("target_probabilities", probabilities)
         w, a = _class_weights(labels, probabilities.detach(), estimator)
         return Form(w.to(compute_dtype(*sources, *targets)), a, needs_rows=False)
 

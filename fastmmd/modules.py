@@ -302,11 +302,11 @@ class LMMDLoss(_Loss):
     ) -> Tensor:
         """The loss, 0-d, of ``source [n_s, d]`` with labels ``[n_s]`` and ``target [n_t, d]`` with probabilities
         ``[n_t, num_classes]``, or of lists of layers."""
-        shape = tuple(target_probabilities.shape)
-        if shape[1:] != (self.num_classes,):
+        if isinstance(target_probabilities, Tensor) and target_probabilities.shape[1:] != (self.num_classes,):
+            shape = tuple(target_probabilities.shape)
             raise ValueError(f"target_probabilities: expected shape [n_t, {self.num_classes}], got {shape}")
         kernels = self.kernels
-        kernel = kernels[0] if isinstance(source, Tensor) else kernels
+        kernel = kernels[0] if isinstance(source, Tensor) and len(kernels) == 1 else kernels
         terms: _Terms = {"joint": self.joint, "marginal": self.marginal}
         return lmmd(source, target, source_labels, target_probabilities, kernel, **terms, **self._options)
 

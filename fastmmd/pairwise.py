@@ -99,7 +99,9 @@ def pairwise_mmd(
     if pair_weights is None:
         weights = counted / (counted.sum() / 2).clamp(min=1)
     else:
-        weights = counted * pair_weights.to(accumulation)
+        # Symmetric to the last bit, and so is the gradient: a step along it gives symmetric weights again.
+        given = pair_weights.to(accumulation)
+        weights = counted * (given + given.T) / 2
     a = torch.diag(within * weights.sum(1)) - weights
     objective = Objective(
         kernels=tuple([kernel.static for kernel in kernels]),
@@ -122,7 +124,9 @@ def pairwise_mmd(
     assert rows is not None
     with torch.no_grad():
         values = _values(w, rows.detach(), within, _at_zero(kernels, estimator))
-        values = torch.where(counted > 0, values.clamp(min=0) if estimator == "biased" else values, torch.nan)
+        # Kernel weights that are tensors may be negative, and with them a value.
+        never_negative = estimator == "biased" and not any(isinstance(kernel.weights, Tensor) for kernel in kernels)
+        values = torch.where(counted > 0, values.clamp(min=0) if never_negative else values, torch.nan)
         values = values.fill_diagonal_(0).to(dtype)
     return PairwiseMMD(loss, values, statistics[1 + len(layers) :])
 
@@ -144,7 +148,7 @@ def _at_zero(kernels: Sequence[Gaussian], estimator: str) -> float | Tensor:
     """What a pair i = j counts."""
     product: float | Tensor = float(estimator == "biased")
     for kernel in kernels:
-        product = product * kernel.size
+        product = product * kernel.at_zero
     return product
 
 

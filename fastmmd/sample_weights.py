@@ -22,48 +22,44 @@ def form_maker(source_weights: Tensor | None, target_weights: Tensor | None) -> 
     def make_form(sources: Sequence[Tensor], targets: Sequence[Tensor], estimator: str) -> Form:
         if estimator in linear_time.ESTIMATORS:
             raise ValueError(f"source_weights, target_weights: estimator {estimator!r} takes none")
-        source, target = sources[0], targets[0]
-        dtype = compute_dtype(*sources, *targets)
-        a = _normalised("source_weights", source_weights, source, estimator)
-        b = _normalised("target_weights", target_weights, target, estimator)
-        return Form(_columns(a, b, dtype), _pair_weights(a, b, estimator), needs_rows=False)
+        dtype, accumulation = compute_dtype(*sources, *targets), accumulation_dtype(sources[0].device)
+        # Denominators of "unbiased" may be small differences.
+        normalised = dtype if estimator == "biased" else accumulation
+        source = _normalised("source_weights", source_weights, sources[0], normalised, estimator)
+        target = _normalised("target_weights", target_weights, targets[0], normalised, estimator)
+        if estimator == "biased":  # the squared distance of two weighted means, (a, -b)^T K (a, -b)
+            w = torch.cat([source, -target])[:, None]
+            return Form(w, w.new_ones(1, dtype=accumulation), needs_rows=False)
+        return Form(_by_domain(source, target).to(dtype), _unbiased(source, target), needs_rows=False)
 
     return make_form
 
 
-def _normalised(name: str, weights: Tensor | None, rows: Tensor, estimator: str) -> Tensor:
-    """``[n]`` in the accumulation dtype, of sum 1.
+def _normalised(name: str, weights: Tensor | None, rows: Tensor, dtype: torch.dtype, estimator: str) -> Tensor:
+    """``[n]`` in `dtype`, of sum 1.
 
     Raises:
         ValueError, TypeError: not one non-negative number per row, or nothing that could be divided by.
     """
-    n, dtype = rows.shape[0], accumulation_dtype(rows.device)
+    n = rows.shape[0]
     if weights is None:
-        return torch.full((n,), 1 / n, dtype=dtype, device=rows.device)
+        return rows.new_full((n,), 1 / n, dtype=dtype)
     checks.check_row_weights(name, weights, rows)
     weights = weights.to(dtype)
-    total = weights.sum()
+    total = weights.sum(dtype=accumulation_dtype(rows.device))
     if readable(weights):
         checks.check_values_of_row_weights(name, weights, total, estimator)
     return weights / total
 
 
-def _columns(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+def _by_domain(source: Tensor, target: Tensor) -> Tensor:
     """W: the source's weights in a column, the target's in another."""
-    a, b = a.to(dtype), b.to(dtype)
-    sides = torch.stack([torch.cat([a, torch.zeros_like(b)]), torch.cat([torch.zeros_like(a), b])])
-    return sides.T
+    sides = torch.cat([source, torch.zeros_like(target)]), torch.cat([torch.zeros_like(source), target])
+    return torch.stack(sides, 1)
 
 
-def _pair_weights(a: Tensor, b: Tensor, estimator: str) -> Tensor:
-    """A: ``a^T K a + b^T K b - 2 a^T K b``. Without the diagonal of K, which "unbiased" leaves out, sums inside a
-    domain are over pairs whose weights add up to ``1 - sum w^2``."""
-    if estimator == "biased":
-        return _signs(a.dtype, a.device)
-    within = torch.stack([1 / (1 - weights.square().sum()) for weights in (a, b)])
-    return _signs(a.dtype, a.device) + torch.diag(within - 1)
-
-
-def _signs(dtype: torch.dtype, device: torch.device) -> Tensor:
-    eye = torch.eye(2, dtype=dtype, device=device)
-    return 2 * eye - 1
+def _unbiased(source: Tensor, target: Tensor) -> Tensor:
+    """A: without the diagonal of K, sums inside a domain are over pairs whose weights add up to ``1 - sum w^2``."""
+    within = [1 / (weights * (1 - weights)).sum() for weights in (source, target)]
+    cross = within[0].new_full((), -1)
+    return torch.stack([within[0], cross, cross, within[1]]).view(2, 2)

@@ -123,3 +123,52 @@ def relative(value: Tensor, exact: Tensor) -> float:
     """Norm of the error over the norm of the exact value."""
     exact = exact.double()
     return ((value.double() - exact).norm() / exact.norm().clamp(min=1e-300)).item()
+
+
+def dense_kernel(
+    layers: Sequence[Tensor], kernels: Sequence[Gaussian], joint: float = 1.0, marginal: Sequence[float] | None = None
+) -> Tensor:
+    """``joint * product of all layers' kernels + sum_l marginal[l] * kernel of layer l``, ``[N, N]`` in fp64 from
+    differences, Gaussian by Gaussian; differentiable. The truth where pairs have weights, apart from the project's own
+    reference."""
+    terms = []
+    for layer, kernel in zip(layers, kernels, strict=True):
+        z = layer.double()
+        distances = (z[:, None] - z[None, :]).square().sum(-1)
+        bandwidth = _bandwidth(kernel, distances)
+        gaussians = zip(kernel.weights, kernel.multipliers, strict=True)
+        terms.append(sum(weight * torch.exp(-distances / (m * bandwidth)) for weight, m in gaussians))
+    total = joint * torch.stack(terms).prod(0)
+    for weight, term in zip(marginal or (0.0,) * len(terms), terms, strict=True):
+        total = total + weight * term
+    return total
+
+
+def _bandwidth(kernel: Gaussian, distances: Tensor) -> Tensor | float:
+    if not isinstance(kernel.bandwidth, str):
+        return kernel.bandwidth
+    n = len(distances)
+    if kernel.bandwidth == "median":
+        return distances[~torch.eye(n, dtype=torch.bool)].median().detach()
+    mean = distances.sum() / (n * n if kernel.bandwidth == "mean_all" else n * (n - 1))
+    return mean.detach() if kernel.detach_bandwidth else mean
+
+
+def off_diagonal(matrix: Tensor) -> Tensor:
+    return matrix - torch.diag(matrix.diagonal())
+
+
+def dense_weighted_mmd(kernel: Tensor, source_weights: Tensor, target_weights: Tensor, estimator: str) -> Tensor:
+    """The squared MMD of rows with weights from their kernel matrix, sources first, one expectation after another."""
+    n = len(source_weights)
+    sides = [weights.double() / weights.double().sum() for weights in (source_weights, target_weights)]
+    a, b = sides
+    blocks = [kernel[:n, :n], kernel[n:, n:]]
+    within = kernel.new_zeros(())
+    for weights, block in zip(sides, blocks, strict=True):
+        pairs = torch.outer(weights, weights)
+        if estimator == "unbiased":
+            pairs = off_diagonal(pairs)
+            pairs = pairs / pairs.sum()
+        within = within + (pairs * block).sum()
+    return within - 2 * torch.einsum("i,ij,j->", a, kernel[:n, n:], b)

@@ -34,8 +34,8 @@ std::vector<std::string> variant_names() {
   return names;
 }
 
-int64_t workspace_bytes(const Problem& problem, bool f64, bool with_gradient, int variant) {
-  return kernel_of(variant, f64).workspace_bytes(problem, with_gradient);
+int64_t workspace_bytes(const Problem& problem, bool f64, bool with_gradient, bool with_kw, int variant) {
+  return kernel_of(variant, f64).workspace_bytes(problem, with_gradient, with_kw);
 }
 
 void run(const Problem& problem, const LayerBuffers& buffers, bool f64, const CpuLaunch& launch) {
@@ -64,7 +64,7 @@ void bind_cpu(py::module_& m) {
       .def(py::init(&make_launch), py::kw_only(), py::arg("num_threads"), py::arg("variant"));
   m.def("cpu_variants", &variant_names);
   m.def("cpu_workspace_bytes", &workspace_bytes, py::arg("problem"), py::arg("f64"), py::arg("with_gradient"),
-        py::arg("variant"));
+        py::arg("with_kw"), py::arg("variant"));
   m.def("cpu_run", &run, py::arg("problem"), py::arg("buffers"), py::arg("f64"), py::arg("launch"));
   m.def("cpu_median_workspace_bytes", &median_workspace_bytes, py::arg("samples"), py::arg("f64"), py::arg("launch"));
   m.def("cpu_median", &median, py::arg("samples"), py::arg("f64"), py::arg("workspace"), py::arg("launch"));

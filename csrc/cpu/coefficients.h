@@ -50,12 +50,14 @@ class Coefficients {
     alignas(64) T local[WithGradient ? 1 : kMaxLayers][kGroupRows * kGroupRows];
     const int64_t row_group = I * kPanelGroups + i, column_group = J * kPanelGroups + j;
     const int64_t height = work_.groups_in(I) * kGroupRows, width = work_.groups_in(J) * kGroupRows;
+    const int64_t tile_in_panel = (j * height + i * kGroupRows) * kGroupRows;
+    const int64_t mirrored = (i * width + j * kGroupRows) * kGroupRows;
     T* out[kMaxLayers] = {};
     const T *row_norms[kMaxLayers] = {}, *column_norms[kMaxLayers] = {};
     for (int l = 0; l < problem_.num_layers; ++l) {
       const int64_t dim = problem_.layer[l].dim;
       if constexpr (WithGradient)
-        out[l] = work_.panel[l][0] + (j * height + i * kGroupRows) * kGroupRows;
+        out[l] = work_.panel[l][0] + tile_in_panel;
       else
         out[l] = local[l];
       const T* rows = work_.z[l] + row_group * kGroupRows * dim;
@@ -68,13 +70,24 @@ class Coefficients {
         column_norms[l] = work_.norms[l] + column_group * kGroupRows;
       }
     }
-    tile_pass<T, WithGradient>(problem_, layers_.mixture, tile_bounds<T>(problem_, row_group, column_group), out,
-                               row_norms, column_norms, sums);
+    const TileBounds<T> bounds = tile_bounds<T>(problem_, row_group, column_group);
+    if (problem_.form_columns > 0) {
+      const int64_t columns_of_w = problem_.form_columns;
+      alignas(64) T pair_weight[kGroupRows * kGroupRows];
+      if (io_.wa)
+        pair_tile<Product>(columns_of_w, work_.w + row_group * kGroupRows * columns_of_w,
+                           work_.wa + column_group * kGroupRows * columns_of_w, pair_weight);
+      T* const kernel = io_.kw ? work_.kernel_panel[0] + tile_in_panel : nullptr;
+      form_tile_pass<T, WithGradient>(problem_, layers_.mixture, bounds, io_.wa ? pair_weight : nullptr, kernel, out,
+                                      row_norms, column_norms, sums);
+      if (kernel && row_group != column_group) transpose_tile(kernel, work_.kernel_panel[I != J] + mirrored);
+    } else {
+      tile_pass<T, WithGradient>(problem_, layers_.mixture, bounds, out, row_norms, column_norms, sums);
+    }
     if constexpr (WithGradient)
       if (row_group != column_group)
         for (int l = 0; l < problem_.num_layers; ++l)
-          if (io_.layer_needs_grad(l))
-            transpose_tile(out[l], work_.panel[l][I != J] + (i * width + j * kGroupRows) * kGroupRows);
+          if (io_.layer_needs_grad(l)) transpose_tile(out[l], work_.panel[l][I != J] + mirrored);
   }
 
   const Problem& problem_;

@@ -25,6 +25,8 @@ class Layers {
 
   Layers(const Problem& problem, const Buffers& io, const Workspace<T>& work)
       : problem_(problem), io_(io), work_(work) {
+    w_ = form_rows(io.w);
+    wa_ = form_rows(io.wa);
     for (int l = 0; l < problem.num_layers; ++l)
       rows_[l] = {static_cast<const T*>(io.source[l]),
                   static_cast<const T*>(io.target[l]),
@@ -36,6 +38,8 @@ class Layers {
 
   // All threads of the team call it.
   void pack() {
+    pack_form(w_, work_.w);
+    pack_form(wa_, work_.wa);
     for (int l = 0; l < problem_.num_layers; ++l) {
       const int64_t dim = problem_.layer[l].dim;
 #pragma omp for schedule(static) nowait
@@ -68,6 +72,18 @@ class Layers {
   }
 
  private:
+  Rows<T> form_rows(const void* rows) const {
+    const T* const all = static_cast<const T*>(rows);
+    return {all, nullptr, problem_.form_columns, 0, problem_.n(), problem_.n()};
+  }
+  void pack_form(const Rows<T>& rows, T* out) const {
+    if (!rows.source) return;
+    const int64_t columns = problem_.form_columns;
+#pragma omp for schedule(static) nowait
+    for (int64_t g = 0; g < work_.groups(); ++g)
+      pack_group<T>(rows, g, columns, nullptr, 1, out + g * kGroupRows * columns);
+  }
+
   // From the norms of centred rows times `features_scale`: the bandwidth, and whether products are precise enough for
   // it.
   void decide(int l, double features_scale) {
@@ -99,6 +115,7 @@ class Layers {
   const Buffers& io_;
   const Workspace<T>& work_;
   Rows<T> rows_[kMaxLayers];
+  Rows<T> w_, wa_;   // without rows where there are none
 };
 
 }   // namespace fastmmd::FASTMMD_VARIANT

@@ -83,17 +83,20 @@ void pair_tile(int64_t dim, const T* a, const T* b, T* out) {
   }
 }
 
+// How rows are weighted and added up: as differences from the updated row, term by term or in half the instructions
+// (sum_i c_i z_i - x sum_i c_i), or as they are.
+enum class Weighted { differences, products, plain };
+
 // kRegRows features of kRegCols rows of one row group's gradient, features outermost:
 //     out[f][row] = factor * sum_i c[i][row] * (z_i[f] - x[f][row]),
-// x the rows themselves, the sum over `terms` rows z_i in consecutive row groups of `dim` features. z and x point at
-// the first feature, c, x and c_sum at the first row. `ByDifferences` says how: term by term as it stands here, or in
-// half the instructions as sum_i c[i][row] * z_i[f] - c_sum[row] * x[f][row]. Features beyond the layer's last one come
-// out as garbage: what is read there is the workspace.
-template <bool ByDifferences, typename T>
+// x the rows themselves, the sum over `terms` rows z_i in consecutive row groups of `dim` features; without x where
+// they are plain. z and x point at the first feature, c, x and c_sum at the first row. Features beyond the layer's last
+// one come out as garbage: what is read there is the workspace.
+template <Weighted How, typename T>
 FM_INLINE void gradient_tile(int64_t terms, int64_t dim, const T* z, const T* c, const T* x, const T* c_sum, T factor,
                              T* out) {
   const auto term = [x](int f, int v, T feature, Vec<T> coefficient) {
-    if constexpr (ByDifferences)
+    if constexpr (How == Weighted::differences)
       return (feature - load(x + f * kGroupRows + v * kLanes<T>)) * coefficient;
     else
       return feature * coefficient;
@@ -113,7 +116,8 @@ FM_INLINE void gradient_tile(int64_t terms, int64_t dim, const T* z, const T* c,
   for (int f = 0; f < kRegRows; ++f)
     for (int v = 0; v < kRegVecs; ++v) {
       Vec<T> sum = acc[f][v];
-      if constexpr (!ByDifferences) sum -= load(c_sum + v * kLanes<T>) * load(x + f * kGroupRows + v * kLanes<T>);
+      if constexpr (How == Weighted::products)
+        sum -= load(c_sum + v * kLanes<T>) * load(x + f * kGroupRows + v * kLanes<T>);
       store(out + f * kRegCols<T> + v * kLanes<T>, factor * sum);
     }
 }

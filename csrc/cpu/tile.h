@@ -42,10 +42,37 @@ TileBounds<T> tile_bounds(const Problem& problem, int64_t row_group, int64_t col
   return bounds;
 }
 
-// tile[l]: [32][32] inner products of layer l on entry, or its squared distances where the norms are null; with
-// WithGradient its coefficients C^l on return,
+// Rows of tiles [32][32] that are outside the batch become zero.
+template <typename T>
+FM_INLINE void clear_rows(int rows, int tiles, T* const* tile) {
+  for (int l = 0; l < tiles; ++l)
+    for (int i = rows * kGroupRows; i < kGroupRows * kGroupRows; ++i) tile[l][i] = 0;
+}
+
+// The kernels of all layers, their slopes and the product of the kernels, for row i of a tile against all of its
+// columns. tile[l]: [32][32] inner products of layer l, or its squared distances where the norms are null. norms:
+// squared norms of the rows and columns, per layer.
+template <typename T, bool WithSlope, int U>
+FM_INLINE void tile_row(int layers, const Mixture<T>* mixture, int i, T* const* tile, const T* const* row_norms,
+                        const T* const* column_norms, Vec<T> (*value)[U], Vec<T> (*slope)[U], Vec<T>* product) {
+  for (int l = 0; l < layers; ++l) {
+    Vec<T> distance[U];
+    for (int v = 0; v < U; ++v) distance[v] = load(tile[l] + i * kGroupRows + v * kLanes<T>);
+    if (row_norms[l]) {
+      const T norm = row_norms[l][i];
+      for (int v = 0; v < U; ++v) {
+        const Vec<T> d = (norm + load(column_norms[l] + v * kLanes<T>)) - static_cast<T>(2) * distance[v];
+        distance[v] = d < 0 ? Vec<T>{} : d;
+      }
+    }
+    evaluate<T, U, WithSlope>(mixture[l], exp_nonpositive<T>, distance, value[l], slope[l]);
+    for (int v = 0; v < U; ++v) product[v] = l == 0 ? value[l][v] : product[v] * value[l][v];
+  }
+}
+
+// With WithGradient tile[l] holds on return the coefficients C^l,
 //     C_ij^l = W_ij (joint * prod_{l' != l} k_ij^l' + marginal_l) * slope_ij^l,
-// zero on the diagonal and outside the batch. norms: squared norms of the rows and columns, per layer.
+// zero on the diagonal and outside the batch. tile and norms as those of tile_row.
 template <typename T, bool WithGradient>
 void tile_pass(const Problem& problem, const Mixture<T>* mixture, const TileBounds<T>& bounds, T* const* tile,
                const T* const* row_norms, const T* const* column_norms, TileSums* sums) {
@@ -56,19 +83,7 @@ void tile_pass(const Problem& problem, const Mixture<T>* mixture, const TileBoun
   for (int i = 0; i < bounds.rows; ++i) {
     const int domain = i >= bounds.source_rows;
     Vec<T> value[kMaxLayers][U], slope[kMaxLayers][U], product[U] = {};
-    for (int l = 0; l < L; ++l) {
-      Vec<T> distance[U];
-      for (int v = 0; v < U; ++v) distance[v] = load(tile[l] + i * kGroupRows + v * kLanes<T>);
-      if (row_norms[l]) {
-        const T norm = row_norms[l][i];
-        for (int v = 0; v < U; ++v) {
-          const Vec<T> d = (norm + load(column_norms[l] + v * kLanes<T>)) - static_cast<T>(2) * distance[v];
-          distance[v] = d < 0 ? Vec<T>{} : d;
-        }
-      }
-      evaluate<T, U, WithGradient>(mixture[l], exp_nonpositive<T>, distance, value[l], slope[l]);
-      for (int v = 0; v < U; ++v) product[v] = l == 0 ? value[l][v] : product[v] * value[l][v];
-    }
+    tile_row<T, WithGradient, U>(L, mixture, i, tile, row_norms, column_norms, value, slope, product);
     for (int v = 0; v < U; ++v) {
       Vec<T> weight = load(bounds.weight[domain] + v * kLanes<T>);
       if (bounds.diagonal) {
@@ -86,9 +101,7 @@ void tile_pass(const Problem& problem, const Mixture<T>* mixture, const TileBoun
       }
     }
   }
-  if constexpr (WithGradient)
-    for (int l = 0; l < L; ++l)
-      for (int i = bounds.rows * kGroupRows; i < kGroupRows * kGroupRows; ++i) tile[l][i] = 0;
+  if constexpr (WithGradient) clear_rows(bounds.rows, L, tile);
 
   const double multiplicity = bounds.diagonal ? 1.0 : 2.0;
   for (int t = 0; t <= L; ++t) {
@@ -107,6 +120,52 @@ void tile_pass(const Problem& problem, const Mixture<T>* mixture, const TileBoun
     sums->sum[t][0] = multiplicity * ss;
     sums->sum[t][1] = multiplicity * tt;
     sums->sum[t][2] = st;   // once: source rows come first, so a tile's mirror image has no further cross pairs
+  }
+}
+
+// The same where pairs have weights of their own, which are zero outside the batch: pair_weight [32][32], or null where
+// only kernels are wanted. kernel: the loss's kernel, zero on the diagonal, or null. Sums go where those over ss go.
+template <typename T, bool WithGradient>
+void form_tile_pass(const Problem& problem, const Mixture<T>* mixture, const TileBounds<T>& bounds,
+                    const T* pair_weight, T* kernel, T* const* tile, const T* const* row_norms,
+                    const T* const* column_norms, TileSums* sums) {
+  constexpr int U = kGroupRows / kLanes<T>;
+  const int L = problem.num_layers;
+  Vec<T> partial[kTerms][U] = {};   // per column lane
+  const IntVec<T> lane = lane_index<T>();
+  for (int i = 0; i < bounds.rows; ++i) {
+    Vec<T> value[kMaxLayers][U], slope[kMaxLayers][U], product[U] = {};
+    tile_row<T, WithGradient, U>(L, mixture, i, tile, row_norms, column_norms, value, slope, product);
+    for (int v = 0; v < U; ++v) {
+      const int64_t pair = i * kGroupRows + v * kLanes<T>;
+      const IntVec<T> off = lane + static_cast<typename SimdTypes<T>::Int>(v * kLanes<T> - i);
+      if (kernel) {
+        Vec<T> sum = static_cast<T>(problem.joint) * product[v];
+        for (int l = 0; l < L; ++l) sum += static_cast<T>(problem.marginal[l]) * value[l][v];
+        if (bounds.diagonal) sum = off == 0 ? Vec<T>{} : sum;
+        store(kernel + pair, sum);
+      }
+      if (!pair_weight) continue;
+      Vec<T> weight = load(pair_weight + pair);
+      if (bounds.diagonal) weight = off == 0 ? Vec<T>{} : weight;
+      partial[0][v] += weight * product[v];
+      for (int l = 0; l < L; ++l) partial[1 + l][v] += weight * value[l][v];
+      if constexpr (WithGradient) {
+        coefficients<T, U>(L, static_cast<T>(problem.joint), problem.marginal, weight, &value[0][v], &slope[0][v],
+                           [&](int l, Vec<T> c) { store(tile[l] + pair, c); });
+      }
+    }
+  }
+  if constexpr (WithGradient) clear_rows(bounds.rows, L, tile);
+  if (kernel) clear_rows(bounds.rows, 1, &kernel);
+
+  const double multiplicity = bounds.diagonal ? 1.0 : 2.0;
+  for (int t = 0; t <= L; ++t) {
+    double sum = 0;
+    for (int v = 0; v < U; ++v)
+      for (int k = 0; k < kLanes<T>; ++k) sum += static_cast<double>(partial[t][v][k]);
+    sums->sum[t][0] = multiplicity * sum;
+    sums->sum[t][1] = sums->sum[t][2] = 0;
   }
 }
 

@@ -6,8 +6,8 @@
 namespace fastmmd::FASTMMD_VARIANT {
 
 template <typename T>
-static int64_t workspace_bytes(const Problem& problem, bool with_gradient) {
-  return Workspace<T>(problem, with_gradient, nullptr).bytes();
+static int64_t workspace_bytes(const Problem& problem, bool with_gradient, bool with_kw) {
+  return Workspace<T>(problem, with_gradient, with_kw, nullptr).bytes();
 }
 
 template <typename T>

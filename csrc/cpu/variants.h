@@ -6,7 +6,7 @@
 namespace fastmmd {
 
 struct CpuKernel {
-  int64_t (*workspace_bytes)(const Problem&, bool with_gradient);
+  int64_t (*workspace_bytes)(const Problem&, bool with_gradient, bool with_kw);
   void (*run)(const Problem&, const Buffers&, bool with_gradient, int num_threads);
   int64_t (*median_workspace_bytes)(const Samples&, int num_threads);
   double (*median)(const Samples&, void* workspace, int num_threads);   // lower median of the pooled squared distances

@@ -17,10 +17,12 @@ class Workspace {
   T* panel[kMaxLayers]
           [2];   // coefficients for the rows of J and, if there are several panels, of I: [groups][rows][32]
   T* c_sum[kMaxLayers][2];   // their sums over rows: [groups * 32]
+  T *w, *wa;                 // of a form: [groups][form_columns][32]
+  T* kernel_panel[2];        // the loss's kernel, laid out as `panel`
   TileSums* sums;            // one per tile of a pair of panels
 
   // Without memory it only counts the bytes.
-  Workspace(const Problem& problem, bool with_gradient, void* memory)
+  Workspace(const Problem& problem, bool with_gradient, bool with_kw, void* memory)
       : arena_(memory), n_(problem.n()), groups_((n_ + kGroupRows - 1) / kGroupRows) {
     const int64_t panel_groups = groups_ < kPanelGroups ? groups_ : kPanelGroups;
     const int64_t panel_rows = panel_groups * kGroupRows;
@@ -34,6 +36,10 @@ class Workspace {
       c_sum[l][1] = take<T>(with_gradient ? panel_rows : 0);
       panel[l][1] = panels() > 1 ? take<T>(with_gradient ? panel_rows * panel_rows : 0) : nullptr;
     }
+    w = take<T>(groups_ * kGroupRows * problem.form_columns);
+    wa = take<T>(groups_ * kGroupRows * problem.form_columns);
+    kernel_panel[0] = take<T>(with_kw ? panel_rows * panel_rows : 0);
+    kernel_panel[1] = take<T>(with_kw && panels() > 1 ? panel_rows * panel_rows : 0);
     sums = take<TileSums>(panel_groups * panel_groups);
     take<T>(kRegRows * kGroupRows);   // gradient_tile reads this far beyond the last row group
   }

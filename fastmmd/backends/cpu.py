@@ -39,19 +39,26 @@ def unavailable(device: torch.device) -> str | None:
 
 
 def supports(call: Call) -> str | None:
-    return "weights of pairs are not in its kernels yet" if call.form else None
+    return None
 
 
 def run(call: Call, config: Config | None = None) -> Result:
     """Products are always IEEE fp32 or fp64, at least as precise as asked."""
     variant = (config or DEFAULT).variant
-    layers, dtype = len(call.sources), call.dtype
+    layers, dtype, form = len(call.sources), call.dtype, call.form
     f64 = dtype == torch.float64
     inputs = [row_major(x, dtype) for x in call.inputs]
     gradients = empty_gradients(inputs, call.needs_grad, dtype)
     loss = inputs[0].new_empty(())
     statistics = inputs[0].new_empty(1 + 2 * layers)
-    problem, flop, workspace_bytes = _prepared(call.problem, call.dims, f64, any(call.needs_grad), variant)
+    w = wa = kw = None
+    if form is not None:
+        w = form.w.to(dtype).contiguous()
+        wa = None if form.a is None else form.times_a(w).contiguous()
+        kw = torch.empty_like(w) if form.needs_rows else None
+    problem, flop, workspace_bytes = _prepared(
+        call.problem, call.dims, 0 if w is None else w.shape[1], f64, any(call.needs_grad), kw is not None, variant
+    )
     workspace = inputs[0].new_empty(workspace_bytes, dtype=torch.uint8)
     module: Any = extension.module
     module.cpu_run(
@@ -63,11 +70,14 @@ def run(call: Call, config: Config | None = None) -> Result:
             loss=loss,
             statistics=statistics,
             workspace=workspace,
+            w=w,
+            wa=wa,
+            kw=kw,
         ),
         f64,
         _launch(_threads(flop), variant),
     )
-    return Result(loss, statistics, gradients)
+    return Result(loss, statistics, gradients, kw)
 
 
 def median_distance(source: Tensor, target: Tensor, config: Config = DEFAULT) -> Tensor:
@@ -105,10 +115,16 @@ def _launch(num_threads: int, variant: int) -> Any:
 
 @lru_cache(maxsize=256)
 def _prepared(
-    problem: Problem, dims: tuple[int, ...], f64: bool, with_gradient: bool, variant: int
+    problem: Problem,
+    dims: tuple[int, ...],
+    form_columns: int,
+    f64: bool,
+    with_gradient: bool,
+    with_kw: bool,
+    variant: int,
 ) -> tuple[Any, int, int]:
     """The extension's form of the problem, its work in flop, and the bytes of workspace it needs."""
     module: Any = extension.module
-    prepared = extension.make_problem(problem, dims)
-    flop = 3 * problem.n**2 * sum(dims)
-    return prepared, flop, module.cpu_workspace_bytes(prepared, f64, with_gradient, variant)
+    prepared = extension.make_problem(problem, dims, form_columns)
+    flop = 3 * problem.n**2 * (sum(dims) + form_columns)
+    return prepared, flop, module.cpu_workspace_bytes(prepared, f64, with_gradient, with_kw, variant)

@@ -23,10 +23,18 @@ struct Case {
   bool one_sided = false;   // no gradient of the target
   int64_t gap = 0;          // elements between rows
   double far = 0;           // moves the first row, and in layers of a given bandwidth every other one, this far
+  int64_t columns = 0;      // of a form's W; 0: no form
+  bool with_kw = false;
+  bool with_loss = true;
+};
+
+struct Form {   // [n][columns]; W A for a symmetric A
+  std::vector<double> w, wa;
 };
 
 struct Dense {   // the same quantities by definition
   double loss;
+  std::vector<double> kw;                      // [n][columns]
   std::vector<std::vector<double>> gradient;   // [layer][(n_s + n_t) * d]
 };
 
@@ -36,11 +44,16 @@ Problem make_problem(const Case& c) {
   p.n_target = c.n_target;
   p.num_layers = static_cast<int>(c.dims.size());
   const double n = static_cast<double>(c.n_source), m = static_cast<double>(c.n_target);
-  p.alpha = 1 / (n * n);
-  p.beta = 1 / (m * m);
-  p.gamma = -2 / (n * m);
-  p.diagonal = 1 / n + 1 / m;
-  p.clamp = true;
+  p.form_columns = c.columns;
+  if (c.columns > 0) {
+    p.diagonal = 1;
+  } else {
+    p.alpha = 1 / (n * n);
+    p.beta = 1 / (m * m);
+    p.gamma = -2 / (n * m);
+    p.diagonal = 1 / n + 1 / m;
+    p.clamp = true;
+  }
   p.joint = 0.7;
   for (int l = 0; l < p.num_layers; ++l) {
     Layer& layer = p.layer[l];
@@ -57,8 +70,27 @@ Problem make_problem(const Case& c) {
   return p;
 }
 
-Dense dense(const Problem& p, const std::vector<std::vector<double>>& z) {
-  const int64_t n = p.n();
+Form make_form(const Case& c, int64_t n) {
+  std::mt19937 random(11);
+  std::normal_distribution<double> normal;
+  const size_t P = static_cast<size_t>(c.columns);
+  std::vector<double> a(P * P);
+  for (size_t p = 0; p < P; ++p)
+    for (size_t q = 0; q <= p; ++q) a[p * P + q] = a[q * P + p] = normal(random);
+  Form form;
+  for (size_t k = 0; k < static_cast<size_t>(n) * P; ++k)   // as floats, which both precisions can hold
+    form.w.push_back(static_cast<float>(normal(random) / static_cast<double>(n)));
+  for (size_t i = 0; i < static_cast<size_t>(n); ++i)
+    for (size_t p = 0; p < P; ++p) {
+      double sum = 0;
+      for (size_t q = 0; q < P; ++q) sum += form.w[i * P + q] * a[q * P + p];
+      form.wa.push_back(sum);
+    }
+  return form;
+}
+
+Dense dense(const Problem& p, const std::vector<std::vector<double>>& z, const Form& form) {
+  const int64_t n = p.n(), columns = p.form_columns;
   const int L = p.num_layers;
   std::vector<std::vector<double>> distance(static_cast<size_t>(L)), value = distance, slope = distance;
   for (int l = 0; l < L; ++l) {
@@ -90,18 +122,22 @@ Dense dense(const Problem& p, const std::vector<std::vector<double>>& z) {
   }
   Dense out;
   out.loss = 0;
+  out.kw.assign(static_cast<size_t>(n * columns), 0.0);
   for (int l = 0; l < L; ++l) out.gradient.emplace_back(static_cast<size_t>(n * p.layer[l].dim), 0.0);
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < n; ++j) {
       const bool si = i < p.n_source, sj = j < p.n_source;
-      const double weight = si != sj ? 0.5 * p.gamma : si ? p.alpha : p.beta;
+      double weight = si != sj ? 0.5 * p.gamma : si ? p.alpha : p.beta;
+      for (int64_t q = 0; q < columns; ++q) weight += form.w[i * columns + q] * form.wa[j * columns + q];
       const size_t pair = static_cast<size_t>(i * n + j);
       double product = p.joint, sum = 0;
       for (int l = 0; l < L; ++l) {
         product *= value[static_cast<size_t>(l)][pair];
         sum += p.marginal[l] * value[static_cast<size_t>(l)][pair];
       }
-      out.loss += weight * (product + sum);
+      out.loss += weight * (product + sum);   // with the diagonal, which every case counts
+      for (int64_t q = 0; q < columns; ++q)
+        if (i != j) out.kw[i * columns + q] += (product + sum) * form.w[j * columns + q];
       for (int l = 0; l < L; ++l) {
         double others = p.joint;
         for (int o = 0; o < L; ++o)
@@ -185,18 +221,31 @@ bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
   std::vector<T> statistics(1 + 2 * L);
   io.loss = &loss;
   io.statistics = statistics.data();
-  const size_t bytes = static_cast<size_t>(kernel.workspace_bytes(p, c.gradient));
+  const Form form = make_form(c, p.n());
+  const std::vector<T> w(form.w.begin(), form.w.end()), wa(form.wa.begin(), form.wa.end());
+  std::vector<T> kw(c.with_kw ? form.w.size() : 0, nan);
+  io.w = c.columns > 0 ? w.data() : nullptr;
+  io.wa = c.columns > 0 && c.with_loss ? wa.data() : nullptr;
+  io.kw = c.with_kw ? kw.data() : nullptr;
+  const size_t bytes = static_cast<size_t>(kernel.workspace_bytes(p, c.gradient, c.with_kw));
   io.workspace = std::aligned_alloc(64, bytes);
   for (size_t i = 0; i < bytes; ++i) static_cast<unsigned char*>(io.workspace)[i] = 0xFF;   // NaN everywhere
   kernel.run(p, io, c.gradient, c.threads);
   std::free(io.workspace);
 
   double error = 0;
-  for (size_t l = 0; l < L; ++l) error = std::fmax(error, median_error<T>(c, kernel, io, p.layer[l].dim, l, z[l]));
+  for (size_t l = 0; l < L && c.n_target > 0; ++l)
+    error = std::fmax(error, median_error<T>(c, kernel, io, p.layer[l].dim, l, z[l]));
 
-  const Dense exact = dense(p, z);
+  const Dense exact = dense(p, z, form);
   const double tolerance = sizeof(T) == 8 ? 1e-12 : 1e-5;
-  error = std::fmax(error, std::abs(static_cast<double>(loss) - exact.loss) / (1 + exact.loss));
+  if (c.with_loss) error = std::fmax(error, std::abs(static_cast<double>(loss) - exact.loss) / (1 + exact.loss));
+  double largest = 1e-300;
+  for (const double x : exact.kw) largest = std::fmax(largest, std::abs(x));
+  for (size_t k = 0; k < kw.size(); ++k) {
+    const double difference = std::abs(static_cast<double>(kw[k]) - exact.kw[k]) / largest;
+    error = std::fmax(error, std::isnan(difference) ? INFINITY : difference);
+  }
   for (size_t l = 0; l < L && c.gradient; ++l) {
     double wrong = 0, norm = 0;
     for (size_t i = 0; i < exact.gradient[l].size(); ++i) {
@@ -209,9 +258,9 @@ bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
     error = std::fmax(error, std::isnan(wrong) ? INFINITY : std::sqrt(wrong / norm));
   }
   const bool good = error < tolerance;
-  std::printf("%s %-8s f%zu %lld+%lld, %zu layers, gradient %d, %d threads: error %.1e\n", good ? "ok  " : "BAD ",
-              variant.name, 8 * sizeof(T), static_cast<long long>(c.n_source), static_cast<long long>(c.n_target), L,
-              c.gradient, c.threads, error);
+  std::printf("%s %-8s f%zu %lld+%lld, %zu layers, %lld columns, gradient %d, %d threads: error %.1e\n",
+              good ? "ok  " : "BAD ", variant.name, 8 * sizeof(T), static_cast<long long>(c.n_source),
+              static_cast<long long>(c.n_target), L, static_cast<long long>(c.columns), c.gradient, c.threads, error);
   return good;
 }
 
@@ -234,6 +283,12 @@ int main() {
       {50, 47, {9, 257}, true, 2, false, 3, 1e4},
       {300, 280, {2, 3}, true, 2, true, 0, 1e4},
       {65, 1, {33, 5}, false, 1, false, 0, 1e4},
+      {31, 33, {17, 5}, true, 2, false, 3, 0, 2, true},
+      {33, 0, {65}, true, 1, false, 0, 0, 1, false},
+      {300, 280, {9, 3}, true, 2, true, 0, 0, 33, true},
+      {40, 7, {25, 31}, false, 2, false, 0, 0, 6, true},
+      {530, 20, {5}, false, 1, false, 0, 0, 100, true, false},
+      {300, 280, {2, 3}, true, 2, true, 0, 1e4, 3, true},
   };
   bool good = true;
   for (const CpuVariant* const* v = cpu_variants(); *v; ++v)
