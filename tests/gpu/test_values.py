@@ -9,20 +9,24 @@ import fastmmd
 from bench import routes
 from bench.cases import Case
 from bench.gate import reference
-from fastmmd import Gaussian
+from fastmmd import Gaussian, dispatch
+from fastmmd.backends import reference as reference_backend
 from fastmmd.backends import triton
 from fastmmd.backends.cuda import architecture
 from fastmmd.backends.cuda import launch_rules as cuda_rules
 from fastmmd.backends.products import library_format
 from tests.gpu.helpers import (
     BACKENDS,
+    CONFIGS,
     DEVICE,
     GPU_BACKENDS,
     NAMED_CONFIGS,
+    NAMED_CONFIGS_OF_FORMS,
     NEEDS_GPU,
     STREAMING_ROWS,
     TYPICAL,
     WITH_CUDA,
+    call_with_form,
     check,
     exact,
     gradient_scale,
@@ -58,6 +62,25 @@ def test_route_is_right_at_sizes_that_its_rules_would_not_send_there(name, n, m,
     sources, targets = inputs(n, m)
     results = run_config(name, sources, targets, marginal=(0.3, 0.1), precision=precision)
     check(results, exact(sources, targets, marginal=(0.3, 0.1)), tolerance)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("name", NAMED_CONFIGS_OF_FORMS)
+@pytest.mark.parametrize(("n", "m"), [(33, 64), (200, 0)])
+@pytest.mark.parametrize("columns", [2, 16])
+def test_route_is_right_with_weights_of_pairs(name, n, m, columns):
+    """The loss and its gradients, K W, and K W alone."""
+    call = call_with_form(n, m, columns)
+    form = call.form
+    backend, config = dispatch.BACKENDS[routes.backend_of_name(name)], CONFIGS[name]
+    wide = call._replace(sources=[x.double() for x in call.sources], targets=[x.double() for x in call.targets])
+    truth, result = reference_backend.run(wide), backend.run(call, config)
+    assert result.loss.item() == pytest.approx(truth.loss.item(), abs=5e-6)
+    assert relative(result.rows, truth.rows) < 5e-6
+    for gradient, expected in zip(result.gradients, truth.gradients, strict=True):
+        assert relative(gradient, expected) < 1e-5
+    alone = call._replace(form=form._replace(a=None), needs_grad=[False] * 4)
+    assert relative(backend.run(alone, config).rows, truth.rows) < 5e-6
 
 
 @pytest.mark.usefixtures("poisoned_memory")
