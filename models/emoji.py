@@ -28,7 +28,7 @@ METHODS = {
     "both": "He & Ding",
     "dsan": "DSAN",
 }
-UNSUPERVISED = ("source_only", "statistics", "dan", "jan", "both", "dsan")
+UNSUPERVISED = ("source_only", "statistics", "dan", "jan", "both")
 FINE_TUNED = (
     "--model.network.init_args.freeze_backbone=false",
     "--data.features=null",
