@@ -303,9 +303,10 @@ class LMMDLoss(_Loss):
     ) -> Discrepancy:
         """The loss with its parts, which are local MMDs, and bandwidths, for logging. Arguments as those of
         ``forward``."""
-        shape = tuple(target_probabilities.shape) if isinstance(target_probabilities, Tensor) else ()
-        if shape and self.num_classes is not None and shape[1:] != (self.num_classes,):
-            raise ValueError(f"target_probabilities: expected shape [n_t, {self.num_classes}], got {shape}")
+        if self.num_classes is not None and isinstance(target_probabilities, Tensor):
+            shape = tuple(target_probabilities.shape)
+            if shape[1:] != (self.num_classes,):
+                raise ValueError(f"target_probabilities: expected shape [n_t, {self.num_classes}], got {shape}")
         kernels = self.kernels
         kernel = kernels[0] if isinstance(source, Tensor) and len(kernels) == 1 else kernels
         terms: _Terms = {"joint": self.joint, "marginal": self.marginal}
@@ -323,4 +324,4 @@ class LMMDLoss(_Loss):
         return self.discrepancy(source, target, source_labels, target_probabilities).loss
 
     def extra_repr(self) -> str:
-        return f"{self.num_classes}, joint={self.joint}, marginal={self.marginal}, {super().extra_repr()}"
+        return f"num_classes={self.num_classes}, joint={self.joint}, marginal={self.marginal}, {super().extra_repr()}"
