@@ -324,4 +324,4 @@ class LMMDLoss(_Loss):
         return self.discrepancy(source, target, source_labels, target_probabilities).loss
 
     def extra_repr(self) -> str:
-        return f"num_classes={self.num_classes}, joint={self.joint}, marginal={self.marginal}, {super().extra_repr()}"
+        return f"{self.num_classes}, joint={self.joint}, marginal={self.marginal}, {super().extra_repr()}"
