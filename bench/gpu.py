@@ -50,7 +50,7 @@ STAGES = (
         "values",
         "loss and gradients of every route, format and dtype against fp64",
         85,
-        _module("values", "--processes", "12", "--out", "{out}/values.jsonl"),
+        _module("values", "--processes", "15", "--out", "{out}/values.jsonl"),
         step="values",
     ),
     Stage("tests", "tests/gpu; recorded, no gate", 110, _tests(), log="tests.txt", step="values"),

@@ -54,7 +54,9 @@ def pairwise_mmd(
     each group's own part G - 1 times.
 
     Bandwidth rules see all rows together: with "mean" all pairs share one bandwidth, where a loop over pairs would have
-    one per pair. Several layers make it the joint MMD of each pair.
+    one per pair. A bandwidth that follows features lets a network lower the loss by shrinking them all, which nothing
+    stops where they pass no batch norm; DomainBed and trVAE take fixed ones. Several layers make it the joint MMD of
+    each pair.
 
     Args:
         layers: one ``[N, d_l]`` tensor per layer (1 to 8 layers), fp16, bf16, fp32 or fp64. Never written.
