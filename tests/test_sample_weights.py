@@ -513,6 +513,24 @@ def test_linear_time_estimators_take_no_weights(estimator, name):
         fastmmd.mmd(X, X, estimator=estimator, **{name: ONES})
 
 
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("weights", [torch.zeros(6), torch.full((6,), torch.inf)], ids=["zeros", "infinities"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_bad_weights_that_no_check_can_read_give_nan(backend, weights, estimator):
+    def loss(weights):
+        return fastmmd.mmd(X, X + 1, source_weights=weights, estimator=estimator, backend=backend)
+
+    assert torch.vmap(loss)(torch.stack([weights, ONES])).isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_a_single_weight_that_no_check_can_read_has_no_unbiased_estimate(backend):
+    def loss(weights):
+        return fastmmd.mmd(X, X + 1, source_weights=weights, estimator="unbiased", backend=backend)
+
+    assert torch.vmap(loss)(torch.stack([torch.eye(6)[2], TWO_ROWS])).isnan().tolist() == [True, False]
+
+
 # Modules --------------------------------------------------------------------------------------------------------------
 
 
