@@ -83,8 +83,9 @@ def _unbiased_local_mmd(x: Tensor, bandwidth: Tensor, *, backend: str = "auto") 
 
 
 def _pairwise(x: Tensor, half: Tensor, *, backend: str = "auto") -> Tensor:
+    """Negative, as no other loss is that counts the diagonal: a clamp would hide it."""
     groups = torch.arange(len(x), device=x.device) % 3
-    return fastmmd.pairwise_mmd([x], groups, [MEAN], pair_weights=half + half.T, backend=backend).loss
+    return fastmmd.pairwise_mmd([x], groups, [MEAN], pair_weights=-half - half.T, backend=backend).loss
 
 
 def _forms(x: Tensor, w: Tensor, *, backend: str = "auto", diagonal: bool = True) -> Tensor:
