@@ -11,7 +11,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from bench.cases import Case
+from bench.cases import Case, pooled
 from fastmmd import Gaussian
 
 BLOCK_ELEMENTS = 1 << 20  # of a matrix of a block: within a few percent of the fastest on CPUs, for any N and d
@@ -20,7 +20,7 @@ GPU_BLOCK_ELEMENTS = 1 << 24  # 64 MiB in fp32: long enough passes for a GPU, at
 
 def centred(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> list[Tensor]:
     """``[N, d]`` of each layer, sources first, around its mean: distances stay and rounding errors shrink."""
-    layers = [torch.cat(pair).detach() for pair in zip(sources, targets, strict=True)]
+    layers = [z.detach() for z in pooled(sources, targets)]
     return [z - z.mean(0) for z in layers]
 
 
@@ -55,6 +55,7 @@ def discrepancy(
         matrices, slopes = [], []
         for z, norm, kernel, bandwidth in zip(layers, norms, case.kernels, bandwidths, strict=True):
             squared = torch.addmm(norm[rows, None] + norm[columns], z[rows], z[columns].T, alpha=-2)
+            squared.fill_diagonal_(0)  # its round-off would count for a narrow Gaussian, as would that of its gradient
             matrix, slope = _mixture(squared, kernel, bandwidth, differentiate)
             matrices.append(matrix)
             if slope is not None:
@@ -70,7 +71,7 @@ def discrepancy(
             factor = reduce(torch.mul, matrices[:layer] + matrices[layer + 1 :], joint)
             if case.marginals[layer]:
                 factor = factor + case.marginals[layer] * weights
-            pull = factor * slope  # d loss / d squared
+            pull = (factor * slope).fill_diagonal_(0)  # d loss / d squared
             gradient[rows] += 2 * (pull.sum(1)[:, None] * z[rows] - pull @ z[columns])
             gradient[columns] += 2 * (pull.sum(0)[:, None] * z[columns] - pull.T @ z[rows])
     return total, gradients
@@ -90,11 +91,19 @@ def _mixture(squared: Tensor, kernel: Gaussian, bandwidth: float, differentiate:
 
 def _pair_weights(case: Case, rows: slice, estimator: str, like: Tensor) -> Tensor:
     """``[rows, N - rows.start]``. Later rows stand for their mirror images too; "unbiased" drops the diagonal."""
+    if (matrices := case.matrices(like.device)) is not None:
+        w, a = (matrix.to(like.dtype) for matrix in matrices)
+        weights = w[rows] @ a @ w[rows.start :].T
+    else:
+        weights = _of_domains(case, rows, estimator, like)
+    weights[:, weights.shape[0] :] *= 2
+    return weights if estimator == "biased" else weights.fill_diagonal_(0)
+
+
+def _of_domains(case: Case, rows: slice, estimator: str, like: Tensor) -> Tensor:
     n, m = case.n_source, case.n_target
     same = (1 / n**2, 1 / m**2) if estimator == "biased" else (1 / (n * (n - 1)), 1 / (m * (m - 1)))
     source = torch.arange(case.n, device=like.device) < n
     row, column = source[rows, None], source[None, rows.start :]
     weights = like.new_full((row.shape[0], column.shape[1]), -1 / (n * m))
-    weights.masked_fill_(row & column, same[0]).masked_fill_(~row & ~column, same[1])
-    weights[:, row.shape[0] :] *= 2
-    return weights if estimator == "biased" else weights.fill_diagonal_(0)
+    return weights.masked_fill_(row & column, same[0]).masked_fill_(~row & ~column, same[1])

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from bench.cases import Case, Loss
+from bench.forms import Groups
 from fastmmd import autograd
-from fastmmd.call import Call
+from fastmmd.call import Call, Form
 from fastmmd.problem import Objective
 
 
@@ -18,7 +19,11 @@ def call_of(case: Case, sources: Sequence[Tensor], targets: Sequence[Tensor]) ->
     """The call that `fastmmd.discrepancy` would make: with gradients of those inputs that require them, where they are
     recorded. The bandwidths of cases are means and numbers, which every backend computes by itself."""
     kernels = tuple([kernel.static for kernel in case.kernels])
-    objective = Objective(kernels, case.joint, case.marginals, "biased")
+    form = None
+    if (matrices := case.matrices(sources[0].device)) is not None:
+        form = Form(matrices[0].to(sources[0].dtype), matrices[1], needs_rows=isinstance(case.form, Groups))
+        targets = targets or [source.detach()[:0] for source in sources]
+    objective = Objective(kernels, case.joint, case.marginals, "biased", weighted=form is not None)
     recorded = torch.is_grad_enabled()
     return Call(
         problem=objective.problem(case.n_source, case.n_target),
@@ -27,6 +32,7 @@ def call_of(case: Case, sources: Sequence[Tensor], targets: Sequence[Tensor]) ->
         bandwidths=None,
         needs_grad=[recorded and x.requires_grad for x in (*sources, *targets)],
         precision=case.precision,
+        form=form,
     )
 
 

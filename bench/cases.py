@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.forms import Classes, Groups, Kind, Samples
 from fastmmd import Gaussian
 
 Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]  # of sources and targets: 0-d, differentiable
@@ -16,6 +17,9 @@ Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]  # of sources and 
 FEATURES = Gaussian()  # five Gaussians around the mean squared distance, as in DAN and JAN
 SOFTMAX = Gaussian(1.68, (1,))  # JAN's kernel for softmax outputs
 JAN = (FEATURES, SOFTMAX)
+DOMAINBED = Gaussian(1.0, (1e3, 1e2, 10, 1, 0.1, 1e-2, 1e-3))  # exp(-gamma D), gamma from 0.001 to 1000
+ALPHAS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
+TRVAE = Gaussian(1.0, [2 * alpha for alpha in ALPHAS])
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Targets:
     naive: float | None = None
     dense: float | None = None
     compiled: float | None = None
+    unweighted: float | None = None
+    per_pair: float | None = None
+    dsan: float | None = None
     share: float | None = None
     extra_mib: float | None = None
     graph_us: float | None = None
@@ -35,7 +42,9 @@ class Targets:
 class Case:
     """``joint * JMMD(all layers) + sum_l marginal[l] * MMD(layer l)`` of fp32 batches; V-statistic.
 
+    n_target: 0 where rows fall into groups; then there are no targets.
     kernels: one per layer, whose bandwidth is "mean" or a number.
+    form: the weights of pairs, where they depend on more than the domains.
     precision: the least precise format that products may use (fastmmd's argument).
     targets, gpu_targets: on a CPU, and on a GPU.
     """
@@ -53,6 +62,7 @@ class Case:
     copies: int = 1  # how often each row occurs, in random order (see `order`)
     precision: str = "ieee"
     gpu: bool = False  # measured on GPUs only
+    form: Kind | None = None
     gpu_targets: Targets = Targets(dense=4, compiled=2)
 
     @property
@@ -73,10 +83,13 @@ class Case:
     def order(self, n: int) -> Tensor:
         """``[n]``: which of the ``n / copies`` distinct rows each row is. Repeated rows leave a V-statistic as it is,
         so that the loss of many rows, computed in full, can be checked against that of a few."""
+        if self.copies == 1:
+            return torch.arange(n)
         return torch.randperm(n, generator=torch.Generator().manual_seed(n)) % (n // self.copies)
 
     def inputs(self, device: str | torch.device = "cpu") -> tuple[list[Tensor], list[Tensor]]:
-        """Sources and targets, one ``[n, d]`` tensor per layer: shifted normal features, then softmax outputs."""
+        """Sources and targets, one ``[n, d]`` tensor per layer: shifted normal features, then softmax outputs. Where
+        n_target is 0 there are no targets."""
         generator = torch.Generator().manual_seed(0)
         sources, targets = [], []
         for layer, d in enumerate(self.dims):
@@ -85,8 +98,18 @@ class Case:
             if layer > 0:
                 source, target = source.softmax(1), (2 * target).softmax(1)
             sources.append(source.to(device).requires_grad_())
-            targets.append(target.to(device).requires_grad_())
+            if self.n_target:
+                targets.append(target.to(device).requires_grad_())
         return sources, targets
+
+    def matrices(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """W ``[N, P]`` and A ``[P, P]`` of the form, in fp64."""
+        return None if self.form is None else self.form.matrices(self.n_source, self.n_target, device)
+
+
+def pooled(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> list[Tensor]:
+    """``[N, d]`` of each layer, sources first."""
+    return [torch.cat(pair) for pair in zip(sources, targets, strict=True)] if targets else list(sources)
 
 
 def _mmd(n: int, d: int, targets: Targets = Targets(), **options: Any) -> Case:
@@ -104,6 +127,17 @@ def _transfer(n: int, dims: tuple[int, int], **options: Any) -> Case:
     return Case(f"0.2 JMMD + 0.3 MMD {n}+{n}, d {dims[0]} x {dims[1]}", n, n, dims, JAN, 0.2, (0.3, 0.0), **options)
 
 
+def _groups(name: str, form: Groups, rows: int, d: int, kernel: Gaussian, targets: Targets = Targets()) -> Case:
+    """rows: per group."""
+    name = f"{name}, {form.count} x {rows}, d {d}"
+    return Case(name, form.count * rows, 0, (d,), (kernel,), targets=targets, form=form)
+
+
+def _lmmd(name: str, n: int, d: int, classes: int, targets: Targets = Targets()) -> Case:
+    name = f"{name} {n}+{n}, d {d}, {classes} classes"
+    return Case(name, n, n, (d,), (FEATURES,), targets=targets, form=Classes(classes))
+
+
 def _in_formats(case: Case) -> tuple[Case, ...]:
     """The case on a GPU's matrix units too, which round their operands. Shares are targets at every precision."""
     return case, *(
@@ -113,6 +147,8 @@ def _in_formats(case: Case) -> tuple[Case, ...]:
 
 
 SIZES = "JMMD, d 256 x 8"
+SAMPLE_WEIGHTS = Targets(unweighted=0.91)
+BLUR_8 = Gaussian(2 * 8.0**2, (1,))  # of geomloss: about the mean squared distance of 64 normal features
 LAUNCH_BOUND = Targets(dense=4, compiled=2, graph_us=15)  # on a GPU, at N = 128
 
 CASES = (
@@ -136,6 +172,18 @@ CASES = (
     *_in_formats(
         _jmmd(65536, (256, 8), series=SIZES, copies=16, gpu=True, gpu_targets=Targets(extra_mib=2048)),
     ),
+    # Weights of pairs; those of samples may cost a tenth.
+    Case("weighted MMD 64+64, d 2048", 64, 64, (2048,), (FEATURES,), targets=SAMPLE_WEIGHTS, form=Samples()),
+    Case("weighted JMMD 4096+4096, d 256 x 8", 4096, 4096, (256, 8), JAN, targets=SAMPLE_WEIGHTS, form=Samples()),
+    _groups("pairwise MMD", Groups(6), 32, 2048, DOMAINBED, Targets(per_pair=3)),
+    _lmmd("LMMD", 64, 256, 31, Targets(dsan=5)),
+    # In use: a training step's loss of DomainBed (three training domains), DSAN and trVAE (a batch of scArches' size),
+    # geomloss where it takes KeOps by itself, and a report of running out of memory.
+    _groups("in use: DomainBed", Groups(3), 32, 2048, DOMAINBED),
+    _lmmd("in use: DSAN", 36, 256, 31),
+    _groups("in use: trVAE", Groups(4, total=True), 32, 10, TRVAE),
+    Case("in use: geomloss 10000+10000, d 64", 10000, 10000, (64,), (BLUR_8,), form=Samples()),
+    Case("in use: MMD 7207+93070, d 79", 7207, 93070, (79,), (FEATURES,)),
 )
 TRAINING = _jmmd(32, (2048, 31))  # the loss of a ResNet-50 with 31 classes, in bench/training.py
 # On a GPU, where time can be short: measured before all others, in this order.

@@ -1,137 +1,98 @@
-"""What bench/values.py computes of calls whose pairs have weights: each public function by every backend that takes its
-rows, against fp64."""
+"""Weights of pairs of rows: pair (i, j) of a case counts ``W_i A W_j^T`` (docs/mathematics.md).
+
+Each kind makes its data from a seed, and from them W ``[N, P]`` and A ``[P, P]`` in fp64: what the gate and the dense
+versions compute with. Results are kept, so that a loss can ask for them at every step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-import fastmmd
-from bench.cases import JAN, Case
-from bench.variants import ALLOWED, ALLOWED_FP64, ROUNDING, gradient_error
-from fastmmd.backends.cuda.launch_rules import SMALL_ROWS
 
-DENSE_ROWS = 256  # up to so many the truth comes from the dense reference, beyond from tiles in fp64
-CLASSES, GROUPS, COLUMNS = 31, 6, 33
-SIZES = {
-    "sample weights": ((64, 64, (256, 31)), (4096, 4096, (256, 8))),
-    "groups": ((100, 92, (256, 8)), (1000, 1100, (256, 8))),
-    "local MMD": ((64, 60, (256,)), (2100, 2050, (256,))),
-    "forms": ((40, 33, (70, 8)), (300, 1000, (256,))),
-}
-KINDS = (
-    ("ieee", torch.float32),
-    ("tf32", torch.float32),
-    ("bf16", torch.bfloat16),
-    ("ieee", torch.float64),
-)
+@dataclass(frozen=True)
+class Samples:
+    """Every row has a weight; those of a domain add up to 1."""
+
+    @lru_cache  # noqa: B019  (forms are few, and live as long as the cases)
+    def weights(self, n: int, seed: int, device: torch.device) -> Tensor:
+        """``[n]``, log-normal. seed: 0 for the source, 1 for the target."""
+        return _normal(n, seed=seed).softmax(0).to(device)
+
+    @lru_cache  # noqa: B019
+    def matrices(self, n_source: int, n_target: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        source, target = self.weights(n_source, 0, device).double(), self.weights(n_target, 1, device).double()
+        w = torch.block_diag(source[:, None] / source.sum(), target[:, None] / target.sum())
+        return w, 2 * torch.eye(2, dtype=w.dtype, device=device) - 1
 
 
-class FormVariant(NamedTuple):
-    """One value to compute. route: the name of a backend and "-forms". kind: a key of `SIZES`."""
+@dataclass(frozen=True)
+class Classes:
+    """The source's rows have labels, the target's class probabilities: DSAN's local MMD.
 
-    route: str
-    precision: str
-    dtype: torch.dtype
-    kind: str
-    sizes: tuple[int, int, tuple[int, ...]]
+    count: of classes.
+    """
+
+    count: int
+
+    @lru_cache  # noqa: B019
+    def labels(self, n: int, device: torch.device) -> Tensor:
+        """``[n]``."""
+        return torch.randint(self.count, (n,), generator=torch.Generator().manual_seed(0)).to(device)
+
+    @lru_cache  # noqa: B019
+    def probabilities(self, n: int, device: torch.device) -> Tensor:
+        """``[n, count]``."""
+        return (2 * _normal(n, self.count, seed=1)).softmax(1).to(device)
+
+    @lru_cache  # noqa: B019
+    def matrices(self, n_source: int, n_target: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """A column per class that occurs in both domains."""
+        labels, probabilities = self.labels(n_source, device), self.probabilities(n_target, device).double()
+        present = sorted(set(labels.tolist()) & set(probabilities.argmax(1).tolist()))
+        members = torch.stack([labels == c for c in present], 1).double()
+        expected = probabilities[:, present]
+        w = torch.cat([members / members.sum(0), -expected / expected.sum(0)])
+        return w, torch.eye(len(present), dtype=w.dtype, device=device) / len(present)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows fall into `count` groups of one size, one after the other, and all pairs of groups are compared.
+
+    total: the sum over pairs, as in trVAE, instead of their mean, as in DomainBed.
+    """
+
+    count: int
+    total: bool = False
 
     @property
-    def case(self) -> Case:
-        n, m, dims = self.sizes
-        return Case("", n, m, dims, JAN[: len(dims)], precision=self.precision)
+    def pairs(self) -> int:
+        return self.count * (self.count - 1) // 2
 
-    @property
-    def backend(self) -> str:
-        return self.route.removesuffix("-forms")
+    @lru_cache  # noqa: B019
+    def members(self, n: int, device: torch.device) -> Tensor:
+        """``[n]``: the group of each row."""
+        return (torch.arange(n) * self.count // n).to(device)
 
-    @property
-    def allowed(self) -> tuple[float, float]:
-        """The errors that the loss and the gradients may have."""
-        of_loss = ALLOWED_FP64 if self.dtype == torch.float64 else ALLOWED[self.precision]
-        return of_loss, max(of_loss, ROUNDING.get(self.dtype, 0.0))
+    @lru_cache  # noqa: B019
+    def ones(self, device: torch.device) -> Tensor:
+        """``[count, count]``: weights of pairs of groups for their sum."""
+        return torch.ones(self.count, self.count, device=device)
 
-    def described(self) -> dict[str, Any]:
-        n, m, dims = self.sizes
-        dtype = str(self.dtype).removeprefix("torch.")
-        kind = {"route": self.route, "form": self.kind, "precision": self.precision, "dtype": dtype}
-        return kind | {"n": n, "m": m, "dims": dims}
-
-    def inputs(self, device: torch.device) -> list[Tensor]:
-        """Sources and targets in the variant's dtype, leaves that require gradients."""
-        sources, targets = self.case.inputs(device)
-        return [x.detach().to(self.dtype).requires_grad_() for x in (*sources, *targets)]
-
-    def errors(self, device: torch.device) -> dict[str, Any]:
-        return errors(self, lambda inputs: loss_of(self, inputs, self.backend), device)
+    @lru_cache  # noqa: B019
+    def matrices(self, n_source: int, n_target: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Every group is a part of `count` - 1 pairs."""
+        eye = torch.eye(self.count, dtype=torch.float64, device=device)
+        w = eye[self.members(n_source, device)] * self.count / n_source
+        return w, (self.count * eye - 1) / (1 if self.total else self.pairs)
 
 
-def form_variants(route: str) -> list[FormVariant]:
-    """What is computed of the route "<backend>-forms", few rows first. Backend "cuda" takes no more of them."""
-    sizes = [(kind, pair[position]) for position in (0, 1) for kind, pair in SIZES.items()]
-    return [
-        FormVariant(route, precision, dtype, kind, size)
-        for kind, size in sizes
-        for precision, dtype in KINDS
-        if route != "cuda-forms" or size[0] + size[1] <= SMALL_ROWS
-    ]
+Kind = Samples | Classes | Groups
 
 
-def errors(variant: FormVariant, loss: Callable[[list[Tensor]], Tensor], device: torch.device) -> dict[str, Any]:
-    """How far a loss is off that should be the variant's, and whether that is allowed."""
-    inputs = variant.inputs(device)
-    value = loss(inputs)
-    gradients = torch.autograd.grad(value, inputs)
-    exact, exact_gradients = _exact(variant.kind, variant.sizes, variant.dtype, device)
-    loss_error, error = abs(value.item() - exact.item()), gradient_error(gradients, exact_gradients)
-    allowed, allowed_gradient = variant.allowed
-    return {
-        "loss_error": loss_error,
-        "gradient_error": error,
-        "allowed": [allowed, allowed_gradient],
-        "right": loss_error <= allowed and error <= allowed_gradient,  # a NaN is not
-    }
-
-
-def loss_of(variant: FormVariant, inputs: Sequence[Tensor], backend: str) -> Tensor:
-    """The loss of a variant's kind at `inputs`, sources first."""
-    layers = len(inputs) // 2
-    sources, targets = inputs[:layers], inputs[layers:]
-    pooled = [torch.cat(pair) for pair in zip(sources, targets, strict=True)]
-    n, m, device = len(sources[0]), len(targets[0]), inputs[0].device
-    options: dict[str, Any] = {"backend": backend, "precision": variant.precision}
-    kernels = variant.case.kernels
-    row = torch.arange(n + m, device=device)
-    if variant.kind == "sample weights":
-        weights = 1.0 + row % 7
-        options |= {"source_weights": weights[:n], "target_weights": weights[n:]}
-        return fastmmd.jmmd(sources, targets, kernels, **options)
-    if variant.kind == "groups":
-        # Rows in turn; half of the groups are of sources, half of targets.
-        groups = torch.cat([row[:n] % (GROUPS // 2), GROUPS // 2 + row[n:] % (GROUPS // 2)])
-        return fastmmd.pairwise_mmd(pooled, groups, kernels, num_groups=GROUPS, **options).loss
-    if variant.kind == "local MMD":
-        probabilities = torch.nn.functional.one_hot(row[n:] % CLASSES, CLASSES).float() + 0.5
-        probabilities = probabilities / probabilities.sum(1, keepdim=True)
-        return fastmmd.lmmd(sources, targets, row[:n] % CLASSES, probabilities, kernels, **options)
-    assert variant.kind == "forms"
-    # A column of the domains, and others in which some even rows have the other sign.
-    sign = torch.where(row < n, 1 / n, -1 / m)[:, None]
-    turned = (row[:, None] % torch.arange(2, COLUMNS + 1, device=device) == 0) & (row[:, None] % 2 == 0)
-    w = torch.cat([sign, torch.where(turned, -sign, sign)], 1)
-    return fastmmd.kernel_forms(pooled, kernels, w, **options).mean()
-
-
-@cache
-def _exact(
-    kind: str, sizes: tuple[int, int, tuple[int, ...]], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, list[Tensor]]:
-    """The loss and its gradients in fp64, at inputs that are rounded to `dtype`."""
-    variant = FormVariant("", "ieee", dtype, kind, sizes)
-    inputs = [x.detach().double().requires_grad_() for x in variant.inputs(device)]
-    loss = loss_of(variant, inputs, "reference" if sizes[0] + sizes[1] <= DENSE_ROWS else "torch")
-    return loss.detach(), list(torch.autograd.grad(loss, inputs))
+def _normal(*size: int, seed: int) -> Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))

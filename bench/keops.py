@@ -23,6 +23,8 @@ def refuses(case: Case, device: torch.device) -> str | None:
     """Why it takes no part in a case; None if it does."""
     if importlib.util.find_spec("pykeops") is None:
         return "not installed"
+    if case.form is not None:
+        return "has no such loss here"
     if case.precision != "ieee":
         return "computes in fp32 only"
     return f"made for narrow layers (here: up to {WIDEST})" if max(case.dims) > WIDEST else None

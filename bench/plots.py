@@ -44,7 +44,11 @@ def draw(report: Report, cases: Mapping[str, Case], out: Path) -> list[Path]:
 
 
 def _speedups(report: Report, cases: Mapping[str, Case]) -> Figure | None:
-    shares = [(r, r.share) for r in report.results if r.competitor == FASTMMD and r.share is not None]
+    shares = [
+        (r, r.share)
+        for r in report.results
+        if r.competitor == FASTMMD and r.share is not None and cases[r.case].form is None
+    ]
     if not shares:
         return None
     figure = Figure(figsize=(11, 1.9 + 0.52 * len(shares)), layout=ConstrainedLayoutEngine(rect=ABOVE_CONDITIONS))

@@ -13,12 +13,36 @@ from pathlib import Path
 
 from bench import keops
 from bench.cases import Case
-from bench.competitors import BLOCKED, COMPILED, DENSE, NAIVE, NEEDS, TWO_CALLS
+from bench.competitors import (
+    BLOCKED,
+    COMPILED,
+    DENSE,
+    GEOMLOSS,
+    GEOMLOSS_ONLINE,
+    NAIVE,
+    NEEDS,
+    PER_PAIR,
+    TWO_CALLS,
+    WITHOUT_WEIGHTS,
+)
 from bench.gate import Errors
 from bench.measure import PHASES, Spread
 from bench.record import MIB, Report, Result, StepShare, duration, spread_text
+from bench.restated import DOMAINBED, DSAN, TRVAE
 
 BASELINES = (NAIVE, DENSE, BLOCKED, COMPILED, TWO_CALLS, keops.NAME)
+OF_FORMS = (
+    WITHOUT_WEIGHTS,
+    PER_PAIR,
+    DOMAINBED,
+    DSAN,
+    TRVAE,
+    GEOMLOSS,
+    GEOMLOSS_ONLINE,
+    DENSE,
+    BLOCKED,
+    COMPILED,
+)
 
 
 def markdown(report: Report, cases: dict[str, Case]) -> str:
@@ -39,6 +63,7 @@ def markdown(report: Report, cases: dict[str, Case]) -> str:
             "",
             *_summary(report, cases),
             "",
+            *_weighted(report, cases),
             *_on_a_gpu(report, cases),
             *_training(report),
             "## Everyone",
@@ -56,15 +81,51 @@ def markdown(report: Report, cases: dict[str, Case]) -> str:
 
 def _summary(report: Report, cases: dict[str, Case]) -> Iterator[str]:
     # KeOps has a column where it took part only; the others say what they lack.
-    took_part = {name for result in report.results for name in result.speedup}
+    results = [result for result in _measured(report) if cases[result.case].form is None]
+    took_part = {name for result in results for name in result.speedup}
     baselines = [name for name in BASELINES if name != keops.NAME or name in took_part]
+    yield from _table(report, cases, results, baselines)
+
+
+def _weighted(report: Report, cases: dict[str, Case]) -> Iterator[str]:
+    """Cases in which pairs of rows have weights of their own; nothing if none was measured."""
+    results = [result for result in _measured(report) if cases[result.case].form is not None]
+    if not results:
+        return
+    took_part = {name for result in results for name in result.speedup}
+    yield "## Weights of pairs"
+    yield ""
+    yield (
+        "Weights of samples (*without weights*: the same rows unweighted, so 1 would be no cost), all pairs of groups "
+        "in one pass, DSAN's local MMD. DomainBed, DSAN and trVAE (as in scArches) are restated. Labels, groups and "
+        "sample weights are given; what follows from them is computed in every step, except by dense versions: their W "
+        "is ready."
+    )
+    yield ""
+    yield from _table(report, cases, results, [name for name in OF_FORMS if name in took_part])
+    yield ""
+
+
+def _measured(report: Report) -> list[Result]:
+    """What a table of cases has a line for: fastmmd's backends."""
+    return [result for result in report.results if result.speedup or result.share is not None]
+
+
+def _table(
+    report: Report, cases: dict[str, Case], results: Sequence[Result], baselines: Sequence[str]
+) -> Iterator[str]:
     versus = [f"x {name}" for name in baselines]
     yield from _head("case", "backend", "fwd + bwd", *versus, "share of torch.mm's rate", "extra memory", "over empty")
-    for result in report.results:
-        if not result.speedup and result.share is None:
-            continue
+    for result in results:
         targets = report.targets(cases[result.case])
-        floors = {NAIVE: targets.naive, DENSE: targets.dense, COMPILED: targets.compiled}
+        floors = {
+            NAIVE: targets.naive,
+            DENSE: targets.dense,
+            COMPILED: targets.compiled,
+            WITHOUT_WEIGHTS: targets.unweighted,
+            PER_PAIR: targets.per_pair,
+            DSAN: targets.dsan,
+        }
         others = {other.competitor: other for other in report.of(result.case)}
         yield _row(
             result.case,

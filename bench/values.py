@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from bench import measure, routes
-from bench.forms import FormVariant, form_variants
+from bench.form_values import FormVariant, form_variants
 from bench.variants import Variant, variants
 from fastmmd import dispatch
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.cases import pooled
 from bench.measure import Mark, Phases, Step
 
 # Gram matrix and gradient need 3 N^2 d flop per layer if each pair is computed once (1 for the distance, 2 for the
@@ -19,7 +20,7 @@ OUT_ELEMENTS = 1 << 30  # of a product's output: larger ones are computed in sla
 def matmul(sources: Sequence[Tensor], targets: Sequence[Tensor], precision: str = "ieee") -> Step:
     """One product ``[N, d_l] x [d_l, N]`` per layer; of bf16 operands if `precision` says so, else by torch's setting.
     The output is allocated once, so that only the product is timed."""
-    layers = [torch.cat([source, target]).detach() for source, target in zip(sources, targets, strict=True)]
+    layers = [z.detach() for z in pooled(sources, targets)]
     if precision == "bf16":
         layers = [z.bfloat16() for z in layers]
     n = layers[0].shape[0]

@@ -1,5 +1,5 @@
-"""Weights of pairs (`fastmmd.call.Form`), as routes fused and gemm read them: W and W A in rows as those that are packed
-(kernels/pack.py), in one launch beside the product W A."""
+"""Weights of pairs (`fastmmd.call.Form`) as routes fused and gemm read them: W and W A with the rows of
+kernels/pack.py, in one launch behind the product W A."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 A program owns a tile of rows and walks over all tiles of columns: inner products, kernels, coefficients, and their
 product with the same columns' features, which are read once and used twice. Each Gram tile is computed twice, for its
-rows and for its mirror image's: a third more arithmetic than the bound, and nothing to add up across programs. Without
-gradients each pair of tiles is computed once.
+rows and for its mirror image's: a third more arithmetic than the bound, and nothing to add up across programs. Where
+nothing is wanted by rows, neither gradients nor K W of a form, each pair of tiles is computed once.
 """
 
 from __future__ import annotations
@@ -55,6 +55,11 @@ def _terms(LAYERS):
 
 
 @triton.constexpr_function
+def _weight_format(dtype):
+    return "ieee" if dtype == tl.float64 else "tf32x3"
+
+
+@triton.constexpr_function
 def _padded(columns):
     """To a power of 2 that tl.dot takes."""
     return max(16, 1 << (columns - 1).bit_length())
@@ -92,7 +97,10 @@ def fused_loss(
     L: tl.constexpr = count(LAYERS)
     FULL: tl.constexpr = GRADIENT or kw_ptr is not None  # both triangles are needed
     PADDED_COLUMNS: tl.constexpr = _padded(COLUMNS_OF_W)
-    WEIGHT_FORMAT: tl.constexpr = "ieee" if DTYPE == tl.float64 else "tf32x3"  # of products of weights
+    # Weights are multiplied in full precision, whatever FORMAT says of features: outer products of few columns cost
+    # one multiply-add per pair and column, the tensor cores the same for 16 columns as for 5.
+    WEIGHT_FORMAT: tl.constexpr = _weight_format(DTYPE)
+    BY_DOT: tl.constexpr = wa_ptr is not None and COLUMNS_OF_W > 4
     i, tiles = tl.program_id(0), tl.num_programs(0)
     row_is_source = i < source_tiles
     row = tl.arange(0, TILE)
@@ -116,7 +124,6 @@ def fused_loss(
     same_joints, same_marginals = load_factors(factors_ptr, same_region, LAYERS)
     cross_joints, cross_marginals = load_factors(factors_ptr, cross_region, LAYERS)
     b_ones = tl.full((COLUMNS, 8), 1.0, DTYPE)
-    BY_DOT: tl.constexpr = wa_ptr is not None and COLUMNS_OF_W > 4
     if BY_DOT:
         b_w = tl.trans(_weights(w_ptr, i * TILE + row, tiles * TILE, COLUMNS_OF_W, PADDED_COLUMNS))
     if kw_ptr is not None:
@@ -124,7 +131,7 @@ def fused_loss(
 
     splits: tl.constexpr = TILE // COLUMNS
     for step in range(0, (tiles if FULL else tiles // 2 + 1) * splits):
-        # All programs read the same columns at a time; without gradients every one has half of the pairs to do.
+        # All programs read the same columns at a time; without results by rows each has half of the pairs to do.
         offset = step // splits
         j = offset if FULL else (i + offset) % tiles
         same = row_is_source == (j < source_tiles)
@@ -244,7 +251,7 @@ def _weights(
 CHUNK = 64  # features that a product takes at a time: more would not fit into registers
 
 
-MOST_COLUMNS = 16  # of a form's W
+MOST_COLUMNS = 16  # of a form's W: one matrix instruction takes as many
 
 
 @dataclass(frozen=True)

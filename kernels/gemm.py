@@ -91,8 +91,6 @@ def inner_products_to_coefficients(
         b_weights = outer_products(w_ptr, wa_ptr, padded_rows, row, column, COLUMNS)
     elif HAS_WEIGHTS:
         b_weights = tl.load(pair_weights_ptr + offsets)
-    if kernel_ptr is not None:
-        tl.store(kernel_ptr + offsets, whole_kernel(b_kernels, terms_ptr, LAYERS))
 
     if partial_sums_ptr is not None:
         # A panel with itself holds both triangles; a pair of two panels stands for its mirror image too.
@@ -106,6 +104,8 @@ def inner_products_to_coefficients(
             sum_ptr = partial_sums_ptr + program * (1 + L) + term
             tl.store(sum_ptr, tl.load(sum_ptr) + total * weight)
 
+    if kernel_ptr is not None:
+        tl.store(kernel_ptr + offsets, whole_kernel(b_kernels, terms_ptr, LAYERS))
     if HAS_WEIGHTS:
         b_slopes = weighted_slopes(b_slopes, b_weights, LAYERS)
     for l in tl.static_range(L):

@@ -11,6 +11,7 @@ EXPECTED = (
     # Combinations of parameters that mean nothing, or that cost more than they could show.
     r"plain torch whatever the backend",
     r"the loss has a single term",
+    r"computes another loss",
     r"products around the mean",
     r"a GPU can't see it without waiting",
     r"this torch has one setting for all backends",

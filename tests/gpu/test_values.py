@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import fastmmd
 from bench import routes
 from bench.cases import Case
 from bench.gate import reference
@@ -166,6 +167,53 @@ def test_rows_inside_a_larger_tensor_give_the_same_bits_and_nothing_beside_them_
     expected = run(sources, targets, backend=backend, precision="ieee")
     results = run(inside_nan(sources), inside_nan(targets), backend=backend, precision="ieee")
     assert same_bits(results, expected)
+
+
+def sample_weights(sources, targets, **options):
+    weights = [1.0 + torch.arange(len(side[0]), device=DEVICE) % 7 for side in (sources, targets)]
+    weighted = {"source_weights": weights[0], "target_weights": weights[1]}
+    return fastmmd.jmmd(sources, targets, JAN, **weighted, **options)
+
+
+def groups(sources, targets, **options):
+    pooled = [torch.cat([source, target]) for source, target in zip(sources, targets, strict=True)]
+    pairs = fastmmd.pairwise_mmd(pooled, torch.arange(len(pooled[0]), device=DEVICE) % 6, JAN, **options)
+    return pairs.loss + 0 * pairs.values.sum()
+
+
+def local(sources, targets, **options):
+    labels = torch.arange(len(sources[0]), device=DEVICE) % 8
+    return fastmmd.lmmd(sources, targets, labels, targets[1].detach(), JAN, **options)
+
+
+def forms_of_40_columns(sources, targets, **options):
+    n, m = len(sources[0]), len(targets[0])
+    pooled = [torch.cat([source, target]) for source, target in zip(sources, targets, strict=True)]
+    row, column = torch.arange(n + m, device=DEVICE)[:, None], torch.arange(40, device=DEVICE)
+    w = torch.where((row * (column + 3)) % 5 < 2, 1 / n, -1 / m).to(pooled[0].dtype)
+    return fastmmd.kernel_forms(pooled, JAN, w, **options).mean()
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("loss", [sample_weights, groups, local, forms_of_40_columns])
+@pytest.mark.parametrize("route", TYPICAL)
+def test_weights_of_pairs_are_right(backend, loss, route):
+    """At the sizes that send a plain call to each route; the truth is backend "torch" in fp64."""
+    n, m, dims, precision = TYPICAL[route]
+    sources, targets = inputs(n, m, (dims[0], 8))
+    wide = [[x.detach().double().requires_grad_() for x in side] for side in (sources, targets)]
+    expected = loss(*wide, backend="torch")
+    expected_gradients = torch.autograd.grad(expected, [*wide[0], *wide[1]])
+    try:
+        value = loss(sources, targets, backend=backend, precision=precision)
+    except ValueError as error:
+        pytest.skip(str(error))
+    tolerance = 2e-2 if precision == "bf16" else 5e-6
+    assert value.item() == pytest.approx(expected.item(), abs=0.2 * tolerance)
+    gradients = torch.autograd.grad(value, [*sources, *targets])
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        assert relative(gradient, expected_gradient) < tolerance
 
 
 def inside_nan(tensors):

@@ -8,8 +8,10 @@ as they are in the projects described. Call them with float64 tensors.
 The formulas state what each project computes and share no code with it. They were compared with
 the projects themselves, values and gradients (CMMD has none), in float64: tllib c4aa59eb, Xlearn
 e72b2be4, DeepDA (in transferlearning) f951df11, pytorch-adapt 0.0.83, geomloss 0.3.1, DomainBed
-b93c22a1 and cmmd-pytorch f7673a9f. Where a project departs from its formula for some input, the
-docstring says so.
+b93c22a1, cmmd-pytorch f7673a9f, DSAN (in deep-transfer-learning) 2969ed6c and scArches 88b19dce,
+the last two and DeepDA's local MMD with their float32 constants widened. trVAE 47ca834f and MinDiff
+(in model-remediation) 08f6806f need TensorFlow and were read. Where a project departs from its
+formula for some input, the docstring says so.
 
 The notation is that of estimators.py.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -32,6 +35,7 @@ from tests.peers.estimators import (
     pooled_squared_distances,
     require_equal_sizes,
     split,
+    squared_distances,
     u_statistic,
     v_statistic,
 )
@@ -253,15 +257,14 @@ def geomloss_gaussian(
 ) -> Tensor:
     """geomloss (jeanfeydy/geomloss) `SamplesLoss("gaussian", blur)`.
 
-    source [n, d], target [m, d]; weights [n] and [m], 1/n and 1/m by default.
+    source [n, d], target [m, d]; weights [n] and [m], 1/n and 1/m by default, taken as they are.
     (a' K_ss a + b' K_tt b) / 2 - a' K_st b with K = exp(-D / (2 blur^2)): half of V.
     """
     n, m = len(source), len(target)
     a = source.new_full((n,), 1 / n) if source_weights is None else source_weights
     b = target.new_full((m,), 1 / m) if target_weights is None else target_weights
     distances = pooled_squared_distances(source, target)
-    ss, tt, st = split(torch.exp(-distances / (2 * blur * blur)), n)
-    return (a @ ss @ a + b @ tt @ b) / 2 - a @ st @ b
+    return _weighted_v(torch.exp(-distances / (2 * blur * blur)), a, b) / 2
 
 
 DOMAINBED_GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -288,6 +291,109 @@ def cmmd(source: Tensor, target: Tensor) -> Tensor:
     """
     distances = pooled_squared_distances(source, target)
     return 1000 * v_statistic(torch.exp(-distances / (2 * 10.0**2)), len(source))
+
+
+# Weights of pairs: classes, groups, samples ----------------------------------------------------
+
+
+def dsan_lmmd(
+    source: Tensor,
+    target: Tensor,
+    labels: Tensor,
+    probabilities: Tensor,
+    kernel_mul: float = 2.0,
+    kernel_num: int = 5,
+    fix_sigma: float | None = None,
+) -> Tensor:
+    """DSAN (easezyc/deep-transfer-learning) `LMMD_loss.get_loss`, and DeepDA's `LMMDLoss` without
+    the factor by which its loss grows: the mean over classes of V of `xlearn_kernel`, in which the
+    source's rows of a class weigh the same and the target's weigh as much as they are expected to
+    be of it.
+
+    source, target [n, d], labels [n] of the source, probabilities [n, classes] of the target. The
+    mean is over classes that are both a label and some target row's most probable class.
+
+    Both projects need equal batches, keep weights and result in float32 and return the constant 0
+    if any kernel value is NaN. DeepDA ignores `fix_sigma`.
+    """
+    kernel = xlearn_kernel(source, target, kernel_mul, kernel_num, fix_sigma)
+    present = sorted(set(labels.tolist()) & set(probabilities.argmax(dim=1).tolist()))
+    total = 0 * kernel.sum()
+    for c in present:
+        members = (labels == c).to(source.dtype)
+        expected = probabilities[:, c]
+        total = total + _weighted_v(kernel, members / members.sum(), expected / expected.sum()) / len(present)
+    return total
+
+
+def _weighted_v(kernel: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """a' K_ss a + b' K_tt b - 2 a' K_st b."""
+    ss, tt, st = split(kernel, len(a))
+    return a @ ss @ a + b @ tt @ b - 2 * a @ st @ b
+
+
+def domainbed_penalty(domains: Sequence[Tensor], gammas: Sequence[float] = DOMAINBED_GAMMAS) -> Tensor:
+    """DomainBed (facebookresearch/DomainBed) `MMD.update`: the mean of `domainbed_mmd` over all
+    pairs of domains, one [n_g, d] tensor each, which the algorithm weights by `mmd_gamma`.
+    """
+    pairs = list(combinations(domains, 2))
+    return sum(domainbed_mmd(x, y, gammas) for x, y in pairs) / len(pairs)
+
+
+TRVAE_ALPHAS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
+
+
+def _trvae_v(source: Tensor, target: Tensor) -> Tensor:
+    """V of sum_alpha exp(-D / (2 alpha))."""
+    distances = pooled_squared_distances(source, target)
+    return v_statistic(sum(torch.exp(-distances / (2 * alpha)) for alpha in TRVAE_ALPHAS), len(source))
+
+
+def scarches_trvae_mmd(z: Tensor, conditions: Tensor, n_conditions: int, boundary: int | None = None) -> Tensor:
+    """scArches (theislab/scarches) `trvae.losses.mmd` with beta = 1: the sum over pairs of
+    conditions of V, 19 Gaussians each; with a `boundary` over pairs of a condition below it and
+    one from it on.
+
+    z [N, d], conditions [N]. Without a boundary conditions of no row are left out, with one those
+    of fewer than two. scArches takes float32 only.
+    """
+    groups = [z[conditions == c] for c in range(n_conditions)]
+    least = 1 if boundary is None else 2
+    total = 0 * z.sum()
+    for i, j in combinations(range(n_conditions), 2):
+        if min(len(groups[i]), len(groups[j])) >= least and (boundary is None or i < boundary <= j):
+            total = total + _trvae_v(groups[i], groups[j])
+    return total
+
+
+def trvae_mmd(z: Tensor, conditions: Tensor, n_conditions: int) -> Tensor:
+    """trVAE (theislab/trVAE, Keras) `mmd` with beta = 1: its loops over i and j < i compare
+    condition j with j + 1, so neighbours alone are compared, and j and j + 1 as often as there are
+    conditions above j. The 19 Gaussians are averaged.
+    """
+    groups = [z[conditions == c] for c in range(n_conditions)]
+    pairs = [(j, j + 1) for i in range(n_conditions) for j in range(i)]
+    return sum(_trvae_v(groups[i], groups[j]) for i, j in pairs) / len(TRVAE_ALPHAS)
+
+
+def mindiff_mmd(membership: Tensor, predictions: Tensor, sample_weight: Tensor, kernel_length: float = 0.1) -> Tensor:
+    """MinDiff (tensorflow/model-remediation) `MMDLoss(GaussianKernel(kernel_length))`.
+
+    membership [N] of zeros and ones, predictions [N, d], sample_weight [N]. The weighted mean of
+    exp(-D / kernel_length^2) over pairs of members, plus that over pairs of others, less twice
+    that over pairs of both; each has the weights w_i w_j over their sum.
+
+    MinDiff computes in float32.
+    """
+    kernel = torch.exp(-squared_distances(predictions, predictions) / kernel_length**2)
+    weights = torch.outer(sample_weight, sample_weight)
+
+    def mean(rows: Tensor, columns: Tensor) -> Tensor:
+        of_pairs = weights * torch.outer(rows, columns)
+        return (of_pairs * kernel).sum() / of_pairs.sum()
+
+    member, other = ((membership == side).to(predictions.dtype) for side in (1, 0))
+    return mean(member, member) - 2 * mean(member, other) + mean(other, other)
 
 
 # A published value only ------------------------------------------------------------------------

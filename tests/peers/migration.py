@@ -1,20 +1,27 @@
 """The migration table: calls of other projects, and the fastmmd call that equals each.
 
-Per call of another project the kernels and the estimator that make fastmmd return
+`MIGRATION` has, per call of another project, the kernels and the estimator that make fastmmd return
 
     scale * fastmmd.mmd(source, target, kernel, estimator=...) + constant(n)
 
 or, with several layers, the same around `fastmmd.jmmd`. docs/migration.md has these calls for users.
+
+`WEIGHTED` has calls in which pairs have weights of their own. Their fastmmd calls stand in docs/migration.md alone,
+from where the tests take them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from fastmmd import Gaussian
 from tests.peers import formulas
-from tests.peers.agreement import Layers, Loss, layerwise, one_layer
+from tests.peers.agreement import Layers, Loss, batch, layerwise, one_layer
 from tests.peers.estimators import lower_median_of_source
 
 
@@ -248,3 +255,132 @@ FIXED = [
 ]
 
 MIGRATION = TLLIB + XLEARN + PYTORCH_ADAPT + FIXED
+
+# Weights of pairs ------------------------------------------------------------------------------
+
+
+class WeightedRow(NamedTuple):
+    """One call of another project in which rows count more or less, have classes or fall into groups.
+
+    formula: of the tensors of `weighted_batch` that `arguments` names.
+    variables: those that gradients are compared in; "logits_x" and "logits_y" stand for weights that go on adding up
+        to 1, their softmax.
+    """
+
+    peer: str
+    formula: Callable[..., Tensor]
+    arguments: tuple[str, ...]
+    variables: tuple[str, ...]
+    equal_sizes: bool = False  # the other project needs n = m
+
+    def theirs(self, tensors: dict[str, Tensor]) -> Tensor:
+        return self.formula(*[tensors[name] for name in self.arguments])
+
+
+def weighted_batch(n: int, m: int, d: int, *, offset: float = 0.0) -> dict[str, Tensor]:
+    """What the calls are made of, by name; docs/migration.md says what each is. Every group has two rows or more."""
+    (x,), (y,) = batch(n, m, d, offset=offset)
+    generator = torch.Generator().manual_seed(n + m + d)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    order = torch.randperm(n + m, generator=generator)
+    return {
+        "x": x,
+        "y": y,
+        "logits_x": normal(n),
+        "logits_y": normal(m),
+        "labels": torch.randint(5, (n,), generator=generator),
+        "probabilities": (2 * normal(m, 5)).softmax(dim=1),
+        "z": torch.cat([x, y]),
+        "vx": normal(n).exp(),
+        "vy": normal(m).exp(),
+        "v": normal(n + m).exp(),
+        "groups": (torch.arange(n + m) % 3)[order],
+        "member": (torch.arange(n + m) < n)[order],
+    }
+
+
+def with_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same, and the weights that follow from the logits."""
+    return tensors | {"wx": tensors["logits_x"].softmax(dim=0), "wy": tensors["logits_y"].softmax(dim=0)}
+
+
+def domains(z: Tensor, groups: Tensor) -> list[Tensor]:
+    return [z[groups == g] for g in range(3)]
+
+
+# exp(-D / (2 alpha)) at bandwidth 1.
+TRVAE_MULTIPLIERS = [2 * alpha for alpha in formulas.TRVAE_ALPHAS]
+
+
+def domainbed(z: Tensor, groups: Tensor) -> Tensor:
+    return formulas.domainbed_penalty([z[groups == g] for g in range(3)])
+
+
+WEIGHTED = [
+    WeightedRow(
+        peer='geomloss SamplesLoss("gaussian", blur=2.0)(wx, x, wy, y), weights that add up to 1',
+        formula=lambda x, y, wx, wy: formulas.geomloss_gaussian(x, y, 2.0, wx, wy),
+        arguments=("x", "y", "wx", "wy"),
+        variables=("x", "y", "logits_x", "logits_y"),
+    ),
+    WeightedRow(
+        peer='geomloss SamplesLoss("gaussian", blur=2.0)(vx, x, vy, y), weights of any sum',
+        formula=lambda x, y, vx, vy: formulas.geomloss_gaussian(x, y, 2.0, vx, vy),
+        arguments=("x", "y", "vx", "vy"),
+        variables=("x", "y", "vx", "vy"),
+    ),
+    WeightedRow(
+        peer="MinDiff MMDLoss(GaussianKernel(kernel_length=2.0))(member, z, sample_weight=v)",
+        formula=partial(formulas.mindiff_mmd, kernel_length=2.0),
+        arguments=("member", "z", "v"),
+        variables=("z", "v"),
+    ),
+    WeightedRow(
+        peer="DSAN LMMD_loss().get_loss(x, y, labels, probabilities)",
+        formula=formulas.dsan_lmmd,
+        arguments=("x", "y", "labels", "probabilities"),
+        variables=("x", "y"),
+        equal_sizes=True,
+    ),
+    WeightedRow(
+        peer="DSAN LMMD_loss(kernel_mul=3.0, kernel_num=4, fix_sigma=10.0).get_loss(x, y, labels, probabilities)",
+        formula=partial(formulas.dsan_lmmd, kernel_mul=3.0, kernel_num=4, fix_sigma=10.0),
+        arguments=("x", "y", "labels", "probabilities"),
+        variables=("x", "y"),
+        equal_sizes=True,
+    ),
+    WeightedRow(
+        peer="DeepDA LMMDLoss(num_class)(x, y, labels, probabilities), without its schedule",
+        formula=formulas.dsan_lmmd,
+        arguments=("x", "y", "labels", "probabilities"),
+        variables=("x", "y"),
+        equal_sizes=True,
+    ),
+    WeightedRow(
+        peer="DomainBed MMD.update, its penalty over three domains",
+        formula=domainbed,
+        arguments=("z", "groups"),
+        variables=("z",),
+    ),
+    WeightedRow(
+        peer="scArches trvae.losses.mmd(z, groups, n_conditions=3, beta=1, boundary=None)",
+        formula=partial(formulas.scarches_trvae_mmd, n_conditions=3),
+        arguments=("z", "groups"),
+        variables=("z",),
+    ),
+    WeightedRow(
+        peer="scArches trvae.losses.mmd(z, groups, n_conditions=3, beta=1, boundary=1)",
+        formula=partial(formulas.scarches_trvae_mmd, n_conditions=3, boundary=1),
+        arguments=("z", "groups"),
+        variables=("z",),
+    ),
+    WeightedRow(
+        peer="trVAE mmd(n_conditions=3, beta=1)(groups, z)",
+        formula=partial(formulas.trvae_mmd, n_conditions=3),
+        arguments=("z", "groups"),
+        variables=("z",),
+    ),
+]

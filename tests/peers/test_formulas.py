@@ -94,6 +94,47 @@ def test_identical_batches(backend: str) -> None:
     assert max(gradient.abs().max().item() for gradient in gradients) <= 1e-14
 
 
+@pytest.mark.parametrize(("n", "m"), [(8, 8), (7, 12)])
+def test_a_single_class_and_a_single_pair_of_groups_are_v(n: int, m: int) -> None:
+    sources, targets = batch(n, m, 17)
+    one_class = {"labels": torch.zeros(n, dtype=torch.long), "probabilities": torch.ones(m, 1, dtype=torch.float64)}
+    assert_same(one_layer(formulas.dsan_lmmd, **one_class), one_layer(formulas.deepda_mmd), sources, targets)
+    assert_same(
+        lambda s, t: formulas.domainbed_penalty([s[0], t[0]]), one_layer(formulas.domainbed_mmd), sources, targets
+    )
+    side = torch.arange(n + m) >= n
+    gammas = [1 / (2 * alpha) for alpha in formulas.TRVAE_ALPHAS]
+    for trvae, number in ((formulas.scarches_trvae_mmd, 1), (formulas.trvae_mmd, 19)):
+        assert_same(
+            lambda s, t, trvae=trvae, number=number: number * trvae(torch.cat([s[0], t[0]]), side, 2),
+            one_layer(formulas.domainbed_mmd, gammas=gammas),
+            sources,
+            targets,
+        )
+
+
+def test_weights_of_one_size_are_none() -> None:
+    """MinDiff with equal weights is 2 geomloss; geomloss is quadratic in its weights."""
+    (source,), (target,) = batch(7, 12, 17)
+    z, member = torch.cat([source, target]), (torch.arange(19) < 7).double()
+    v = 2 * formulas.geomloss_gaussian(source, target, blur=2.0)
+    equal = torch.full((19,), 3.0, dtype=torch.float64)
+    assert formulas.mindiff_mmd(member, z, equal, kernel_length=8**0.5).item() == pytest.approx(v.item(), rel=1e-12)
+    doubled = formulas.geomloss_gaussian(
+        source, target, 2.0, torch.full((7,), 2 / 7, dtype=torch.float64), torch.full((12,), 1 / 6, dtype=torch.float64)
+    )
+    assert doubled.item() == pytest.approx(2 * v.item(), rel=1e-12)
+
+
+def test_without_a_common_class_the_local_mmd_is_zero_with_zero_gradients() -> None:
+    labels, probabilities = torch.zeros(8, dtype=torch.long), torch.eye(3, dtype=torch.float64)[[1] * 8]
+    value, gradients = value_and_gradients(
+        one_layer(formulas.dsan_lmmd, labels=labels, probabilities=probabilities), *batch(8, 8, 3)
+    )
+    assert value.item() == 0
+    assert all(gradient.count_nonzero() == 0 for gradient in gradients)
+
+
 # Published numbers -----------------------------------------------------------------------------
 
 # The example of the transferlearning repository's MMD script.

@@ -73,3 +73,22 @@ def test_fastmmd_is_geomloss(blur: float, backend: str) -> None:
             *batch(n, m, d),
             tolerance=1e-9,
         )
+
+
+@pytest.mark.parametrize("blur", [2.0, 10.0])
+def test_fastmmd_is_geomloss_with_weights(blur: float, backend: str) -> None:
+    """Of weights that add up to 1, the softmax of the second layers; gradients in them too."""
+    geomloss = import_peer("geomloss")
+    loss = geomloss.SamplesLoss("gaussian", blur=blur, backend="tensorized")
+    kernel = Gaussian(2 * blur * blur, (1,))
+
+    def project(sources: Layers, targets: Layers) -> Tensor:
+        return loss(sources[1].softmax(0), sources[0], targets[1].softmax(0), targets[0])
+
+    def ours(sources: Layers, targets: Layers) -> Tensor:
+        weights = {"source_weights": sources[1].softmax(0), "target_weights": targets[1].softmax(0)}
+        return 0.5 * fastmmd.mmd(sources[0], targets[0], kernel, backend=backend, **weights)
+
+    for n, m, d in sizes(equal_only=False):
+        (x,), (y,) = batch(n, m, d)
+        assert_agree(ours, project, [x, x.mean(dim=1)], [y, y.mean(dim=1)], tolerance=1e-9)

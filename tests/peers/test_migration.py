@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,15 @@ from fastmmd import Gaussian
 from tests.peers import formulas
 from tests.peers.agreement import TOLERANCE, Layers, Loss, assert_agree, batch, sizes
 from tests.peers.estimators import lower_median_of_source, mean_off_diagonal, pooled_squared_distances
-from tests.peers.migration import MIGRATION, Row
+from tests.peers.migration import (
+    MIGRATION,
+    TRVAE_MULTIPLIERS,
+    WEIGHTED,
+    Row,
+    WeightedRow,
+    weighted_batch,
+    with_weights,
+)
 
 
 def fastmmd_call(row: Row, backend: str) -> Loss:
@@ -47,7 +56,7 @@ DOCUMENTED = dict(
 
 
 def test_the_documented_calls_are_these() -> None:
-    assert set(DOCUMENTED) == {row.peer for row in MIGRATION}
+    assert set(DOCUMENTED) == {row.peer for row in (*MIGRATION, *WEIGHTED)}
 
 
 @pytest.mark.parametrize("row", MIGRATION, ids=lambda row: row.peer)
@@ -66,6 +75,34 @@ def test_migration_far_from_the_origin(row: Row, backend: str) -> None:
     """Features of mean 100: none of the losses depends on a common shift."""
     sources, targets = batch(8, 8, 17, row.layers, offset=100.0)
     assert_agree(fastmmd_call(row, backend), row.formula, sources, targets, scale=row.scale)
+
+
+def assert_documented_call_agrees(row: WeightedRow, tensors: dict[str, Tensor], backend: str) -> None:
+    """In value and gradients of the row's variables."""
+    names = ("mmd", "lmmd", "pairwise_mmd", "kernel_forms")
+    functions = {name: partial(getattr(fastmmd, name), backend=backend) for name in names}
+    functions |= {"Gaussian": Gaussian, "torch": torch, "MULTIPLIERS": TRVAE_MULTIPLIERS}
+
+    def changed(variables: Layers) -> dict[str, Tensor]:
+        return with_weights(tensors | dict(zip(row.variables, variables, strict=True)))
+
+    assert_agree(
+        lambda variables, _: eval(DOCUMENTED[row.peer], functions | changed(variables)),
+        lambda variables, _: row.theirs(changed(variables)),
+        [tensors[name] for name in row.variables],
+        [],
+    )
+
+
+@pytest.mark.parametrize("row", WEIGHTED, ids=lambda row: row.peer)
+def test_migration_with_weights_of_pairs(row: WeightedRow, backend: str) -> None:
+    for n, m, d in sizes(row.equal_sizes):
+        assert_documented_call_agrees(row, weighted_batch(n, m, d), backend)
+
+
+@pytest.mark.parametrize("row", WEIGHTED, ids=lambda row: row.peer)
+def test_migration_with_weights_of_pairs_far_from_the_origin(row: WeightedRow, backend: str) -> None:
+    assert_documented_call_agrees(row, weighted_batch(8, 8, 17, offset=100.0), backend)
 
 
 @pytest.mark.parametrize("estimator", ["unbiased", "circular"])
