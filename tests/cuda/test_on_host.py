@@ -28,7 +28,11 @@ ROUTES = "tests/cuda/on_host"
 PUBLIC = ("tests/test_backends.py", "tests/test_gradients.py", "tests/test_invariances.py", "tests/test_nan.py")
 # As far as route small takes weights of pairs, up to 256 rows. An infinite feature is infinitely far from all others:
 # where the bandwidth is no mean, that makes no NaN in this route, with weights or without.
-WEIGHTS = ("tests/test_sample_weights.py", "-k", "cuda and not many_rows and not broken_row")
+WEIGHTS = (
+    *[f"tests/test_{name}.py" for name in ("sample_weights", "local_mmd", "pairwise", "forms")],
+    "-k",
+    "cuda and not many_rows and not (broken_row and inf)",
+)
 BENCH = (
     "tests/bench/test_tune.py",
     "tests/bench/test_gate.py",
