@@ -19,8 +19,8 @@ from fastmmd.gaussian import Gaussian
 from fastmmd.problem import Objective
 
 BATCHED = (
-    "fastmmd: kernel_forms has no gradients of layers for is_grads_batched=True: use torch.vmap or torch.func.jacrev, or "
-    "pass backend='reference'"
+    "fastmmd: kernel_forms has no gradients of layers for is_grads_batched=True: use torch.vmap or torch.func.jacrev, "
+    "or pass backend='reference'"
 )
 
 

@@ -577,7 +577,7 @@ def test_second_derivatives_of_forms_are_refused_under_transforms(backend, call,
 
         return function
 
-    with pytest.raises(RuntimeError, match="second derivatives.*backend='reference'"):
+    with pytest.raises(RuntimeError, match=r"second derivatives.*backend='reference'"):
         torch.func.grad(penalty(backend), argnums=outer)(*plain)
     (first,) = torch.autograd.grad(call.loss(*inputs, backend=backend), inputs[inner], create_graph=True)
     (exact,) = torch.autograd.grad(first.square().sum(), inputs[outer], allow_unused=True, materialize_grads=True)
@@ -594,9 +594,9 @@ def test_forward_mode_of_forms_is_refused(backend, call, variable):
     def loss(v):
         return call.loss(*[v if index == variable else x for index, x in enumerate(plain)], backend=backend)
 
-    with pytest.raises(RuntimeError, match="forward-mode.*backend='reference'"):
+    with pytest.raises(RuntimeError, match=r"forward-mode.*backend='reference'"):
         torch.func.hessian(loss)(plain[variable])
-    with pytest.raises(RuntimeError, match="forward-mode.*backend='reference'"):
+    with pytest.raises(RuntimeError, match=r"forward-mode.*backend='reference'"):
         torch.func.jvp(loss, (plain[variable],), (plain[variable],))
 
 

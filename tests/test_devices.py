@@ -6,7 +6,17 @@ import pytest
 import torch
 
 import fastmmd
-from fastmmd import Gaussian, autograd, conditioning, dispatch, extension, linear_time, local_mmd, median, sample_weights
+from fastmmd import (
+    Gaussian,
+    autograd,
+    conditioning,
+    dispatch,
+    extension,
+    linear_time,
+    local_mmd,
+    median,
+    sample_weights,
+)
 from fastmmd.backends import reference
 from fastmmd.bandwidth import given_bandwidths
 from tests.device_modes import Waits, no_float64, nothing_waits
@@ -212,7 +222,7 @@ def test_pairs_of_groups_do_not_wait_where_their_number_is_given(estimator, give
             [on_cuda(20, 9)], groups, pair_weights=pair_weights, num_groups=3, estimator=estimator, backend="torch"
         )
         assert result.values.device.type == "cuda"
-        with pytest.raises(Exception, match="item|_local_scalar_dense|reads a number"):
+        with pytest.raises(Exception, match=r"item|_local_scalar_dense|reads a number"):
             fastmmd.pairwise_mmd([on_cuda(20, 9)], groups, backend="torch")
 
 

@@ -154,7 +154,7 @@ def test_jacobians_of_all_forms(backend):
 def test_gradients_of_features_batched_by_autograd_itself_are_refused_in_our_words(backend):
     (x,), w = layers(9, (4,)), columns(9)
     forms, one_hot = fastmmd.kernel_forms([x], [FIXED], w, backend=backend), torch.eye(3, dtype=torch.float64)
-    with pytest.raises(RuntimeError, match="is_grads_batched.*torch.vmap.*backend='reference'"):
+    with pytest.raises(RuntimeError, match=r"is_grads_batched.*torch.vmap.*backend='reference'"):
         torch.autograd.grad(forms, x, one_hot, is_grads_batched=True)
     alone = fastmmd.kernel_forms([x.detach()], [FIXED], w, backend=backend)
     (jacobian,) = torch.autograd.grad(alone, w, one_hot, is_grads_batched=True)

@@ -364,7 +364,7 @@ def test_bad_arguments_are_refused_by_name(arguments, kind, message):
 
 
 def test_a_single_row_has_no_unbiased_estimate():
-    with pytest.raises(ValueError, match="sources.*'unbiased'.*at least 2"):
+    with pytest.raises(ValueError, match=r"sources.*'unbiased'.*at least 2"):
         fastmmd.lmmd(X[:1], X, LABELS[:1], PROBABILITIES, estimator="unbiased")
 
 

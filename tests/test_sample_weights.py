@@ -162,7 +162,7 @@ def test_parts_of_the_loss(backend, estimator):
     torch.testing.assert_close(parts.loss, 0.2 * parts.joint + 0.3 * parts.marginals[0] + 0.1 * parts.marginals[1])
     plain = fastmmd.discrepancy(sources, targets, JAN, backend=backend)
     torch.testing.assert_close(parts.bandwidths, plain.bandwidths)  # bandwidth rules see all rows alike
-    assert not (parts.joint.requires_grad or parts.marginals.requires_grad or parts.bandwidths.requires_grad)
+    assert not any(x.requires_grad for x in parts[1:])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -511,6 +511,24 @@ def test_unbiased_needs_two_rows_that_count(name, others):
 def test_linear_time_estimators_take_no_weights(estimator, name):
     with pytest.raises(ValueError, match=rf"{name}.*'{estimator}'"):
         fastmmd.mmd(X, X, estimator=estimator, **{name: ONES})
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("weights", [torch.zeros(6), torch.full((6,), torch.inf)], ids=["zeros", "infinities"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_bad_weights_that_no_check_can_read_give_nan(backend, weights, estimator):
+    def loss(weights):
+        return fastmmd.mmd(X, X + 1, source_weights=weights, estimator=estimator, backend=backend)
+
+    assert torch.vmap(loss)(torch.stack([weights, ONES])).isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_a_single_weight_that_no_check_can_read_has_no_unbiased_estimate(backend):
+    def loss(weights):
+        return fastmmd.mmd(X, X + 1, source_weights=weights, estimator="unbiased", backend=backend)
+
+    assert torch.vmap(loss)(torch.stack([torch.eye(6)[2], TWO_ROWS])).isnan().tolist() == [True, False]
 
 
 # Modules --------------------------------------------------------------------------------------------------------------
