@@ -48,9 +48,9 @@ STAGES = (
     Stage("build", "installs this checkout, with CUDA kernels for this GPU alone", 80, _module("install")),
     Stage(
         "values",
-        "loss and gradients of every route, format and dtype against fp64",
+        "loss and gradients of every route, format and dtype, with forms too, against fp64",
         85,
-        _module("values", "--processes", "12", "--out", "{out}/values.jsonl"),
+        _module("values", "--processes", "15", "--out", "{out}/values.jsonl"),
         step="values",
     ),
     Stage("tests", "tests/gpu; recorded, no gate", 110, _tests(), log="tests.txt", step="values"),

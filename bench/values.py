@@ -1,4 +1,5 @@
 """Loss and gradients of every route, product format and input dtype against fp64, one JSON line per value as it comes.
+Losses whose pairs have weights (bench/forms.py) are routes of their own: a backend's name and "-forms".
 
     python -m bench.values --out values.jsonl                                   on a GPU
     python -m bench.values --out values.jsonl --device cpu --routes torch cpu   some routes, on another device
@@ -30,7 +31,8 @@ from typing import Any
 import torch
 
 from bench import measure, routes
-from bench.variants import Variant, errors, variants
+from bench.form_values import FormVariant, form_variants
+from bench.variants import Variant, variants
 from fastmmd import dispatch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,14 +41,25 @@ MOST_CRASHES = 5  # of the processes of one route
 UNUSABLE = 3  # the exit status of a process whose device takes no more work
 GPU_BACKENDS = ("cuda", "torch", "triton")  # first what compiles nothing
 BACKENDS = (*GPU_BACKENDS, "cpu")
+FORMS = "-forms"
 
 
-def evaluate(variant: Variant, device: torch.device) -> dict[str, Any]:
+def names(backends: Sequence[str]) -> list[str]:
+    """The routes of some backends; those of forms last, since they take fewer values."""
+    return [*routes.names(backends), *[f"{backend}{FORMS}" for backend in backends]]
+
+
+def values_of(route: str) -> Sequence[Variant | FormVariant]:
+    """What is computed of a route."""
+    return form_variants(route) if route.endswith(FORMS) else variants(route)
+
+
+def evaluate(variant: Variant | FormVariant, device: torch.device) -> dict[str, Any]:
     """A variant's line: errors and whether they are allowed, or why it failed."""
     line = variant.described()
     begin = time.perf_counter()
     try:
-        line |= errors(variant, variant.loss, device)
+        line |= variant.errors(device)
     except Exception as error:  # whatever a compiler or a driver says
         line |= {"right": False, "failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     return line | {"seconds": round(time.perf_counter() - begin, 3)}
@@ -61,7 +74,7 @@ def work(route: str, first: int, device: torch.device) -> int:
         print(json.dumps({"route": route, "absent": reason}), flush=True)
         return 0
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills new memory with NaN
-    for variant in variants(route)[first:]:
+    for variant in values_of(route)[first:]:
         line = evaluate(variant, device)
         print(json.dumps(line), flush=True)
         if "failed" in line and not measure.usable(device):
@@ -71,7 +84,7 @@ def work(route: str, first: int, device: torch.device) -> int:
 
 def lines(route: str, device: torch.device) -> Iterator[dict[str, Any]]:
     """All lines of a route, from as many processes as that takes."""
-    todo = variants(route)
+    todo = values_of(route)
     done = crashes = 0
     while done < len(todo):
         before = done
@@ -158,11 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = routes.names(BACKENDS)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "values.jsonl", help="(default: runs/values.jsonl)")
     parser.add_argument("--device", default="cuda:0", help="(default: cuda:0)")
     parser.add_argument(
-        "--routes", nargs="+", default=routes.names(GPU_BACKENDS), choices=names, help="(default: all of a GPU)"
+        "--routes", nargs="+", default=names(GPU_BACKENDS), choices=names(BACKENDS), help="(default: all of a GPU)"
     )
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="side by side")
     parser.add_argument("--work", nargs=2, metavar=("ROUTE", "FIRST"), help="print the lines of one route (internal)")

@@ -77,6 +77,9 @@ class Variant(NamedTuple):
         of_loss = ALLOWED_FP64 if self.dtype == torch.float64 else ALLOWED[self.precision]
         return of_loss, max(of_loss, ROUNDING.get(self.dtype, 0.0))
 
+    def errors(self, device: torch.device) -> dict[str, Any]:
+        return errors(self, self.loss, device)
+
     def described(self) -> dict[str, Any]:
         n, m, dims = self.sizes
         dtype = str(self.dtype).removeprefix("torch.")
@@ -104,21 +107,22 @@ def errors(variant: Variant, loss: Loss, device: torch.device) -> dict[str, Any]
         evaluated = loss(sources, targets)
     exact, exact_gradients = _exact(variant.sizes, variant.dtype, device)
     loss_error, evaluated_error = (abs(x.item() - exact.item()) for x in (value, evaluated))
-    gradient_error = max(
-        [
-            ((gradient.double() / scale - truth).norm() / truth.norm()).item()
-            for gradient, truth in zip(gradients, exact_gradients, strict=True)
-        ]
-    )
+    error = gradient_error([gradient.double() / scale for gradient in gradients], exact_gradients)
     allowed, allowed_gradient = variant.allowed
     return {
         "loss_error": loss_error,
         "loss_error_without_gradients": evaluated_error,
-        "gradient_error": gradient_error,
+        "gradient_error": error,
         "allowed": [allowed, allowed_gradient],
         # A NaN is not.
-        "right": loss_error <= allowed and evaluated_error <= allowed and gradient_error <= allowed_gradient,
+        "right": loss_error <= allowed and evaluated_error <= allowed and error <= allowed_gradient,
     }
+
+
+def gradient_error(gradients: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """The norm of the error over that of the gradient, for the worst input."""
+    pairs = zip(gradients, exact, strict=True)
+    return max([((gradient.double() - truth).norm() / truth.norm()).item() for gradient, truth in pairs])
 
 
 def _leaves(layers: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:

@@ -116,8 +116,9 @@ def form_gradients(call: Call, rows: Tensor | None, needs_grad: Sequence[bool]) 
 
 
 def form_values(w: Tensor, kw: Tensor, dtype: torch.dtype, *, whole: bool) -> Tensor:
-    """``W^T K W`` from W and ``K W``: ``[P, P]``, or its diagonal ``[P]``, summed in `dtype`."""
-    return w.to(dtype).T @ kw.to(dtype) if whole else (w.to(dtype) * kw.to(dtype)).sum(0)
+    """``W^T K W`` from W and ``K W``: ``[P, P]``, or its diagonal ``[P]``, summed in `dtype`. Where P may be large, for
+    the diagonal, neither is copied in that dtype."""
+    return w.to(dtype).T @ kw.to(dtype) if whole else (w * kw).sum(0, dtype=dtype)
 
 
 def _saved(ctx: Any, count: int, with_variables: bool) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:

@@ -75,6 +75,11 @@ class Call(NamedTuple):
         return compute_dtype(*self.sources, *self.targets)
 
     @property
+    def form_columns(self) -> int:
+        """P of the form; 0 for a plain call."""
+        return 0 if self.form is None else self.form.w.shape[1]
+
+    @property
     def layer_needs_grad(self) -> tuple[bool, ...]:
         """Per layer: whether either side needs a gradient."""
         layers = len(self.sources)

@@ -176,7 +176,7 @@ def check_groups(groups: Tensor, num_groups: int | None, pair_weights: object) -
         num_groups = pair_weights.shape[0]
     if num_groups is None:
         if torch.compiler.is_compiling() or groups.is_meta or is_batched(groups):
-            raise ValueError("num_groups: expected a number where groups can't be read (torch.compile, torch.vmap, meta)")
+            raise ValueError("num_groups: expected a number where groups can't be read (torch.compile, vmap, meta)")
         num_groups = max(0, int(groups.max())) + 1
     if readable(groups):
         check_range_of_labels("groups", groups, num_groups)

@@ -30,6 +30,10 @@ NOT_COMPUTED = (
     "fastmmd: this gradient was not computed: the loss was exported or traced with inputs that needed none. Export it "
     "again with example inputs (or parameters before them) that require gradients"
 )
+EXPORTED_FORMS = (
+    "fastmmd: an exported kernel_forms has values alone, as its backward pass is not part of the program; use "
+    "torch.compile, or pass backend='reference'"
+)
 
 _library = torch.library.Library("fastmmd", "DEF")
 _OBJECTIVE = (
@@ -200,6 +204,8 @@ def _op_backward(ctx: Any, grad_loss: Tensor | None, *grad_outputs: Any) -> tupl
     sources_need_grad, targets_need_grad, *others = ctx.needs_input_grad
     others_need_grad, options = others[: ctx.others], others[ctx.others :]
     *grad_others, grad_gradients = grad_outputs
+    if any(g is not None for g in grad_others[1:]):  # of rows, which nothing but `kernel_forms` differentiates
+        raise RuntimeError(EXPORTED_FORMS)
     gradients = _scaled(
         ctx,
         [*map(bool, others_need_grad), *sources_need_grad, *targets_need_grad],

@@ -48,6 +48,7 @@ def kernel_forms(
 
     Returns:
         ``[P]``, in fp32 (fp64 if any layer is fp64); differentiable in layers, W, bandwidths and kernel weights.
+        A program of torch.export has the values alone.
 
     Raises:
         ValueError, TypeError: a bad argument, named in the message.
@@ -123,7 +124,7 @@ def _dense(plan: _Plan, bandwidths: Tensor | None, w: Tensor, layers: Sequence[T
 def _values(objective: Objective, w: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The forms, and ``K W`` with the diagonal if it counts."""
     problem = objective.problem(w.shape[0], 0)
-    kw = rows + problem.pair_weights.diagonal * problem.at_zero * w
+    kw = torch.add(rows, w, alpha=problem.pair_weights.diagonal * problem.at_zero)
     return form_values(w, kw, accumulation_dtype(w.device), whole=False).to(w.dtype), kw
 
 

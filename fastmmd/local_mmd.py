@@ -11,6 +11,7 @@ from fastmmd import checks, linear_time
 from fastmmd.call import Form
 from fastmmd.dtypes import accumulation_dtype, compute_dtype
 from fastmmd.evaluation import FormMaker, evaluate
+from fastmmd.functional import Discrepancy
 from fastmmd.gaussian import Gaussian
 from fastmmd.transforms import readable
 
@@ -57,9 +58,37 @@ def lmmd(
         >>> fastmmd.lmmd(x, x + 1, labels, probabilities, fastmmd.Gaussian(1.0, (1,)))
         tensor(0.4908)
     """
+    return local_discrepancy(
+        source,
+        target,
+        source_labels,
+        target_probabilities,
+        kernel,
+        joint=joint,
+        marginal=marginal,
+        estimator=estimator,
+        backend=backend,
+        precision=precision,
+    ).loss
+
+
+def local_discrepancy(
+    source: Tensor | Sequence[Tensor],
+    target: Tensor | Sequence[Tensor],
+    source_labels: Tensor,
+    target_probabilities: Tensor,
+    kernel: Gaussian | Sequence[Gaussian],
+    *,
+    joint: float,
+    marginal: float | Sequence[float],
+    estimator: str,
+    backend: str,
+    precision: str | None,
+) -> Discrepancy:
+    """`lmmd` with its terms and bandwidths: the local MMDs of all layers together and of each."""
     sources, targets = _layers(source), _layers(target)
     kernels = checks.check_kernel(kernel) if isinstance(source, Tensor) else kernel
-    return evaluate(
+    loss, statistics, _ = evaluate(
         sources,
         targets,
         kernels,  # type: ignore[arg-type]  # checked there
@@ -69,7 +98,9 @@ def lmmd(
         backend=backend,
         precision=precision,
         make_form=_form_maker(source_labels, target_probabilities),
-    ).loss
+    )
+    layers = len(sources)
+    return Discrepancy(loss, statistics[0], statistics[1 : 1 + layers], statistics[1 + layers :])
 
 
 def _layers(x: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:

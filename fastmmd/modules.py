@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastmmd import checks, dispatch
 from fastmmd.functional import JAN_KERNELS, Discrepancy, discrepancy, jmmd, mmd
 from fastmmd.gaussian import Gaussian
-from fastmmd.local_mmd import lmmd
+from fastmmd.local_mmd import local_discrepancy
 
 
 class _Loss(nn.Module):
@@ -262,7 +262,7 @@ class LMMDLoss(_Loss):
     """DSAN's loss, the local MMD: domains compared class by class (Zhu et al. 2021).
 
     Args:
-        num_classes: C, at least 1.
+        num_classes: C, at least 1, which the probabilities must then have. None: whatever they have.
         kernel, joint, marginal, estimator, backend, precision: as those of `fastmmd.lmmd`, whose shapes, dtypes and
             errors hold too.
 
@@ -276,15 +276,16 @@ class LMMDLoss(_Loss):
 
     def __init__(
         self,
-        num_classes: int,
-        kernel: Gaussian | Sequence[Gaussian] = JAN_KERNELS[0],
+        num_classes: int | None = None,
+        kernel: Gaussian | Sequence[Gaussian] = JAN_KERNELS[:1],
         joint: float = 1.0,
         marginal: float | Sequence[float] = 0.0,
         estimator: str = "biased",
         backend: str = "auto",
         precision: str | None = None,
     ) -> None:
-        checks.check_count("num_classes", num_classes)
+        if num_classes is not None:
+            checks.check_count("num_classes", num_classes)
         kernels = checks.check_kernels((kernel,) if isinstance(kernel, Gaussian) else kernel)
         checks.check_weights(joint, marginal, len(kernels))
         checks.check_choice("estimator", estimator, ("biased", "unbiased"))
@@ -292,6 +293,24 @@ class LMMDLoss(_Loss):
         self.num_classes = num_classes
         self.joint = joint
         self.marginal = marginal
+
+    def discrepancy(
+        self,
+        source: Tensor | Sequence[Tensor],
+        target: Tensor | Sequence[Tensor],
+        source_labels: Tensor,
+        target_probabilities: Tensor,
+    ) -> Discrepancy:
+        """The loss with its parts, which are local MMDs, and bandwidths, for logging. Arguments as those of
+        ``forward``."""
+        if self.num_classes is not None and isinstance(target_probabilities, Tensor):
+            shape = tuple(target_probabilities.shape)
+            if shape[1:] != (self.num_classes,):
+                raise ValueError(f"target_probabilities: expected shape [n_t, {self.num_classes}], got {shape}")
+        kernels = self.kernels
+        kernel = kernels[0] if isinstance(source, Tensor) and len(kernels) == 1 else kernels
+        terms: _Terms = {"joint": self.joint, "marginal": self.marginal}
+        return local_discrepancy(source, target, source_labels, target_probabilities, kernel, **terms, **self._options)
 
     def forward(
         self,
@@ -302,13 +321,7 @@ class LMMDLoss(_Loss):
     ) -> Tensor:
         """The loss, 0-d, of ``source [n_s, d]`` with labels ``[n_s]`` and ``target [n_t, d]`` with probabilities
         ``[n_t, num_classes]``, or of lists of layers."""
-        if isinstance(target_probabilities, Tensor) and target_probabilities.shape[1:] != (self.num_classes,):
-            shape = tuple(target_probabilities.shape)
-            raise ValueError(f"target_probabilities: expected shape [n_t, {self.num_classes}], got {shape}")
-        kernels = self.kernels
-        kernel = kernels[0] if isinstance(source, Tensor) and len(kernels) == 1 else kernels
-        terms: _Terms = {"joint": self.joint, "marginal": self.marginal}
-        return lmmd(source, target, source_labels, target_probabilities, kernel, **terms, **self._options)
+        return self.discrepancy(source, target, source_labels, target_probabilities).loss
 
     def extra_repr(self) -> str:
         return f"{self.num_classes}, joint={self.joint}, marginal={self.marginal}, {super().extra_repr()}"

@@ -54,7 +54,9 @@ def pairwise_mmd(
     each group's own part G - 1 times.
 
     Bandwidth rules see all rows together: with "mean" all pairs share one bandwidth, where a loop over pairs would have
-    one per pair. Several layers make it the joint MMD of each pair.
+    one per pair. A bandwidth that follows features lets a network lower the loss by shrinking them all, which nothing
+    stops where they pass no batch norm; DomainBed and trVAE take fixed ones. Several layers make it the joint MMD of
+    each pair.
 
     Args:
         layers: one ``[N, d_l]`` tensor per layer (1 to 8 layers), fp16, bf16, fp32 or fp64. Never written.
@@ -127,7 +129,7 @@ def pairwise_mmd(
         # Kernel weights that are tensors may be negative, and with them a value.
         never_negative = estimator == "biased" and not any(isinstance(kernel.weights, Tensor) for kernel in kernels)
         values = torch.where(counted > 0, values.clamp(min=0) if never_negative else values, torch.nan)
-        values = values.fill_diagonal_(0).to(dtype)
+        values = values.masked_fill(torch.eye(num_groups, dtype=torch.bool, device=w.device), 0).to(dtype)
     return PairwiseMMD(loss, values, statistics[1 + len(layers) :])
 
 

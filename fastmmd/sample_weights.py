@@ -22,31 +22,29 @@ def form_maker(source_weights: Tensor | None, target_weights: Tensor | None) -> 
     def make_form(sources: Sequence[Tensor], targets: Sequence[Tensor], estimator: str) -> Form:
         if estimator in linear_time.ESTIMATORS:
             raise ValueError(f"source_weights, target_weights: estimator {estimator!r} takes none")
-        dtype, accumulation = compute_dtype(*sources, *targets), accumulation_dtype(sources[0].device)
-        # Denominators of "unbiased" may be small differences.
-        normalised = dtype if estimator == "biased" else accumulation
-        source = _normalised("source_weights", source_weights, sources[0], normalised, estimator)
-        target = _normalised("target_weights", target_weights, targets[0], normalised, estimator)
+        dtype = compute_dtype(*sources, *targets)
+        source = _normalised("source_weights", source_weights, sources[0], estimator)
+        target = _normalised("target_weights", target_weights, targets[0], estimator)
         if estimator == "biased":  # the squared distance of two weighted means, (a, -b)^T K (a, -b)
             w = torch.cat([source, -target])[:, None]
-            return Form(w, w.new_ones(1, dtype=accumulation), needs_rows=False)
+            return Form(w.to(dtype), w.new_ones(1), needs_rows=False)
         return Form(_by_domain(source, target).to(dtype), _unbiased(source, target), needs_rows=False)
 
     return make_form
 
 
-def _normalised(name: str, weights: Tensor | None, rows: Tensor, dtype: torch.dtype, estimator: str) -> Tensor:
-    """``[n]`` in `dtype`, of sum 1.
+def _normalised(name: str, weights: Tensor | None, rows: Tensor, estimator: str) -> Tensor:
+    """``[n]`` of sum 1, in the accumulation dtype: fp32 may not hold the sum of fp32 weights.
 
     Raises:
         ValueError, TypeError: not one non-negative number per row, or nothing that could be divided by.
     """
-    n = rows.shape[0]
+    n, dtype = rows.shape[0], accumulation_dtype(rows.device)
     if weights is None:
         return rows.new_full((n,), 1 / n, dtype=dtype)
     checks.check_row_weights(name, weights, rows)
     weights = weights.to(dtype)
-    total = weights.sum(dtype=accumulation_dtype(rows.device))
+    total = weights.sum()
     if readable(weights):
         checks.check_values_of_row_weights(name, weights, total, estimator)
     return weights / total

@@ -2,12 +2,13 @@
 
 Three routes compute one problem (fastmmd/problem.py); launch_rules.py says which one takes it:
 
-    small.py    training sizes: two launches, of small_distances.py and of small_loss.py
+    small.py    training sizes: two launches, of small_distances.py and of small_loss.py; no forms
     fused.py    many rows of moderate width: Gram tiles never leave the chip
     gemm.py     anything else: the platform's matrix products with one fused pass between them
 
-arithmetic.py holds what they compute for a tile of pairs, pack.py the centred copy that the last two read, finish.py
-the last sum, plan.py the problem as compile-time constants and run-time numbers, launch.py the launches.
+arithmetic.py holds what they compute for a tile of pairs, pack.py the centred copy that the last two read, form.py the
+weights of pairs beside it, finish.py the last sum, plan.py the problem as compile-time constants and run-time numbers,
+launch.py the launches.
 
 Names in kernels: ``x_ptr`` is a pointer, ``x_ptrs`` a tuple of one pointer per layer; ``b_x`` a tile of values in
 registers, ``p_x`` a tile of pointers; CONSTANTS are known at compile time. A *row* and a *column* are a pair of the

@@ -229,6 +229,41 @@ def term_values(term: tl.constexpr, b_kernels, LAYERS: tl.constexpr):
 
 
 @triton.jit
+def whole_kernel(b_kernels, terms_ptr, LAYERS: tl.constexpr):  # [1 + L]
+    """K of the whole loss, joint and marginal terms together."""
+    b_whole = tl.load(terms_ptr) * term_values(0, b_kernels, LAYERS)
+    for l in tl.static_range(count(LAYERS)):
+        b_whole += tl.load(terms_ptr + 1 + l) * b_kernels[l]
+    return b_whole
+
+
+@triton.jit
+def outer_products(
+    w_ptr,  # [COLUMNS, padded rows]
+    wa_ptr,  # likewise
+    padded_rows,
+    row,
+    column,
+    COLUMNS: tl.constexpr,
+):
+    """``W_i . (W A)_j``: the weights of pairs of a form of few columns (fastmmd/kernels/form.py)."""
+    b_weights = tl.load(w_ptr + row)[:, None] * tl.load(wa_ptr + column)[None, :]
+    for c in tl.static_range(1, COLUMNS):
+        b_w, b_wa = tl.load(w_ptr + c * padded_rows + row), tl.load(wa_ptr + c * padded_rows + column)
+        b_weights += b_w[:, None] * b_wa[None, :]
+    return b_weights
+
+
+@triton.jit
+def weighted_slopes(b_slopes, b_weights, LAYERS: tl.constexpr):
+    """Slopes of pairs that have weights of their own, for `coefficients`."""
+    b_weighted = ()
+    for l in tl.static_range(count(LAYERS)):
+        b_weighted = b_weighted + (b_slopes[l] * b_weights,)
+    return b_weighted
+
+
+@triton.jit
 def weight_of_pair(row_is_source, column_is_source, numbers):
     """Weight of an ordered pair: alpha, beta, or gamma / 2 across domains; 0-d fp64."""
     same = tl.where(row_is_source, exact(numbers, region_weight(0)), exact(numbers, region_weight(1)))

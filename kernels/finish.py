@@ -25,6 +25,7 @@ def store_loss_and_statistics(
     numbers,
     loss_ptr,  # [] fp32 or fp64
     statistics_ptr,  # [1 + 2 L], the loss's dtype
+    trace,  # 0-d fp64: what the value at distance 0 counts in a weighted problem; or None
     CLAMP: tl.constexpr,
     STEP: tl.constexpr,
     LAYERS: tl.constexpr,
@@ -41,6 +42,8 @@ def store_loss_and_statistics(
     loss = tl.zeros((), tl.float64)
     for term in tl.static_range(1 + L):
         value = exact(numbers, diagonal_weight()) * _at_zero(term, LAYERS)
+        if trace is not None:
+            value *= trace
         value += tl.sum(tl.where(column == term, b_totals, 0.0))
         loss += exact(numbers, term_weight(term)) * value
         tl.store(statistics_ptr + term, _clamped(value, CLAMP).to(statistics_ptr.dtype.element_ty))
@@ -68,7 +71,7 @@ def _clamped(value, CLAMP: tl.constexpr):
         return value
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "row_tiles"])
 def finish_loss(
     partial_sums_ptr,  # [rows, 1 + L] fp64
     rows,
@@ -76,6 +79,8 @@ def finish_loss(
     numbers,
     loss_ptr,  # [] fp32 or fp64
     statistics_ptr,  # [1 + 2 L], the loss's dtype
+    trace_ptr,  # [row tiles] fp64, of fastmmd.kernels.form; or None
+    row_tiles,
     CLAMP: tl.constexpr,
     STEP: tl.constexpr,
     LAYERS: tl.constexpr,
@@ -83,15 +88,29 @@ def finish_loss(
     bandwidths = ()
     for l in tl.static_range(count(LAYERS)):
         bandwidths = bandwidths + (tl.load(bandwidths_ptr + l),)
+    trace = None
+    if trace_ptr is not None:
+        b_trace = tl.zeros((STEP,), tl.float64)
+        for start in range(0, row_tiles, STEP):
+            tile = start + tl.arange(0, STEP)
+            b_trace += tl.load(trace_ptr + tile, mask=tile < row_tiles, other=0.0)
+        trace = tl.sum(b_trace)
     store_loss_and_statistics(
-        partial_sums_ptr, rows, bandwidths, numbers, loss_ptr, statistics_ptr, CLAMP, STEP, LAYERS
+        partial_sums_ptr, rows, bandwidths, numbers, loss_ptr, statistics_ptr, trace, CLAMP, STEP, LAYERS
     )
 
 
 def loss_and_statistics(
-    plan: Plan, partial_sums: Tensor, bandwidths: Tensor, *, clamp: bool, dtype: torch.dtype
+    plan: Plan,
+    partial_sums: Tensor,
+    bandwidths: Tensor,
+    *,
+    trace: Tensor | None = None,
+    clamp: bool,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """`Result`'s first two from partial sums ``[rows, 1 + L]``, in one more launch."""
+    """`Result`'s first two from partial sums ``[rows, 1 + L]``, in one more launch. trace: parts of what the value at
+    distance 0 counts, where there is a form."""
     device = partial_sums.device
     loss = torch.empty((), dtype=dtype, device=device)
     statistics = torch.empty(1 + 2 * len(plan.layers.mixtures), dtype=dtype, device=device)
@@ -104,6 +123,8 @@ def loss_and_statistics(
         plan.numbers,
         loss,
         statistics,
+        trace,
+        None if trace is None else len(trace),
         CLAMP=clamp,
         STEP=128,
         LAYERS=plan.layers,

@@ -31,12 +31,13 @@ RULES: tuple[Rule[Config], ...] = (
         ),
         formats=FORMATS,
         max_rows=256,
+        max_columns=0,
         max_layers=3,
         max_dim=32768,
         reason="64 + 64 rows are 10 pairs of 32-row tiles; 8 parts of d = 2048 make 80 programs of them, then 32 "
         "chunks 128, near the 132 multiprocessors of an H200. Every chunk reads all parts again, so fewer parts than "
         "fill the GPU. 8 warps: with 4, fp32 products of d = 64 spill. The second launch reads its rows while the "
-        "first one ends. " + UNMEASURED,
+        "first one ends. Weights of pairs would be multiplied in every chunk's program. " + UNMEASURED,
     ),
     Rule(
         vendor="nvidia",
@@ -46,6 +47,7 @@ RULES: tuple[Rule[Config], ...] = (
         ),
         formats=FORMATS,
         max_rows=256,
+        max_columns=0,
         max_layers=3,
         max_dim=32768,
         reason="the same for compute capability 8, whose launches don't overlap. " + UNMEASURED,
@@ -57,6 +59,7 @@ RULES: tuple[Rule[Config], ...] = (
         ),
         formats=FORMATS,
         max_rows=256,
+        max_columns=0,
         max_dim=32768,
         reason="8 layers leave registers for 32 features per chunk. " + UNMEASURED,
     ),
@@ -67,6 +70,7 @@ RULES: tuple[Rule[Config], ...] = (
         ),
         formats=FORMATS,
         max_rows=256,
+        max_columns=0,
         max_dim=32768,
         reason="as the first rule; wavefronts of 64 threads hold 8 layers without spilling. " + UNMEASURED,
     ),
@@ -79,10 +83,11 @@ RULES: tuple[Rule[Config], ...] = (
         max_layers=2,
         max_dim=256,
         max_width=272,
+        max_columns=fused.MOST_COLUMNS,
         reason="256 + 8 features in bf16 are 47 instructions per pair on sm_90, 256 are 32, so that issue slots allow "
         "more than 60 % of the tensor cores' rate; two programs share a multiprocessor, and one multiplies while the "
-        "other turns pairs into coefficients. 128 rows count as low, but their 8 warps wait for each other. "
-        + UNMEASURED,
+        "other turns pairs into coefficients. 128 rows count as low, but their 8 warps wait for each other. Sample "
+        "weights take 11 to 13 instructions per pair more, the 16 columns of one more product 17 to 19. " + UNMEASURED,
     ),
     Rule(
         vendor="nvidia",
@@ -93,6 +98,7 @@ RULES: tuple[Rule[Config], ...] = (
         max_layers=2,
         max_dim=256,
         max_width=272,
+        max_columns=fused.MOST_COLUMNS,
         reason="mma.sync takes its operands from registers, which hold 16 columns at a time beside 256 + 8 features: "
         "32 columns spill 1,600 instructions instead of 50, and their 100 KiB (TF32) would be too much for sm_86, "
         "sm_89 and sm_120. " + UNMEASURED,
@@ -103,7 +109,8 @@ RULES: tuple[Rule[Config], ...] = (
         formats=FORMATS,
         max_layers=3,
         reason="16 pairs per thread: 39 (bf16) to 48 (tf32) instructions per pair with two layers, and 90 registers at "
-        "most; 8 pairs take a fifth more, 32 a tenth less and twice the registers. " + UNMEASURED,
+        "most; 8 pairs take a fifth more, 32 a tenth less and twice the registers. Takes forms of any size. "
+        + UNMEASURED,
     ),
     Rule(
         vendor="nvidia",
@@ -133,12 +140,16 @@ def product_format(vendor: str, precision: str, dtype: torch.dtype) -> str:
 
 
 @lru_cache(maxsize=256)
-def choose(vendor: str, capability: int | None, n: int, dims: tuple[int, ...], format: str) -> Rule[Config]:
+def choose(
+    vendor: str, capability: int | None, n: int, dims: tuple[int, ...], format: str, columns: int = 0
+) -> Rule[Config]:
     """The first rule that fits N pooled rows and layers of `dims` features. `capability`: the first digit of the
-    compute capability, None for AMD."""
+    compute capability, None for AMD. `columns`: of a form's W, 0 for a plain call."""
     width = sum(fused.padded_widths(dims))
     return next(
         rule
         for rule in RULES
-        if rule.fits(vendor=vendor, capability=capability, rows=n, dims=dims, width=width, format=format)
+        if rule.fits(
+            vendor=vendor, capability=capability, rows=n, dims=dims, width=width, format=format, columns=columns
+        )
     )

@@ -46,7 +46,8 @@ class Plan(NamedTuple):
     """
     layers: compile-time constants; a change compiles the kernels anew.
     numbers: alpha, beta, gamma, diagonal, joint, then the marginals, then the layers' bandwidth scales, each as two
-        floats whose fp32 values add up to it, right to 48 bits; a change (a ramp, a smaller last batch) does not.
+        floats whose fp32 values add up to it, right to 48 bits; a change (a ramp, a smaller last batch) does not. Of a
+        weighted problem alpha, beta and gamma count an ordered pair once: its weight is the form's.
     """
 
     layers: Layers
@@ -59,7 +60,10 @@ def make_plan(problem: Problem, dtype: torch.dtype, format: str) -> Plan:
     exact = dtype == torch.float32 and format in ("ieee", "tf32x3")
     squarings = MAX_SQUARINGS_OF_FP32 if exact else MAX_SQUARINGS
     scales = [layer.bandwidth_scale for layer in problem.layers]
-    numbers = [*problem.pair_weights, problem.joint, *problem.marginal, *scales]
+    alpha, beta, gamma, diagonal = problem.pair_weights
+    if problem.weighted:
+        alpha, beta, gamma = 1.0, 1.0, 2.0
+    numbers = [alpha, beta, gamma, diagonal, problem.joint, *problem.marginal, *scales]
     return Plan(
         layers=Layers(tuple([_mixture(layer, squarings) for layer in problem.layers])),
         numbers=tuple([half for number in numbers for half in _two_floats(number)]),

@@ -168,7 +168,7 @@ def small_loss(
         if tl.atomic_add(arrived_ptr, 1, sem="acq_rel") == tiles - 1:
             tl.debug_barrier()
             store_loss_and_statistics(
-                partial_sums_ptr, tiles, bandwidths, numbers, loss_ptr, statistics_ptr, CLAMP, 16, LAYERS
+                partial_sums_ptr, tiles, bandwidths, numbers, loss_ptr, statistics_ptr, None, CLAMP, 16, LAYERS
             )
 
 

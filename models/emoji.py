@@ -18,7 +18,7 @@ from jsonargparse import auto_cli
 from fastmmd.models.experiment import Checkpoint, Run, execute_all
 from fastmmd.models.results import accuracy_table, write_csv
 
-Method = Literal["target_only", "source_only", "statistics", "dan", "jan", "both"]
+Method = Literal["target_only", "source_only", "statistics", "dan", "jan", "both", "dsan"]
 METHODS = {
     "target_only": "target only",
     "source_only": "no transfer term",
@@ -26,6 +26,7 @@ METHODS = {
     "dan": "DAN",
     "jan": "JAN",
     "both": "He & Ding",
+    "dsan": "DSAN",
 }
 UNSUPERVISED = ("source_only", "statistics", "dan", "jan", "both")
 FINE_TUNED = (

@@ -11,10 +11,11 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, softmax
+from torch.nn.functional import cross_entropy, one_hot, softmax
 from torchmetrics.classification import MulticlassAccuracy
 
-from fastmmd import TransferLoss
+from fastmmd import LMMDLoss, TransferLoss
+from fastmmd.functional import Discrepancy
 from fastmmd.models.networks import ContrastiveLoss, Network
 from fastmmd.models.networks.network import Outputs, over_crops
 from fastmmd.models.schedules import inverse_decay, ramp
@@ -43,9 +44,13 @@ class TransferTask(LightningModule):
     | DAN                        | used          | either        | joint 0, marginal (1, 0)   |
     | JAN                        | used          | either        | joint 1, marginal (0, 0)   |
     | He & Ding                  | used          | either        | joint .2, marginal (.3, 0) |
+    | DSAN, with ramp            | used          | either        | `fastmmd.LMMDLoss`         |
 
     With `target_labels="used"` the transfer is supervised, as in He & Ding's experiments; with "ignored" unsupervised,
-    as in DAN's and JAN's papers.
+    as in the papers of DAN, JAN and DSAN.
+
+    DSAN's term (Zhu et al. 2021) compares the domains class by class. A row's share in a class is that of its label,
+    and where the target's labels are ignored, the network's softmax, through which no gradient flows.
 
     All domains that are seen go through the network in one forward pass, so they share batch statistics. With batch
     norm that alone adapts a network to the target, which `see="both"` without a transfer term measures.
@@ -64,7 +69,7 @@ class TransferTask(LightningModule):
     Args:
         network: maps images to (layers, logits), see `Network`.
         classes: class names in label order.
-        transfer: the transfer term, or `None` for none.
+        transfer: the transfer term, or `None` for none. An `LMMDLoss` needs `source_labels`.
         layers: what the transfer term sees, in the order of its kernels and marginal weights: names of the network's
             layers, "logits" or "softmax". The joint term is over all of them; a marginal weight of 0 leaves a layer out
             of the marginal terms.
@@ -81,15 +86,15 @@ class TransferTask(LightningModule):
             Zhu et al., see `ContrastiveLoss`. He & Ding have none.
 
     Raises:
-        ValueError: no term is left: labels of both domains ignored. In training: `layers` names one that the network
-            does not have, or the transfer term sees fixed layers only.
+        ValueError: no term is left: labels of both domains ignored; or the source's, which an `LMMDLoss` needs. In
+            training: `layers` names one that the network does not have, or the transfer term sees fixed layers only.
     """
 
     def __init__(
         self,
         network: Network,
         classes: Sequence[str],
-        transfer: TransferLoss | None = None,
+        transfer: TransferLoss | LMMDLoss | None = None,
         layers: Sequence[str] = ("features", "softmax"),
         source_labels: Labels = "used",
         target_labels: Labels = "ignored",
@@ -116,6 +121,9 @@ class TransferTask(LightningModule):
         self.labelled = [domain for domain in DOMAINS if labels[domain] == "used"]
         if not self.labelled:
             raise ValueError("source_labels and target_labels are both 'ignored': nothing would be learned")
+        self.by_class = isinstance(transfer, LMMDLoss)
+        if self.by_class and source_labels == "ignored":
+            raise ValueError("source_labels: expected 'used' with an LMMDLoss, which compares classes, got 'ignored'")
         self.seen = self.labelled if transfer is None and see == "needed" else list(DOMAINS)
         self.ramp_steps = 0  # see `on_train_start`
         self.val_accuracy = nn.ModuleDict({d: MulticlassAccuracy(len(classes), average="micro") for d in DOMAINS})
@@ -163,12 +171,13 @@ class TransferTask(LightningModule):
                     raise ValueError(f"layers: the network has no {', '.join(absent)}; there are {', '.join(layers)}")
                 if torch.is_grad_enabled():
                     self._refuse_fixed(layers)
-                found = self.transfer.discrepancy(*([layers[name][d] for name in names] for d in DOMAINS))
+                found = self._discrepancy(layers, batch)
                 transfer = weight * found.loss
                 loss = loss + transfer
-                terms |= {"transfer_loss": transfer, "jmmd": found.joint}
+                local = "local_" if self.by_class else ""
+                terms |= {"transfer_loss": transfer, f"{local}jmmd": found.joint}
                 for name, mmd, bandwidth in zip(names, found.marginals, found.bandwidths, strict=True):
-                    terms |= {f"mmd_{name}": mmd, f"bandwidth_{name}": bandwidth}
+                    terms |= {f"{local}mmd_{name}": mmd, f"bandwidth_{name}": bandwidth}
                 if trace:
                     # A linear probe's layers are fixed: all its pull goes through the logits.
                     inputs = [layer for layer in own_layers.values() if layer.requires_grad] or [logits]
@@ -177,6 +186,16 @@ class TransferTask(LightningModule):
                     )
                     terms["transfer_gradient"] = torch.cat(pulls, dim=1).norm()
         return loss, {"loss": loss.detach()} | {name: value.detach() for name, value in terms.items()}
+
+    def _discrepancy(self, layers: Mapping[str, Mapping[str, Tensor]], batch: Batch) -> Discrepancy:
+        """The transfer term with its parts."""
+        source, target = ([layers[name][domain] for name in self.hparams.layers] for domain in DOMAINS)
+        if not self.by_class:
+            return self.transfer.discrepancy(source, target)
+        probabilities = layers["softmax"]["target"]
+        if "target" in self.labelled:
+            probabilities = one_hot(batch["target"][1], probabilities.shape[1]).to(probabilities.dtype)
+        return self.transfer.discrepancy(source, target, batch["source"][1], probabilities)
 
     def _refuse_fixed(self, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Raises ValueError if the transfer term sees only layers behind which nothing is trained."""

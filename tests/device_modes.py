@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fastmmd import conditioning, dtypes
+from fastmmd.precision import torch_precision
 
 _aten = torch.ops.aten
 # What a host must wait for: numbers and sizes that depend on values.
@@ -89,12 +90,13 @@ def no_float64() -> Iterator[None]:
 
 
 class Product(NamedTuple):
-    """a, b: operands. out: what is written."""
+    """a, b: operands. out: what is written. precision: what torch allows products of fp32 on a GPU."""
 
     name: str
     a: Tensor
     b: Tensor
     out: Tensor
+    precision: str
 
 
 class _Recorder(TorchDispatchMode):
@@ -110,7 +112,7 @@ class _Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         a, b = [x for x in args if isinstance(x, Tensor)][-2:]
         out: Any = kwargs.get("out", args[0])
-        self.products.append(Product(str(func), a, b, out))
+        self.products.append(Product(str(func), a, b, out, torch_precision(torch.device("cuda"))))
         return out
 
 

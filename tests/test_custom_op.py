@@ -1,4 +1,4 @@
-"""torch.compile, torch.func, autocast, inference mode, the custom op."""
+"""torch.compile, torch.func, autocast, inference mode, the custom ops."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from torch.utils._pytree import tree_map_only
 
 import fastmmd
 from fastmmd import Gaussian, median
+from tests.form_calls import FORM_CALLS
 from tests.helpers import FAST, layers
 
 KERNELS = {
@@ -421,3 +422,302 @@ def test_the_arguments_of_an_exported_op_keep_their_meaning():
     (node,) = [node for node in exported.graph.nodes if "fastmmd.discrepancy" in str(node.target)]
     assert [""] in node.args
     assert [2.5] in node.args
+
+
+# Weights of pairs -----------------------------------------------------------------------------------------------------
+
+every_form = pytest.mark.parametrize("call", FORM_CALLS.values(), ids=FORM_CALLS.keys())
+fast_and_reference = pytest.mark.parametrize("backend", [*FAST, "reference"])
+
+
+@every_form
+def test_compiled_forms(call):
+    """Values and gradients, with another number of rows too, and without gradients."""
+    torch.compiler.reset()
+
+    def step(x, other):
+        return 2 * call.loss(1.5 * x, other)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for n in (12, 18):
+        inputs = call.inputs(n)
+        eager, traced = step(*inputs), compiled(*inputs)
+        torch.testing.assert_close(traced, eager, rtol=1e-12, atol=1e-14)
+        gradients, expected = torch.autograd.grad(traced, inputs), torch.autograd.grad(eager, inputs)
+        torch.testing.assert_close(gradients, expected, rtol=1e-11, atol=1e-14)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*inputs), eager.detach(), rtol=1e-12, atol=1e-14)
+
+
+@fast_and_reference
+@pytest.mark.parametrize("name", ["sample weights", "forms"])
+@pytest.mark.parametrize("needed", [0, 1], ids=["features", "weights"])
+def test_compiled_forms_of_one_variable(backend, name, needed):
+    """Only features, or only weights, need a gradient."""
+    torch.compiler.reset()
+    call = FORM_CALLS[name]
+    inputs = call.inputs()
+    (expected,) = torch.autograd.grad(call.loss(*inputs), inputs[needed])
+    compiled = torch.compile(call.loss, fullgraph=True, backend="aot_eager")
+    some = [x if index == needed else x.detach() for index, x in enumerate(inputs)]
+    (gradient,) = torch.autograd.grad(compiled(*some, backend=backend), inputs[needed])
+    torch.testing.assert_close(gradient, expected, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("function", ["lmmd", "pairwise_mmd"])
+def test_compiled_labels_are_not_constants(function):
+    """Other labels, and classes that no longer occur, in the same graph."""
+    torch.compiler.reset()
+    x = layers(12, (4,))[0]
+
+    def loss(labels):
+        if function == "lmmd":
+            return fastmmd.lmmd(x[:6], x[6:], labels[:6], torch.eye(3)[labels[6:]])
+        return fastmmd.pairwise_mmd([x], labels, num_groups=3).loss
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for labels in ([0, 1, 2] * 4, [0, 0, 1] * 4, [2] * 12, [0] * 6 + [1] * 6):
+        labels = torch.tensor(labels)
+        torch.testing.assert_close(compiled(labels), loss(labels), rtol=1e-12, atol=1e-15)
+
+
+class FormLoss(torch.nn.Module):
+    """A loss of `FORM_CALLS` whose other variable is a parameter."""
+
+    def __init__(self, call, other):
+        super().__init__()
+        self.call = call
+        self.other = torch.nn.Parameter(other.detach().clone())
+
+    def forward(self, x):
+        return self.call.loss(x, self.other)
+
+
+@pytest.mark.parametrize("name", [name for name in FORM_CALLS if not name.startswith("forms")])
+def test_an_exported_form_gives_values_and_gradients(name):
+    call = FORM_CALLS[name]
+    inputs = call.inputs()
+    program = torch.export.export(FormLoss(call, inputs[1]), (inputs[0],)).module()
+    value, expected = program(inputs[0]), call.loss(*inputs)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-15)
+    gradients = torch.autograd.grad(value, [inputs[0], *program.parameters()])
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, inputs), rtol=1e-11, atol=1e-14)
+
+
+def test_exported_kernel_forms_give_values_and_say_that_they_have_no_gradients():
+    call = FORM_CALLS["forms"]
+    inputs = call.inputs()
+    program = torch.export.export(FormLoss(call, inputs[1]), (inputs[0],)).module()
+    value = program(inputs[0])
+    torch.testing.assert_close(value, call.loss(*inputs), rtol=1e-12, atol=1e-15)
+    with pytest.raises(RuntimeError, match="exported kernel_forms has values alone"):
+        torch.autograd.grad(value, inputs[0])
+
+
+@fast_and_reference
+@every_form
+def test_func_grad_vmap_and_jacrev_of_forms(backend, call):
+    inputs, others = call.inputs(), call.inputs(seed=5)
+    plain = [x.detach() for x in inputs]
+
+    def loss(x, other):
+        return call.loss(x, other, backend=backend)
+
+    close = {"rtol": 1e-10, "atol": 1e-14}
+    expected = torch.autograd.grad(loss(*inputs), inputs)
+    torch.testing.assert_close(torch.func.grad(loss, argnums=(0, 1))(*plain), expected, **close)
+    torch.testing.assert_close(torch.func.jacrev(loss, argnums=(0, 1))(*plain), expected, **close)
+    many = torch.stack([inputs[0].detach(), others[0].detach()])
+    grid = torch.stack([plain[1], 1.5 * plain[1]])
+    for dims, batch in (((0, None), (many, plain[1])), ((None, 0), (plain[0], grid)), ((0, 0), (many, grid))):
+        problems = [[x if dim is None else x[i] for x, dim in zip(batch, dims, strict=True)] for i in range(2)]
+        values = torch.stack([loss(*problem) for problem in problems])
+        torch.testing.assert_close(torch.vmap(loss, dims)(*batch), values, **close)
+        batched = torch.vmap(torch.func.grad(loss, argnums=(0, 1)), dims)(*batch)
+        singles = [torch.func.grad(loss, argnums=(0, 1))(*problem) for problem in problems]
+        torch.testing.assert_close(batched, tuple(map(torch.stack, zip(*singles, strict=True))), **close)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@every_form
+def test_gradients_through_vmap_of_forms(backend, call):
+    """Inside vmap no tensor says that it requires a gradient."""
+    inputs, (other_x, _) = call.inputs(), call.inputs(seed=5)
+    batch = [torch.stack([inputs[0], other_x]).detach(), torch.stack([inputs[1], 1.5 * inputs[1]]).detach()]
+    batch = [x.requires_grad_() for x in batch]
+
+    def loss(x, other):
+        return call.loss(x, other, backend=backend)
+
+    gradients = torch.autograd.grad(torch.vmap(loss)(*batch).sum(), batch)
+    expected = torch.autograd.grad(loss(batch[0][0], batch[1][0]) + loss(batch[0][1], batch[1][1]), batch)
+    torch.testing.assert_close(gradients, expected, rtol=1e-10, atol=1e-14)
+
+
+SECOND_DERIVATIVES = {  # inner and outer variable
+    "features": (0, 0),
+    "other variable": (1, 1),
+    "features of the other's gradient": (1, 0),
+    "other variable of the features' gradient": (0, 1),
+}
+
+
+@pytest.mark.parametrize("backend", FAST)
+@every_form
+@pytest.mark.parametrize(("inner", "outer"), SECOND_DERIVATIVES.values(), ids=SECOND_DERIVATIVES.keys())
+def test_second_derivatives_of_forms_are_refused_under_transforms(backend, call, inner, outer):
+    """None of them may be a silent zero; the reference has them."""
+    inputs = call.inputs()
+    plain = [x.detach() for x in inputs]
+
+    def penalty(name):
+        def function(*variables):
+            gradient = torch.func.grad(lambda *v: call.loss(*v, backend=name), argnums=inner)(*variables)
+            return gradient.square().sum()
+
+        return function
+
+    with pytest.raises(RuntimeError, match="second derivatives.*backend='reference'"):
+        torch.func.grad(penalty(backend), argnums=outer)(*plain)
+    (first,) = torch.autograd.grad(call.loss(*inputs, backend=backend), inputs[inner], create_graph=True)
+    (exact,) = torch.autograd.grad(first.square().sum(), inputs[outer], allow_unused=True, materialize_grads=True)
+    second = torch.func.grad(penalty("reference"), argnums=outer)(*plain)
+    torch.testing.assert_close(second, exact, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@every_form
+@pytest.mark.parametrize("variable", [0, 1], ids=["features", "other variable"])
+def test_forward_mode_of_forms_is_refused(backend, call, variable):
+    plain = [x.detach() for x in call.inputs()]
+
+    def loss(v):
+        return call.loss(*[v if index == variable else x for index, x in enumerate(plain)], backend=backend)
+
+    with pytest.raises(RuntimeError, match="forward-mode.*backend='reference'"):
+        torch.func.hessian(loss)(plain[variable])
+    with pytest.raises(RuntimeError, match="forward-mode.*backend='reference'"):
+        torch.func.jvp(loss, (plain[variable],), (plain[variable],))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@every_form
+@pytest.mark.parametrize("variable", [0, 1], ids=["features", "other variable"])
+def test_second_derivative_of_forms_under_a_tensor_mode_is_refused(backend, call, variable):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    inputs = call.inputs()
+    with FlopCounterMode(display=False):
+        total = inputs[variable].square().sum() + call.loss(*inputs, backend=backend)
+        (first,) = torch.autograd.grad(total, inputs[variable], create_graph=True)
+        with pytest.raises(RuntimeError, match="backend='reference'"):
+            torch.autograd.grad(first.square().sum(), inputs[variable])
+
+
+@fast_and_reference
+@every_form
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_changes_no_form(backend, call, low):
+    inputs = call.inputs(30, 16, dtype=torch.float32)
+    expected = call.loss(*inputs, backend=backend)
+    with torch.autocast("cpu", low):
+        value = call.loss(*inputs, backend=backend)
+    assert torch.equal(value, expected)
+    gradients = zip(torch.autograd.grad(value, inputs), torch.autograd.grad(expected, inputs), strict=True)
+    assert all(torch.equal(a, b) for a, b in gradients)
+
+
+@fast_and_reference
+@every_form
+def test_inference_mode_and_no_grad_of_forms(backend, call):
+    inputs = call.inputs()
+    expected = call.loss(*inputs, backend=backend).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(call.loss(*inputs, backend=backend), expected, rtol=1e-12, atol=1e-15)
+    with torch.no_grad():
+        value = call.loss(*inputs, backend=backend)
+    assert not value.requires_grad
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@every_form
+@pytest.mark.parametrize("frozen", [0, 1], ids=["features", "other variable"])
+def test_an_inference_tensor_beside_one_that_needs_a_gradient(backend, call, frozen):
+    inputs = call.inputs()
+    (expected,) = torch.autograd.grad(call.loss(*inputs, backend=backend), inputs[1 - frozen])
+    with torch.inference_mode():
+        copy = inputs[frozen].clone()
+    loss = call.loss(*[copy if index == frozen else x for index, x in enumerate(inputs)], backend=backend)
+    torch.testing.assert_close(torch.autograd.grad(loss, inputs[1 - frozen])[0], expected, rtol=1e-12, atol=1e-15)
+
+
+@every_form
+def test_forms_of_meta_tensors_have_shapes(call):
+    inputs = [torch.empty_like(x, device="meta").requires_grad_() for x in call.inputs(dtype=torch.float32)]
+    loss = call.loss(*inputs)
+    assert (loss.shape, loss.device.type, loss.dtype) == ((), "meta", torch.float32)
+    assert [g.shape for g in torch.autograd.grad(loss, inputs)] == [x.shape for x in inputs]
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("differentiable", [False, True])
+@pytest.mark.parametrize("rows_alone", [False, True])
+def test_opcheck_of_forms(backend, dtype, differentiable, rows_alone):
+    sources, targets = layers(6, (5, 3), 0, dtype=dtype), layers(4, (5, 3), 1, dtype=dtype)
+    needed = differentiable and not rows_alone
+    w = torch.randn(10, 3, requires_grad=needed)
+    a = None if rows_alone else torch.eye(3, dtype=torch.float64, requires_grad=needed)
+    arguments = (
+        [x.detach().requires_grad_(needed) for x in sources],
+        [x.detach() for x in targets],
+        None,
+        w,
+        a,
+        [0.5, 1.0, 1.0],
+        [1.0, 1.0, 1.0],
+        [2, 1],
+        ["mean", ""],
+        [1.0, 1.68],
+        [True, True],
+        0.5,
+        [0.1, 0.0],
+        "biased",
+        True,
+        rows_alone,
+        [False, needed, needed, needed, needed, False, False],
+        backend,
+        "ieee",
+    )
+    # The other checks would differentiate the gradients among its outputs, which is refused.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(torch.ops.fastmmd.quadratic_form, arguments, test_utils=checks[: 3 if needed else 4])
+
+
+@pytest.mark.parametrize("backend", FAST)
+@every_form
+def test_compiled_autograd_of_forms(backend, call):
+    inputs = call.inputs()
+    expected = torch.autograd.grad(call.loss(*inputs, backend=backend), inputs)
+    loss = call.loss(*inputs, backend=backend)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        loss.backward()
+    torch.testing.assert_close(tuple(x.grad for x in inputs), expected)
+
+
+def test_the_arguments_of_an_exported_form_keep_their_meaning():
+    """Programs exported earlier hold them: W by the sources' rows first, A as a matrix or its diagonal."""
+    x, y = torch.randn(5, 3), torch.randn(4, 3)
+    kernel = ([1.0], [1.0], [1], [""], [2.5], [True])
+    options = (1.0, [0.0], "biased", True, True, [False] * 5, "torch", "ieee")
+    signed = torch.tensor([1 / 5] * 5 + [-1 / 4] * 4)[:, None]
+    indicators = torch.cat([signed.clamp(min=0), -signed.clamp(max=0)], 1)
+    signs = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    expected = fastmmd.mmd(x, y, Gaussian(2.5, (1,)))
+    for w, a in ((signed, torch.ones(1, dtype=torch.float64)), (indicators, signs)):
+        loss, statistics, rows, _ = torch.ops.fastmmd.quadratic_form([x], [y], None, w, a, *kernel, *options)
+        torch.testing.assert_close(loss, expected)
+        assert statistics[2] == 2.5
+        distances = torch.cdist(torch.cat([x, y]), torch.cat([x, y])).square()
+        torch.testing.assert_close(rows, torch.exp(-distances / 2.5).fill_diagonal_(0) @ w)

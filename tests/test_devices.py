@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import fastmmd
-from fastmmd import Gaussian, autograd, conditioning, dispatch, extension, linear_time, median
+from fastmmd import Gaussian, autograd, conditioning, dispatch, extension, linear_time, local_mmd, median, sample_weights
 from fastmmd.backends import reference
 from fastmmd.bandwidth import given_bandwidths
 from tests.device_modes import Waits, no_float64, nothing_waits
+from tests.form_calls import FORM_CALLS
 from tests.helpers import call_of, layers
 
 RULES = {
@@ -79,11 +80,11 @@ def test_no_loss_waits(estimator, rule, n):
             bandwidths=given_bandwidths(kernels, sources, targets),
         )
         if estimator in ("linear", "circular"):
-            loss, statistics = linear_time.estimate(call, estimator)
+            loss, statistics, _ = linear_time.estimate(call, estimator)
         elif estimator == "dense":
-            loss, statistics = reference.differentiable(call)
+            loss, statistics, _ = reference.differentiable(call)
         else:
-            loss, statistics = autograd.evaluate(call, "torch")
+            loss, statistics, _ = autograd.evaluate(call, "torch")
             autograd.scale(torch.ones_like(loss), sources, [x.dtype for x in sources])
     assert loss.requires_grad
     assert loss.device.type == statistics.device.type == "cuda"
@@ -161,3 +162,78 @@ def test_which_devices_accumulate_in_fp64():
     assert fastmmd.dtypes.accumulation_dtype(torch.device("cuda")) == torch.float64
     assert fastmmd.dtypes.accumulation_dtype(torch.device("cpu")) == torch.float64
     assert fastmmd.dtypes.accumulation_dtype(torch.device("mps")) == torch.float32
+
+
+# Weights of pairs -----------------------------------------------------------------------------------------------------
+
+
+def form_of(name, sources, targets, estimator):
+    """The form that a function makes of arguments on the device of the rows."""
+    rows, device = len(sources[0]), sources[0].device
+    if name == "sample weights":
+        make = sample_weights.form_maker(torch.empty(rows, device=device, requires_grad=True), None)
+    else:
+        labels = torch.empty(rows, dtype=torch.int64, device=device)
+        probabilities = torch.empty(len(targets[0]), 5, device=device)
+        make = local_mmd._form_maker(labels, probabilities)
+    return make(sources, targets, estimator)
+
+
+@pytest.mark.parametrize("name", ["sample weights", "local MMD"])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("n", [20, 600])
+@pytest.mark.parametrize("dense", [False, True])
+def test_no_loss_with_weights_waits(name, estimator, n, dense):
+    """Below the checks, as in `test_no_loss_waits`."""
+    with nothing_waits():
+        sources, targets = ([on_cuda(n, 9, torch.float16), on_cuda(n, 4)] for _ in range(2))
+        call = call_of(
+            sources,
+            targets,
+            (Gaussian(), Gaussian(1.68, (1,))),
+            joint=0.5,
+            marginal=(0.1, 0.0),
+            estimator=estimator,
+            form=form_of(name, sources, targets, estimator),
+        )
+        evaluation = reference.differentiable(call) if dense else autograd.evaluate(call, "torch")
+    assert evaluation.loss.requires_grad
+    assert evaluation.loss.device.type == "cuda"
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("given", [False, True], ids=["mean", "pair weights"])
+def test_pairs_of_groups_do_not_wait_where_their_number_is_given(estimator, given):
+    """Up to the op, which takes the place of the eager call under a tensor mode."""
+    with nothing_waits():
+        groups = torch.empty(20, dtype=torch.int64, device="cuda")
+        pair_weights = torch.empty(3, 3, device="cuda") if given else None
+        result = fastmmd.pairwise_mmd(
+            [on_cuda(20, 9)], groups, pair_weights=pair_weights, num_groups=3, estimator=estimator, backend="torch"
+        )
+        assert result.values.device.type == "cuda"
+        with pytest.raises(Exception, match="item|_local_scalar_dense|reads a number"):
+            fastmmd.pairwise_mmd([on_cuda(20, 9)], groups, backend="torch")
+
+
+def test_kernel_forms_do_not_wait():
+    with nothing_waits():
+        w = torch.empty(20, 5, device="cuda", requires_grad=True)
+        forms = fastmmd.kernel_forms([on_cuda(20, 9)], [Gaussian()], w, backend="torch")
+    assert forms.device.type == "cuda"
+
+
+@pytest.mark.parametrize("call", FORM_CALLS.values(), ids=FORM_CALLS.keys())
+@pytest.mark.parametrize("backend", ["torch", "auto", "reference"])
+def test_no_form_needs_float64(monkeypatch, backend, call):
+    """Values and gradients are those of fp64 sums to fp32's accuracy."""
+    inputs = call.inputs(40, dtype=torch.float32)
+    exact = call.loss(*inputs, backend="reference")
+    gradients = torch.autograd.grad(exact, inputs)
+    with monkeypatch.context() as context, no_float64():
+        context.setattr(dispatch, "AUTOMATIC", ())
+        context.setattr(extension, "module", None)
+        loss = call.loss(*inputs, backend=backend)
+        narrow = torch.autograd.grad(loss, inputs)
+    torch.testing.assert_close(loss, exact, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(narrow, gradients, rtol=1e-4, atol=1e-5)

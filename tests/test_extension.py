@@ -50,6 +50,51 @@ def test_buffers_that_would_be_read_beyond_an_end_are_refused(change, message):
         module.Buffers(**BUFFERS | ADDRESSES | change)
 
 
+PROBLEM = {"joint": 1.0, "marginal": [0.0], "pair_weights": [1.0, 1.0, -2.0, 0.0], "clamp": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_target": 0, "form_columns": 0}, "n_target: expected at least 1, got 0"),
+        ({"n_target": -1, "form_columns": 2}, "n_target: expected at least 0, got -1"),
+        ({"n_source": 0, "form_columns": 2}, "n_source: expected at least 1, got 0"),
+        ({"form_columns": -1}, "form_columns: expected at least 0, got -1"),
+    ],
+)
+def test_a_problem_that_cannot_be_is_refused(change, message):
+    rows = {"n_source": 4, "n_target": 3}
+    with pytest.raises(ValueError, match=message):
+        module.Problem(layers=[module.Layer(**LAYER)], **PROBLEM | rows | change)
+
+
+def cuda_small(**addresses):
+    """A call of CUDA's route small with a form, at addresses that nobody may read."""
+    problem = module.Problem(n_source=4, n_target=0, layers=[module.Layer(**LAYER)], form_columns=2, **PROBLEM)
+    launch = module.CudaSmallLaunch(part_features=64, chunk=32, overlap=False)
+    device = module.CudaDevice(index=0, stream=0)
+    module.cuda_small(problem, module.Buffers(**BUFFERS | ADDRESSES | addresses), ["f32"], False, launch, device)
+
+
+@pytest.mark.skipif(not module.CUDA, reason="built without CUDA kernels")
+def test_a_form_without_its_tensors_is_refused():
+    with pytest.raises(ValueError, match="w: expected an address, as the problem has a form, got 0"):
+        cuda_small(wa=8, kw=8)
+    with pytest.raises(ValueError, match="wa, kw: expected an address of at least one of them, got 0"):
+        cuda_small(w=8)
+
+
+@pytest.mark.skipif(not module.CUDA, reason="built without CUDA kernels")
+def test_packed_rows_of_a_form_are_refused():
+    problem = module.Problem(n_source=4, n_target=3, layers=[module.Layer(**LAYER)], form_columns=2, **PROBLEM)
+    rows = {"rows": [8], "transposed": [0], "width": [16], "pitch": [16], "norm": 8, "bandwidth": 8, "tolerance": 8}
+    arguments = (module.Buffers(**BUFFERS | ADDRESSES), ["f32"], False, "tf32")
+    with pytest.raises(ValueError, match="form_columns: expected 0, as only route 'small' takes a form, got 2"):
+        module.cuda_pack(
+            problem, *arguments, module.CudaPackedRows(ones=False, **rows), module.CudaDevice(index=0, stream=0)
+        )
+
+
 def test_buffers_of_another_number_of_layers_are_refused():
     x = layers(4, (3, 2), 1)
     call = call_of(x, x, (Gaussian(), Gaussian()))

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fastmmd
 from fastmmd import Gaussian
+from tests.form_calls import FORM_CALLS
 from tests.helpers import FAST, JAN, layers, relative
 from tests.test_memory import peak_bytes
 
@@ -374,3 +375,122 @@ def test_forward_mode_is_refused_not_lost(backend):
     )
     gradient = torch.func.grad(lambda s: fastmmd.mmd(s, target, Gaussian(2.0)))(source)
     torch.testing.assert_close(tangent, gradient.sum())
+
+
+# Weights of pairs -----------------------------------------------------------------------------------------------------
+
+every_form = pytest.mark.parametrize("call", FORM_CALLS.values(), ids=FORM_CALLS.keys())
+
+
+@pytest.mark.parametrize("backend", FAST)
+@every_form
+def test_form_gradients_scale_and_can_be_taken_again(backend, call):
+    inputs = call.inputs()
+    loss = call.loss(*inputs, backend=backend)
+    once = torch.autograd.grad(loss, inputs, retain_graph=True)
+    scaled = torch.autograd.grad(loss, inputs, torch.tensor(-3.0, dtype=torch.float64), retain_graph=True)
+    again = torch.autograd.grad(loss, inputs)
+    for a, b, c in zip(once, scaled, again, strict=True):
+        assert torch.equal(a, c)
+        torch.testing.assert_close(b, -3 * a)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@every_form
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointed_forms(backend, call, use_reentrant):
+    inputs = call.inputs()
+
+    def loss(x, other):
+        return call.loss(1.5 * x, other, backend=backend)
+
+    expected = torch.autograd.grad(loss(*inputs), inputs)
+    checkpoint(loss, *inputs, use_reentrant=use_reentrant).backward()
+    torch.testing.assert_close(tuple(x.grad for x in inputs), expected)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@every_form
+def test_saved_tensors_of_forms_may_wait_elsewhere(backend, call):
+    inputs = call.inputs()
+    expected = torch.autograd.grad(call.loss(*inputs, backend=backend), inputs)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x.numpy(force=True).copy(), torch.from_numpy):
+        loss = call.loss(*inputs, backend=backend)
+    torch.testing.assert_close(torch.autograd.grad(loss, inputs), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@every_form
+def test_second_derivatives_of_forms_are_the_references(backend, call):
+    """create_graph changes no first derivative; the mixed ones are there too."""
+    inputs = call.inputs()
+
+    def derivatives(name):
+        loss = call.loss(*inputs, backend=name)
+        plain = torch.autograd.grad(loss, inputs, retain_graph=True)
+        first = torch.autograd.grad(loss, inputs, create_graph=True)
+        return plain, first, torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+
+    for derivative, expected in zip(derivatives(backend), derivatives("reference"), strict=True):
+        torch.testing.assert_close(derivative, expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@every_form
+def test_forms_of_strided_and_expanded_inputs(backend, call):
+    """Every second column of a wider tensor, a transposed one, one row or number for all; none is written."""
+    x, other = call.inputs()
+    wide = torch.stack([x.detach(), torch.randn_like(x)], 2).flatten(1)[:, ::2].requires_grad_()
+    transposed = x.detach().T.contiguous().T.requires_grad_()
+    expected = torch.autograd.grad(call.loss(x, other, backend=backend), (x, other))
+    strided = torch.stack([other.detach(), other.detach() + 1], -1)[..., 0].requires_grad_()
+    for features in (wide, transposed):
+        versions = features._version, strided._version
+        gradients = torch.autograd.grad(call.loss(features, strided, backend=backend), (features, strided))
+        torch.testing.assert_close(gradients, expected, rtol=1e-11, atol=1e-14)
+        assert (features._version, strided._version) == versions
+        assert torch.equal(features, x)
+    number = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    row = torch.randn(1, 4, dtype=torch.float64, requires_grad=True)
+    rows = torch.cat([row.expand(6, 4), x[6:]])
+    expanded = call.loss(rows, number.expand(other.shape), backend=backend)
+    copied = call.loss(rows.clone(), number.expand(other.shape).clone(), backend=backend)
+    torch.testing.assert_close(expanded, copied, rtol=1e-12, atol=1e-15)
+    gradients = [torch.autograd.grad(loss, (row, number), retain_graph=True) for loss in (expanded, copied)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_a_loss_scale_reaches_fp16_weights_before_rounding(backend):
+    """Gradients of many weights are small: fp16 would flush them."""
+    source, target = (layers(300, (4,), seed, 0.2 * seed, torch.float32)[0].detach() for seed in (0, 1))
+    weights = torch.full((300,), 1e3, dtype=torch.float16, requires_grad=True)
+    loss = fastmmd.mmd(source, target, Gaussian(50.0), source_weights=weights, backend=backend)
+    (scaled,) = torch.autograd.grad(loss, weights, torch.tensor(2.0**24))
+    wide = weights.detach().double().requires_grad_()
+    exact = fastmmd.mmd(source.double(), target.double(), Gaussian(50.0), source_weights=wide, backend="reference")
+    assert relative(scaled.double() / 2**24, torch.autograd.grad(exact, wide)[0]) < 1e-3
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_weights_that_depend_on_the_features(backend):
+    """Only the direct dependence belongs to each gradient."""
+    leaf, target = pair(7, 5)
+    head = torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+
+    def derivatives(name):
+        weights = (leaf @ head).sigmoid()
+        loss = fastmmd.mmd(leaf * 1.5, target, Gaussian(2.0), source_weights=weights, backend=name)
+        first = torch.autograd.grad(loss, (leaf, head), create_graph=True)
+        return first, torch.autograd.grad(sum(g.square().sum() for g in first), (leaf, head))
+
+    for derivative, expected in zip(derivatives(backend), derivatives("reference"), strict=True):
+        torch.testing.assert_close(derivative, expected, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_create_graph_of_a_weighted_loss_stays_small(backend):
+    """A gradient penalty on another term must not make this loss dense: 1,000 x 1,000 x 64 would be 488 MiB."""
+    source, target = (torch.randn(500, 64, requires_grad=True) for _ in range(2))
+    loss = fastmmd.mmd(source, target, source_weights=torch.rand(500), backend=backend)
+    assert peak_bytes(lambda: torch.autograd.grad(loss, (source, target), create_graph=True)) < 4 * source.nbytes

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import fastmmd
 from fastmmd import Gaussian
+from tests.form_calls import FORM_CALLS
 from tests.helpers import FAST, JAN, evaluate, layers, relative
 
 BACKENDS = [*FAST, "reference"]
@@ -223,3 +224,73 @@ def test_torchs_precision_settings_do_not_reach_an_ieee_result(backend):
         setting.fp32_precision = before
     assert torch.equal(result.loss, expected.loss)
     assert all(torch.equal(a, b) for a, b in zip(result.gradients, expected.gradients, strict=True))
+
+
+# Weights of pairs -----------------------------------------------------------------------------------------------------
+
+every_form = pytest.mark.parametrize("call", FORM_CALLS.values(), ids=FORM_CALLS.keys())
+
+
+def form_and_gradients(call, inputs, backend):
+    loss = call.loss(*inputs, backend=backend)
+    return [loss, *torch.autograd.grad(loss, inputs)]
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("n", [40, 500])
+@every_form
+def test_forms_have_the_same_bits_every_time(backend, n, call):
+    inputs = call.inputs(n, 33, dtype=torch.float32)
+    first = form_and_gradients(call, inputs, backend)
+    for _ in range(2):
+        again = form_and_gradients(call, inputs, backend)
+        assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True))
+
+
+@pytest.mark.parametrize("n", [40, 500])
+@every_form
+def test_cpu_bits_of_forms_do_not_depend_on_the_thread_count(n, call):
+    pytest.importorskip("fastmmd._C")
+    inputs = call.inputs(n, 33, dtype=torch.float32)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(form_and_gradients(call, inputs, "cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, results[0], strict=True))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@every_form
+def test_a_common_shift_changes_no_form(backend, call):
+    """Nor has any form a gradient along it."""
+    x, other = call.inputs()
+    before = form_and_gradients(call, (x, other), backend)
+    after = form_and_gradients(call, (x + 3.25, other), backend)
+    torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-12)
+    assert before[1].sum(0).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("backend", FAST)
+@every_form
+def test_forms_write_no_input(backend, call):
+    inputs = call.inputs(33, 9, dtype=torch.float32)
+    copies, versions = [x.detach().clone() for x in inputs], [x._version for x in inputs]
+    call.loss(*inputs, backend=backend).backward()
+    for x, copy, version in zip(inputs, copies, versions, strict=True):
+        assert torch.equal(x.detach(), copy)
+        assert x._version == version
+
+
+@pytest.mark.parametrize("backend", FAST)
+@every_form
+def test_threads_that_compute_forms_at_once(backend, call):
+    inputs = call.inputs(100, 9, dtype=torch.float32)
+    expected = form_and_gradients(call, inputs, backend)
+    with ThreadPoolExecutor(4) as pool:
+        results = [pool.submit(form_and_gradients, call, inputs, backend) for _ in range(8)]
+    for result in results:
+        torch.testing.assert_close(result.result(), expected, rtol=1e-6, atol=1e-8)

@@ -6,6 +6,8 @@ from torch.profiler import ProfilerActivity, profile
 
 import fastmmd
 from fastmmd import Gaussian
+from fastmmd.backends import torch_tiles
+from tests.form_calls import FORM_CALLS
 from tests.helpers import FAST, JAN
 
 MIB = 2**20
@@ -66,3 +68,28 @@ def test_no_gradient_needs_no_gradient_memory(backend):
     with torch.no_grad():
         without = peak_bytes(lambda: fastmmd.mmd(source, target, backend=backend))
     assert without <= with_gradient - source.nbytes - target.nbytes
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("name", ["sample weights", "pairs of groups", "forms"])
+def test_weights_of_pairs_need_no_matrix_of_pairs(backend, name):
+    """N = 4,000: one such matrix would be 61 MiB."""
+    call = FORM_CALLS[name]
+    inputs = call.inputs(4_000, 4, dtype=torch.float32)
+
+    def step():
+        torch.autograd.grad(call.loss(*inputs, backend=backend), inputs)
+
+    assert peak_bytes(step) < 40 * MIB
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_many_forms_need_a_few_times_the_memory_of_their_weights(backend, monkeypatch):
+    """K W without and with the diagonal, and its products with W, once in fp32 and once in fp64."""
+    monkeypatch.setattr(torch_tiles.Config, "workspace_bytes", MIB)
+    x, w = torch.randn(1_500, 8), torch.randn(1_500, 1_000)
+
+    def forms():
+        return fastmmd.kernel_forms([x], [Gaussian()], w, backend=backend)
+
+    assert peak_bytes(forms) < 6.5 * w.nbytes

@@ -166,3 +166,21 @@ def test_the_parts_of_an_mmd_loss():
     source, target = layers(12, (8,), 0)[0], layers(12, (8,), 1)[0]
     parts = fastmmd.MMDLoss().discrepancy(source, target)
     torch.testing.assert_close(parts.marginals[0], parts.loss)
+
+
+def test_the_parts_of_a_local_mmd_loss():
+    """Local MMDs, of all layers together and of each; the number of classes is that of the probabilities."""
+    sources, targets = layers(12, (8, 4), 0), layers(10, (8, 4), 1)
+    labels, probabilities = torch.arange(12) % 3, layers(10, (3,), 2)[0].softmax(1)
+    kernels = fastmmd.JMMDLoss().kernels
+    parts = fastmmd.LMMDLoss(kernel=kernels, joint=0.2, marginal=(0.3, 0.0)).discrepancy(
+        sources, targets, labels, probabilities
+    )
+    joint = fastmmd.lmmd(sources, targets, labels, probabilities, kernels)
+    features = fastmmd.lmmd(sources[0], targets[0], labels, probabilities, kernels[0])
+    torch.testing.assert_close(parts.joint, joint)
+    torch.testing.assert_close(parts.marginals[0], features)
+    torch.testing.assert_close(parts.loss, 0.2 * joint + 0.3 * features)
+    torch.testing.assert_close(parts.bandwidths, fastmmd.discrepancy(sources, targets).bandwidths)
+    with pytest.raises(ValueError, match=r"target_probabilities: expected shape \[n_t, 4\], got \(10, 3\)"):
+        fastmmd.LMMDLoss(4)(sources[0], targets[0], labels, probabilities)

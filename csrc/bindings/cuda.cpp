@@ -58,6 +58,10 @@ void small(const Problem& problem, const LayerBuffers& buffers, const std::vecto
            const cuda::SmallLaunch& launch, const cuda::Device& device) {
   const Buffers& io = buffers.of(problem);
   const LayerDtypes dtype = dtypes_of(buffers, dtypes);
+  if (problem.form_columns > 0) {
+    if (!io.w) refuse("w", "an address, as the problem has a form", "0");
+    if (!io.wa && !io.kw) refuse("wa, kw", "an address of at least one of them", "0");
+  }
   const py::gil_scoped_release release;
   check(cuda::small(problem, io, dtype.data(), f64, launch, device));
 }
@@ -100,6 +104,8 @@ PackedSumBuffers make_packed_sums(uintptr_t sums, int64_t sum_rows, uintptr_t ba
 
 void pack(const Problem& problem, const LayerBuffers& buffers, const std::vector<std::string>& dtypes, bool f64,
           const std::string& format, const PackedRowBuffers& packed, const cuda::Device& device) {
+  if (problem.form_columns > 0)
+    refuse("form_columns", "0, as only route 'small' takes a form", std::to_string(problem.form_columns));
   const Buffers& io = buffers.of(problem);
   const cuda::PackedRows& rows = packed.of(problem);
   const LayerDtypes dtype = dtypes_of(buffers, dtypes);

@@ -8,8 +8,8 @@
 namespace fastmmd::cuda {
 
 // Loss and statistics from `total` [3, 1 + L], the sums over ss, tt and st of the product and of each layer's kernel.
-// One thread calls it.
-template <typename T>
+// Weighted: from [2 + L], the trace of the weights and the sums over pairs times their weights. One thread calls it.
+template <bool Weighted, typename T>
 __device__ void store_loss_and_statistics(const Plan& plan, const double* total, const double* bandwidth, T* loss,
                                           T* statistics) {
   const int terms = 1 + plan.layers;
@@ -18,8 +18,9 @@ __device__ void store_loss_and_statistics(const Plan& plan, const double* total,
   for (int l = 0; l < plan.layers; ++l) product_at_zero *= plan.at_zero[l];
   for (int t = 0; t < terms; ++t) {
     const double at_zero = t == 0 ? product_at_zero : plan.at_zero[t - 1];
-    const double value = plan.alpha * total[t] + plan.beta * total[terms + t] + plan.gamma * total[2 * terms + t] +
-                         plan.diagonal * at_zero;
+    const double value = Weighted ? total[1 + t] + plan.diagonal * total[0] * at_zero
+                                  : plan.alpha * total[t] + plan.beta * total[terms + t] +
+                                        plan.gamma * total[2 * terms + t] + plan.diagonal * at_zero;
     weighted += (t == 0 ? plan.joint : plan.marginal[t - 1]) * value;
     statistics[t] = clamped(value);
   }
@@ -65,7 +66,8 @@ __global__ void __launch_bounds__(kFinishThreads) finish_loss_and_gradients(cons
     }
     __syncthreads();
     if (threadIdx.x == 0)
-      store_loss_and_statistics(p.plan, total, p.bandwidth, static_cast<T*>(p.loss), static_cast<T*>(p.statistics));
+      store_loss_and_statistics<false>(p.plan, total, p.bandwidth, static_cast<T*>(p.loss),
+                                       static_cast<T*>(p.statistics));
     return;
   }
   const int packed_row = (blockIdx.x - 1) * kFinishRows + warp;

@@ -27,7 +27,9 @@ Workspace workspace(const Problem& problem, bool f64, SmallLaunch config) {
   return w;
 }
 
-template <typename T, int Layers>
+int form_chunks(const SmallProblem& p) { return (p.form_columns + kSmallFormColumns - 1) / kSmallFormColumns; }
+
+template <typename T, int Layers, bool Weighted>
 int run(const SmallProblem& p, bool with_gradient, SmallLaunch config, Device device) {
   const auto stream = static_cast<cudaStream_t>(device.stream);
   const int layers = p.plan.layers;
@@ -35,17 +37,25 @@ int run(const SmallProblem& p, bool with_gradient, SmallLaunch config, Device de
       launch(small_distances<T>, dim3(p.panel_pairs(), p.first_part[layers]), dim3(kDistanceThreads), 0, stream, p);
   if (queued != cudaSuccess) return queued;
   const Begin begin = config.overlap ? Begin::during_last_launch : Begin::after_last_launch;
-  if (!with_gradient) return launch(begin, small_loss<T, Layers, 32, false>, dim3(p.panels()), dim3(128), 0, stream, p);
+  if (!with_gradient) {
+    const dim3 grid(p.panels(), p.kw ? form_chunks(p) : 1);
+    return launch(begin, small_loss<T, Layers, 32, false, Weighted>, grid, dim3(128), 0, stream, p);
+  }
   const dim3 grid(p.panels(), p.first_chunk[layers]);
-  if (config.chunk == 32) return launch(begin, small_loss<T, Layers, 32, true>, grid, dim3(128), 0, stream, p);
-  return launch(begin, small_loss<T, Layers, 64, true>, grid, dim3(256), 0, stream, p);
+  if (config.chunk == 32)
+    return launch(begin, small_loss<T, Layers, 32, true, Weighted>, grid, dim3(128), 0, stream, p);
+  return launch(begin, small_loss<T, Layers, 64, true, Weighted>, grid, dim3(256), 0, stream, p);
 }
 
 template <typename T>
 int run(const SmallProblem& p, bool with_gradient, SmallLaunch config, Device device) {
-  if (p.plan.layers == 1) return run<T, 1>(p, with_gradient, config, device);
-  if (p.plan.layers == 2) return run<T, 2>(p, with_gradient, config, device);
-  return run<T, kMaxLayers>(p, with_gradient, config, device);
+  // Of a form a layer alone takes the kernels of two: fewer to compile.
+  if (p.form_columns > 0)
+    return p.plan.layers <= 2 ? run<T, 2, true>(p, with_gradient, config, device)
+                              : run<T, kMaxLayers, true>(p, with_gradient, config, device);
+  if (p.plan.layers == 1) return run<T, 1, false>(p, with_gradient, config, device);
+  if (p.plan.layers == 2) return run<T, 2, false>(p, with_gradient, config, device);
+  return run<T, kMaxLayers, false>(p, with_gradient, config, device);
 }
 
 }   // namespace
@@ -76,6 +86,14 @@ int small(const Problem& problem, const Buffers& io, const Dtype* dtypes, bool f
   p.given_bandwidth = io.given_bandwidth;
   p.loss = io.loss;
   p.statistics = io.statistics;
+  if (problem.form_columns > 0) {
+    p.w = io.w;
+    p.wa = io.wa;
+    p.kw = io.kw;
+    p.form_columns = static_cast<int>(problem.form_columns);
+    const int chunks = with_gradient ? p.first_chunk[problem.num_layers] : form_chunks(p);
+    p.columns_per_chunk = (form_chunks(p) + chunks - 1) / chunks * kSmallFormColumns;
+  }
   const Workspace offset = workspace(problem, f64, config);
   char* const base = static_cast<char*>(io.workspace);
   p.distance = base + offset.distance;

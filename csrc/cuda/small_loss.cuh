@@ -2,6 +2,7 @@
 #pragma once
 
 #include "finish.cuh"
+#include "small_form.cuh"
 #include "small_problem.cuh"
 
 namespace fastmmd::cuda {
@@ -24,10 +25,23 @@ __device__ inline void small_bandwidths(const SmallProblem& p, double* bandwidth
   }
 }
 
+// The product of all layers' kernels, then each of them.
+template <typename T, int Layers, int Terms>
+__device__ void terms_of(const T (&kernel)[Layers], T (&terms)[Terms]) {
+  static_assert(Terms == 1 + Layers);
+  terms[0] = 1;
+#pragma unroll
+  for (int l = 0; l < Layers; ++l) {
+    terms[0] *= kernel[l];
+    terms[1 + l] = kernel[l];
+  }
+}
+
 // Grid (panel i, chunk): the gradients of a panel's rows in a chunk of a layer's features,
 //     4 sum_j C_ij (z_j - z_i),
 // by 4 * Chunk threads. The thread blocks of chunk 0 also compute the sums, and the last of them the loss.
-template <typename T, int Layers, int Chunk, bool WithGradient>
+// Weighted: pairs have the weights of a form, and every chunk has columns of the rows K W, where they are wanted.
+template <typename T, int Layers, int Chunk, bool WithGradient, bool Weighted>
 __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ SmallProblem p) {
   constexpr int kThreads = 4 * Chunk, kWarps = kThreads / kWarp;
   constexpr int kPairs = kSmallPanelRows / kWarps;   // of a tile that a thread turns into C
@@ -36,14 +50,19 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
   __shared__ Mixtures<T> mixtures;
   __shared__ double bandwidth[kMaxLayers];
   __shared__ double scratch[kSumsScratch<Layers>];
-  __shared__ Four<T> c[WithGradient ? kSmallPanelRows : 1]
-                      [kSmallPanelRows / 4 + 1];   // padded: rows start in different banks
+  // Padded: rows start in different banks.
+  __shared__ Four<T> c[WithGradient || Weighted ? kSmallPanelRows : 1][kSmallPanelRows / 4 + 1];
   __shared__ Four<T> y[WithGradient ? kSmallPanelRows : 1][Chunk / 4];
+  __shared__ T wa[Weighted ? kSmallPanelRows : 1][kSmallFormColumns + 1];
+  __shared__ T kernels[Weighted ? kSmallPanelRows : 1][kWarp + 1];   // of the loss, without the diagonal
   __shared__ bool last;
   const Plan& plan = p.plan;
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
   const int panels = p.panels(), i = blockIdx.x, chunk = blockIdx.y, n = plan.n();
   const bool sums_here = chunk == 0;
+  const int first_column = Weighted ? chunk * p.columns_per_chunk : 0;   // of K W
+  const int last_column = Weighted ? min(p.form_columns, first_column + p.columns_per_chunk) : 0;
+  const bool rows_here = Weighted && p.kw && first_column < last_column;
 
   const int layer = WithGradient ? layer_of(p.first_chunk, chunk) : 0;
   const int begin = WithGradient ? (chunk - p.first_chunk[layer]) * Chunk : 0;
@@ -64,7 +83,7 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
 
   const int out_row = thread / (Chunk / 4), out_column = thread % (Chunk / 4);   // rows + {0, 16}, 4 columns
   T weighted[2][4] = {}, row_sum[2] = {};
-  Sums<T, Layers> sums;
+  std::conditional_t<Weighted, WeightedSums<T, Layers>, Sums<T, Layers>> sums;
 
   for (int j = 0; j < panels; ++j) {
     if constexpr (WithGradient) {
@@ -83,6 +102,15 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
         y[panel_row][load_column / 4].v[load_column % 4] =
             load_present && j * kSmallPanelRows + panel_row < n ? loaded[r] - origin : T{0};
       }
+    } else if constexpr (Weighted) {
+      if (j > 0) __syncthreads();
+    }
+    if constexpr (Weighted) {
+      // Each thread keeps its pairs' weights where their coefficients will stand.
+      T weight[kPairs] = {};
+      if (p.wa) pair_weights(p, i, j, wa, weight);
+#pragma unroll
+      for (int v = 0; v < kPairs; ++v) c[warp + v * kWarps][lane / 4].v[lane % 4] = weight[v];
     }
 #pragma unroll(Layers > 2 ? 1 : kPairs)
     for (int first = 0; first < kPairs; first += kAtOnce) {
@@ -108,28 +136,32 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
         T kernel[Layers];
 #pragma unroll
         for (int l = 0; l < Layers; ++l) kernel[l] = value[l][v];
-        // Every cross pair comes up from both sides, and is counted once.
-        if (sums_here && pair && (row_is_source || !column_is_source)) {
+        [[maybe_unused]] T pair_weight = 0;
+        if constexpr (Weighted) {
           T terms[1 + Layers];
-          terms[0] = 1;
-#pragma unroll
-          for (int l = 0; l < Layers; ++l) {
-            terms[0] *= kernel[l];
-            terms[1 + l] = kernel[l];
-          }
+          terms_of(kernel, terms);
+          pair_weight = c[panel_row][lane / 4].v[lane % 4];
+          if (sums_here && pair) sums.add(pair_weight, terms);
+          if (rows_here) kernels[panel_row][lane] = pair ? combined(mixtures, terms) : T{0};
+        } else if (sums_here && pair && (row_is_source || !column_is_source)) {
+          // Every cross pair comes up from both sides, and is counted once.
+          T terms[1 + Layers];
+          terms_of(kernel, terms);
           sums.add(row_is_source, column_is_source, terms);
         }
         if constexpr (WithGradient) {
           T coefficient = 0;
-          const T weight = mixtures.pair_weight[region(row_is_source, column_is_source)];
+          const T weight = Weighted ? pair_weight : mixtures.pair_weight[region(row_is_source, column_is_source)];
           coefficients<T, kAtOnce>(Layers, mixtures.joint, mixtures.marginal, weight, &value[0][v], &slope[0][v],
                                    [&](int l, T c_l) { coefficient = l == layer ? c_l : coefficient; });
           c[panel_row][lane / 4].v[lane % 4] = pair ? coefficient : T{0};
         }
       }
     }
+    if constexpr (WithGradient || Weighted) __syncthreads();
+    if constexpr (Weighted)
+      if (rows_here) add_form_rows(p, i, j, kernels, first_column, last_column);
     if constexpr (WithGradient) {
-      __syncthreads();
       T tile_weighted[2][4] = {}, tile_sum[2] = {};   // the domains nearly cancel, so sums of sums
 #pragma unroll
       for (int k = 0; k < kSmallPanelRows / 4; ++k) {
@@ -177,7 +209,10 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
     });
 
   if (!sums_here) return;
-  sums.reduce(plan, scratch, p.sums + i * 3 * (1 + plan.layers));
+  if constexpr (Weighted)
+    sums.reduce(plan, p.wa ? panel_trace<T>(p, i) : 0.0, scratch, p.sums + i * (2 + plan.layers));
+  else
+    sums.reduce(plan, scratch, p.sums + i * 3 * (1 + plan.layers));
   // The last thread block adds up, in an order that does not depend on which one that is.
   __threadfence();
   __syncthreads();
@@ -185,7 +220,7 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
   __syncthreads();
   if (!last) return;
   __threadfence();
-  const int terms = 3 * (1 + plan.layers);
+  const int terms = Weighted ? 2 + plan.layers : 3 * (1 + plan.layers);
   if (thread < terms) {
     double sum = 0;
     for (int k = 0; k < panels; ++k) sum += __ldcg(p.sums + k * terms + thread);
@@ -193,7 +228,8 @@ __global__ void __launch_bounds__(4 * Chunk) small_loss(const __grid_constant__ 
   }
   __syncthreads();
   if (thread == 0)
-    store_loss_and_statistics(plan, scratch, bandwidth, static_cast<T*>(p.loss), static_cast<T*>(p.statistics));
+    store_loss_and_statistics<Weighted>(plan, scratch, bandwidth, static_cast<T*>(p.loss),
+                                        static_cast<T*>(p.statistics));
 }
 
 }   // namespace fastmmd::cuda

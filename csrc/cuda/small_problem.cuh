@@ -12,7 +12,8 @@
 
 namespace fastmmd::cuda {
 
-constexpr int kSmallPanelRows = 32;   // a tile is the pairs of two panels
+constexpr int kSmallPanelRows = 32;     // a tile is the pairs of two panels
+constexpr int kSmallFormColumns = 32;   // of W A that are in shared memory at a time
 
 struct SmallProblem {
   Plan plan;
@@ -30,8 +31,14 @@ struct SmallProblem {
   // Workspace.
   void* distance;         // [parts, panels, panels, 32, 32]
   double* distance_sum;   // [parts, panel pairs i <= j]: over the ordered pairs of rows that they stand for
-  double* sums;           // [panels, 3, 1 + L]
+  double* sums;           // [panels, 3, 1 + L]; of a form [panels, 2 + L]: the trace of the weights, then sums
   unsigned* arrived;      // thread blocks whose sums are there
+
+  // Of a form, as in Buffers; form_columns 0: none.
+  const void *w, *wa;
+  void* kw;
+  int form_columns;
+  int columns_per_chunk;   // of K W, that a thread block of the second launch makes
 
   FM_INLINE int panels() const { return (plan.n() + kSmallPanelRows - 1) / kSmallPanelRows; }
   FM_INLINE int panel_pairs() const { return panels() * (panels() + 1) / 2; }

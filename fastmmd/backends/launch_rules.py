@@ -33,6 +33,7 @@ class Rule(Generic[Config]):
     max_layers: layers.
     max_dim: features of a layer.
     max_width: features of all layers together, each padded as the route pads them.
+    max_columns: of a form's W (`fastmmd.call.Form`); 0: plain calls alone.
     """
 
     config: Config
@@ -45,6 +46,7 @@ class Rule(Generic[Config]):
     max_layers: int = MAX_LAYERS
     max_dim: int | None = None
     max_width: int | None = None
+    max_columns: int | None = None
 
     def fits(
         self,
@@ -55,6 +57,7 @@ class Rule(Generic[Config]):
         dims: Sequence[int],
         width: int,
         format: str,
+        columns: int = 0,
     ) -> bool:
         return (
             self.runs_on(vendor, capability)
@@ -64,6 +67,7 @@ class Rule(Generic[Config]):
             and len(dims) <= self.max_layers
             and _within(max(dims), self.max_dim)
             and _within(width, self.max_width)
+            and _within(columns, self.max_columns)
         )
 
     def runs_on(self, vendor: str, capability: int | None) -> bool:

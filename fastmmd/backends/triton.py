@@ -77,7 +77,7 @@ def capability(device: torch.device) -> int | None:
 
 
 def supports(call: Call) -> str | None:
-    return "weights of pairs are not in its kernels yet" if call.form else None
+    return None
 
 
 def run(call: Call, config: Config | None = None) -> Result:
@@ -88,6 +88,9 @@ def run(call: Call, config: Config | None = None) -> Result:
     precision = torch_precision(call.device) if call.precision is None else call.precision
     format = launch_rules.product_format(vendor, precision, call.dtype)
     if config is None:
-        config = launch_rules.choose(vendor, capability(call.device), call.problem.n, call.dims, format).config
+        rule = launch_rules.choose(
+            vendor, capability(call.device), call.problem.n, call.dims, format, call.form_columns
+        )
+        config = rule.config
     with current_device(call.device):
         return launch_rules.ROUTES[type(config)](matched(call), format, config)

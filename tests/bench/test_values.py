@@ -19,7 +19,7 @@ def test_a_failure_is_a_line(monkeypatch):
     def fails(*_):
         raise RuntimeError("no\nluck")
 
-    monkeypatch.setattr(values, "errors", fails)
+    monkeypatch.setattr(variants, "errors", fails)
     line = line_of("torch")
     assert values.outcome(line) == "failed"
     assert line["failed"] == "RuntimeError: no luck"

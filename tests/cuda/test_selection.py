@@ -13,6 +13,7 @@ import fastmmd
 from fastmmd import Gaussian, dispatch, extension
 from fastmmd.backends import cuda, triton
 from fastmmd.backends.cuda import architecture, fused, gemm, launch_rules, packed, small
+from fastmmd.call import Form
 from fastmmd.problem import MAX_LAYERS
 from tests.device_modes import nothing_waits, recorded_products
 from tests.helpers import call_of
@@ -47,6 +48,7 @@ def build(**attributes):
 
 CACHES = (
     launch_rules.choose,
+    launch_rules.choose_for_form,
     architecture.not_compiled_for,
     architecture.shared_memory,
     extension.make_problem,
@@ -102,11 +104,23 @@ def test_each_problem_takes_its_route(n, dims, format, shared_memory, config):
     assert launch_rules.choose(n, dims, format, shared_memory).config == config
 
 
-def call(*dtypes, n=4, gaussians=5, device="cpu", precision=None):
+def call(*dtypes, n=4, gaussians=5, device="cpu", precision=None, form=None):
     """A layer of 40 features per dtype."""
     kernel = Gaussian(multipliers=tuple(range(1, 1 + gaussians)))
     inputs = [torch.zeros(n // 2, 40, dtype=dtype, device=device) for dtype in dtypes]
-    return call_of(inputs, inputs, (kernel,) * len(dtypes), precision=precision)
+    return call_of(inputs, inputs, (kernel,) * len(dtypes), precision=precision, form=form)
+
+
+@pytest.mark.parametrize(
+    ("dims", "config"),
+    [
+        ((256, 31), small.Config(part_features=64, chunk=32)),
+        ((2048, 8), small.Config(part_features=256, chunk=64)),
+        ((100_000,), small.Config(part_features=2048, chunk=64)),
+    ],
+)
+def test_weights_of_pairs_take_route_small_at_any_width(dims, config):
+    assert launch_rules.choose_for_form(dims).config == config
 
 
 def test_no_format_is_less_precise_than_asked_for():
@@ -257,10 +271,13 @@ def test_gemm_multiplies_in_the_format_and_tf32_along_contiguous_dimensions(reco
             assert (product.a.stride(1), product.b.stride(0)) == (1, 1)
 
 
-def on_a_gpu(n, gaussians=5):
-    """A call of three layers."""
+def on_a_gpu(n, gaussians=5, columns=0):
+    """A call of three layers, whose form has `columns`; 0: a plain one."""
     with FakeTensorMode():
-        return call(*[torch.float32] * 3, n=n, gaussians=gaussians, device="cuda:0")
+        form = None
+        if columns:
+            form = Form(torch.zeros(n, columns, device="cuda:0"), torch.zeros(columns, device="cuda:0"), False)
+        return call(*[torch.float32] * 3, n=n, gaussians=gaussians, device="cuda:0", form=form)
 
 
 def test_auto_takes_cuda_for_few_rows_and_triton_for_many(monkeypatch):
@@ -272,6 +289,27 @@ def test_auto_takes_cuda_for_few_rows_and_triton_for_many(monkeypatch):
     monkeypatch.setattr(triton, "unavailable", lambda device: "no compiler")
     assert dispatch.choose("auto", on_a_gpu(10_000)) == "cuda"
     assert dispatch.choose("auto", on_a_gpu(128, gaussians=43)) == "torch"
+
+
+def test_auto_takes_cuda_for_forms_of_few_rows_alone(monkeypatch):
+    monkeypatch.setattr(architecture, "not_compiled_for", lambda index: None)
+    monkeypatch.setattr(triton, "unavailable", lambda device: None)
+    assert dispatch.choose("auto", on_a_gpu(256, columns=3)) == "cuda"
+    assert dispatch.choose("auto", on_a_gpu(258, columns=3)) == "triton"
+    monkeypatch.setattr(triton, "unavailable", lambda device: "no compiler")
+    assert dispatch.choose("auto", on_a_gpu(258, columns=3)) == "torch"
+    message = r"at most 256 rows, got 258\. Backends that can: \['torch', 'reference'\]"
+    with pytest.raises(ValueError, match=message):
+        dispatch.choose("cuda", on_a_gpu(258, columns=3))
+
+
+def test_forms_are_computed_by_differences():
+    """Whatever their width, so that no bandwidth is too small for them."""
+    form = Form(torch.zeros(4, 2), torch.zeros(2), False)
+    assert cuda.by_differences(call(torch.float32, form=form))
+    wide = [torch.zeros(2, 100_000)]
+    assert cuda.by_differences(call_of(wide, wide, (Gaussian(),), form=form))
+    assert not cuda.by_differences(call_of(wide, wide, (Gaussian(),)))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import fastmmd
 from bench import routes
 from fastmmd import Gaussian, autograd, median
 from fastmmd.backends import cuda
+from fastmmd.call import Call, Form
 from tests.helpers import JAN, call_of, layers, relative
 
 pytest.importorskip("fastmmd.kernels.launch_rules", reason="needs Triton")
@@ -27,6 +28,13 @@ GPU_BACKENDS = ["triton", pytest.param("cuda", marks=WITH_CUDA)]
 BACKENDS = [*GPU_BACKENDS, "torch"]
 CONFIGS = routes.configs()
 NAMED_CONFIGS = [pytest.param(name, marks=WITH_CUDA if name.startswith("cuda") else ()) for name in CONFIGS]
+# The routes that take weights of pairs.
+NAMED_CONFIGS_OF_FORMS = [
+    pytest.param(name, marks=WITH_CUDA if name.startswith("cuda") else ())
+    for name, config in CONFIGS.items()
+    if (routes.backend_of(config), routes.route_of(config))
+    in (("cuda", "small"), ("triton", "fused"), ("triton", "gemm"))
+]
 DIMS = (70, 8)
 STREAMING_ROWS = int(median.TILE_ELEMENTS**0.5)  # of each side: the median is taken over several tiles of distances
 # Rows of source and target, dims, precision: as the launch rules send them to each route.
@@ -62,9 +70,19 @@ def run_config(
 ) -> list[Tensor]:
     """As `run`, by a config of bench/routes.py; the name of a backend alone stands for what its launch rules choose."""
     call = call_of(sources, targets, JAN, marginal=marginal, precision=precision)
-    loss, statistics = autograd.evaluate(call, routes.backend_of_name(name), CONFIGS.get(name))
+    loss, statistics, _ = autograd.evaluate(call, routes.backend_of_name(name), CONFIGS.get(name))
     values = [loss.detach(), statistics[0], statistics[1:3], statistics[3:]]
     return [*values, *scaled_gradients(loss, sources, targets)]
+
+
+def call_with_form(n: int, m: int, columns: int) -> Call:
+    """W and A of either sign, K W wanted, all gradients."""
+    generator = torch.Generator().manual_seed(columns)
+    w = torch.randn(n + m, columns, generator=generator) / (n + m)
+    a = torch.randn(columns, columns, generator=generator, dtype=torch.float64)
+    form = Form(w.to(DEVICE), ((a + a.T) / columns).to(DEVICE), needs_rows=True)
+    sources, targets = inputs(n, m)
+    return call_of(sources, targets, JAN, marginal=(0.3, 0.1), form=form, clamp=False)
 
 
 def scaled_gradients(loss: Tensor, sources: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import pytest
 import torch
 
+import fastmmd
 from bench import routes
 from bench.cases import Case
 from bench.gate import reference
-from fastmmd import Gaussian
+from fastmmd import Gaussian, dispatch
+from fastmmd.backends import reference as reference_backend
 from fastmmd.backends import triton
 from fastmmd.backends.cuda import architecture
 from fastmmd.backends.cuda import launch_rules as cuda_rules
 from fastmmd.backends.products import library_format
 from tests.gpu.helpers import (
     BACKENDS,
+    CONFIGS,
     DEVICE,
     GPU_BACKENDS,
     NAMED_CONFIGS,
+    NAMED_CONFIGS_OF_FORMS,
     NEEDS_GPU,
     STREAMING_ROWS,
     TYPICAL,
     WITH_CUDA,
+    call_with_form,
     check,
     exact,
     gradient_scale,
@@ -57,6 +62,25 @@ def test_route_is_right_at_sizes_that_its_rules_would_not_send_there(name, n, m,
     sources, targets = inputs(n, m)
     results = run_config(name, sources, targets, marginal=(0.3, 0.1), precision=precision)
     check(results, exact(sources, targets, marginal=(0.3, 0.1)), tolerance)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("name", NAMED_CONFIGS_OF_FORMS)
+@pytest.mark.parametrize(("n", "m"), [(33, 64), (200, 0)])
+@pytest.mark.parametrize("columns", [2, 16])
+def test_route_is_right_with_weights_of_pairs(name, n, m, columns):
+    """The loss and its gradients, K W, and K W alone."""
+    call = call_with_form(n, m, columns)
+    form = call.form
+    backend, config = dispatch.BACKENDS[routes.backend_of_name(name)], CONFIGS[name]
+    wide = call._replace(sources=[x.double() for x in call.sources], targets=[x.double() for x in call.targets])
+    truth, result = reference_backend.run(wide), backend.run(call, config)
+    assert result.loss.item() == pytest.approx(truth.loss.item(), abs=5e-6)
+    assert relative(result.rows, truth.rows) < 5e-6
+    for gradient, expected in zip(result.gradients, truth.gradients, strict=True):
+        assert relative(gradient, expected) < 1e-5
+    alone = call._replace(form=form._replace(a=None), needs_grad=[False] * 4)
+    assert relative(backend.run(alone, config).rows, truth.rows) < 5e-6
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -143,6 +167,53 @@ def test_rows_inside_a_larger_tensor_give_the_same_bits_and_nothing_beside_them_
     expected = run(sources, targets, backend=backend, precision="ieee")
     results = run(inside_nan(sources), inside_nan(targets), backend=backend, precision="ieee")
     assert same_bits(results, expected)
+
+
+def sample_weights(sources, targets, **options):
+    weights = [1.0 + torch.arange(len(side[0]), device=DEVICE) % 7 for side in (sources, targets)]
+    weighted = {"source_weights": weights[0], "target_weights": weights[1]}
+    return fastmmd.jmmd(sources, targets, JAN, **weighted, **options)
+
+
+def groups(sources, targets, **options):
+    pooled = [torch.cat([source, target]) for source, target in zip(sources, targets, strict=True)]
+    pairs = fastmmd.pairwise_mmd(pooled, torch.arange(len(pooled[0]), device=DEVICE) % 6, JAN, **options)
+    return pairs.loss + 0 * pairs.values.sum()
+
+
+def local(sources, targets, **options):
+    labels = torch.arange(len(sources[0]), device=DEVICE) % 8
+    return fastmmd.lmmd(sources, targets, labels, targets[1].detach(), JAN, **options)
+
+
+def forms_of_40_columns(sources, targets, **options):
+    n, m = len(sources[0]), len(targets[0])
+    pooled = [torch.cat([source, target]) for source, target in zip(sources, targets, strict=True)]
+    row, column = torch.arange(n + m, device=DEVICE)[:, None], torch.arange(40, device=DEVICE)
+    w = torch.where((row * (column + 3)) % 5 < 2, 1 / n, -1 / m).to(pooled[0].dtype)
+    return fastmmd.kernel_forms(pooled, JAN, w, **options).mean()
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("loss", [sample_weights, groups, local, forms_of_40_columns])
+@pytest.mark.parametrize("route", TYPICAL)
+def test_weights_of_pairs_are_right(backend, loss, route):
+    """At the sizes that send a plain call to each route; the truth is backend "torch" in fp64."""
+    n, m, dims, precision = TYPICAL[route]
+    sources, targets = inputs(n, m, (dims[0], 8))
+    wide = [[x.detach().double().requires_grad_() for x in side] for side in (sources, targets)]
+    expected = loss(*wide, backend="torch")
+    expected_gradients = torch.autograd.grad(expected, [*wide[0], *wide[1]])
+    try:
+        value = loss(sources, targets, backend=backend, precision=precision)
+    except ValueError as error:
+        pytest.skip(str(error))
+    tolerance = 2e-2 if precision == "bf16" else 5e-6
+    assert value.item() == pytest.approx(expected.item(), abs=0.2 * tolerance)
+    gradients = torch.autograd.grad(value, [*sources, *targets])
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        assert relative(gradient, expected_gradient) < tolerance
 
 
 def inside_nan(tensors):

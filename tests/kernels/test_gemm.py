@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fastmmd.backends import panels
 from fastmmd.backends.layout import matched
+from fastmmd.call import Form
 from tests import machine_code
 from tests.device_modes import recorded_products
 from tests.helpers import JAN, call_of
@@ -52,6 +53,51 @@ def test_every_tf32_product_is_contiguous_along_the_summed_dimension():
         assert (product.a.stride(1), product.b.stride(0)) == (1, 1)
 
 
+def products_of_form(format, columns, *, a=True, needs_rows=True):
+    """Those whose operands or output have a side of `columns`, or neither features nor ones."""
+    config = replace(CONFIG, workspace_bytes=8 * 2 * 256 * 256)
+    with recorded_products() as products, recording() as launches:
+        inputs = [torch.empty(ROWS, d, device="cuda") for d in DIMS]
+        matrix = torch.empty(columns, dtype=torch.float64, device="cuda") if a else None
+        form = Form(torch.empty(2 * ROWS, columns, device="cuda"), matrix, needs_rows)
+        needs_grad = [a] * (2 * len(DIMS))
+        gemm.run(matched(call_of(inputs, inputs, JAN, form=form, needs_grad=needs_grad)), format, config)
+    passes = [launch for launch in launches if launch.kernel is gemm.inner_products_to_coefficients]
+    return [p for p in products if columns in (*p.a.shape, *p.b.shape)], passes
+
+
+@pytest.mark.parametrize("format", ["ieee", "tf32", "bf16"])
+@pytest.mark.parametrize(
+    ("columns", "a", "needs_rows", "per_pair", "per_panel"),
+    [
+        (2, True, False, 0, 0),  # the pass makes the weights of pairs
+        (6, True, True, 0, 1),
+        (31, True, False, 1, 0),
+        (31, True, True, 1, 1),
+        (100, False, True, 0, 1),  # no weights of pairs, K W alone
+    ],
+)
+def test_weights_are_multiplied_in_full_precision(format, columns, a, needs_rows, per_pair, per_panel):
+    """By one product for each pair of panels, and one for K W of each of its panels."""
+    products, passes = products_of_form(format, columns, a=a, needs_rows=needs_rows)
+    panels = round((2 * len(passes) + 0.25) ** 0.5 - 0.5)
+    assert panels > 1
+    assert len(products) == per_pair * len(passes) + per_panel * panels**2
+    for product in products:
+        assert product.precision == "ieee"
+        assert {x.dtype for x in (product.a, product.b, product.out)} == {torch.float32}
+
+
+def test_the_pass_of_rows_alone_makes_neither_sums_nor_coefficients():
+    _, passes = products_of_form("bf16", 100, a=False)
+    for launch in passes:
+        names = launch.kernel.arg_names
+        arguments = dict(zip(names, launch.args, strict=False))
+        assert arguments["partial_sums_ptr"] is None
+        assert set(arguments["coefficients_ptrs"]) == {None}
+        assert arguments["kernel_ptr"] is not None
+
+
 @pytest.mark.parametrize("format", ["ieee", "tf32", "bf16"])
 def test_matrices_are_aligned_to_16_bytes(format):
     """So that the library and the pass move 16 bytes at a time."""
@@ -68,11 +114,16 @@ def test_matrices_are_aligned_to_16_bytes(format):
     layers=st.integers(1, 8),
     format=st.sampled_from(["ieee", "tf32", "bf16"]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
+    with_form=st.booleans(),
 )
-def test_the_workspace_stays_in_its_bytes(total, layers, format, dtype):
+def test_the_workspace_stays_in_its_bytes(total, layers, format, dtype, with_form):
     """Except for a single tile of pairs."""
     format = "ieee" if dtype == torch.float64 else format
-    workspace = panels.make_workspace(total, layers, format, dtype, torch.device("meta"), CONFIG.workspace_bytes)
+    bytes_limit = CONFIG.workspace_bytes
+    workspace = panels.make_workspace(
+        total, layers, format, dtype, torch.device("meta"), bytes_limit, with_form=with_form
+    )
+    assert (workspace.of_form is not None) == with_form
     buffers = {id(buffer): buffer.nbytes for buffer in workspace[1:] if buffer is not None}
     assert workspace.side % 64 == 0
     assert sum(buffers.values()) <= CONFIG.workspace_bytes or workspace.side == 64

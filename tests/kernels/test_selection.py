@@ -25,9 +25,10 @@ CUDA = torch.device("cuda")
     dtype=st.sampled_from([torch.float32, torch.float64]),
     n=st.integers(2, 1 << 20),
     dims=st.lists(st.integers(1, 100_000), min_size=1, max_size=MAX_LAYERS).map(tuple),
+    columns=st.integers(0, 1000),
 )
-def test_every_problem_has_a_rule(gpu, precision, dtype, n, dims):
-    rule = launch_rules.choose(*gpu, n, dims, launch_rules.product_format(gpu[0], precision, dtype))
+def test_every_problem_has_a_rule(gpu, precision, dtype, n, dims, columns):
+    rule = launch_rules.choose(*gpu, n, dims, launch_rules.product_format(gpu[0], precision, dtype), columns)
     assert type(rule.config) in launch_rules.ROUTES
     assert rule.reason
 
@@ -50,6 +51,23 @@ def test_every_problem_has_a_rule(gpu, precision, dtype, n, dims):
 def test_each_problem_takes_its_route(n, dims, format, route):
     for capability in (8, 9, 10, 12):
         assert isinstance(launch_rules.choose("nvidia", capability, n, dims, format).config, route.Config)
+
+
+@pytest.mark.parametrize(
+    ("n", "format", "columns", "route"),
+    [
+        (72, "ieee", 2, gemm),  # small takes plain calls alone
+        (257, "bf16", 2, gemm),
+        (8192, "bf16", 2, fused),
+        (8192, "tf32", 16, fused),
+        (8192, "bf16", 31, gemm),
+        (8192, "ieee", 2, gemm),
+    ],
+)
+def test_each_form_takes_its_route(n, format, columns, route):
+    for capability in (8, 9, 10, 12):
+        rule = launch_rules.choose("nvidia", capability, n, (256, 8), format, columns)
+        assert isinstance(rule.config, route.Config)
 
 
 def test_tiles_of_the_fused_route_fit_the_generation():

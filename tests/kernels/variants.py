@@ -9,7 +9,7 @@ import torch
 
 from fastmmd import Gaussian
 from fastmmd.backends.layout import matched
-from fastmmd.call import Call
+from fastmmd.call import Call, Form
 from fastmmd.kernels import launch_rules
 from fastmmd.kernels.launch import Launch, recording
 from fastmmd.problem import Objective
@@ -24,6 +24,8 @@ class Variant(NamedTuple):
     needs_grad: source, target.
     given: whether bandwidths are given, as for a median.
     padding: elements between rows.
+    columns: of a form; 0 for a plain call.
+    needs_rows: whether K W is wanted; without gradients alone.
     """
 
     name: str
@@ -34,11 +36,14 @@ class Variant(NamedTuple):
     needs_grad: tuple[bool, bool] = (True, True)
     given: bool = False
     padding: int = 0
+    columns: int = 0
+    needs_rows: bool = False
 
     def launches(self, vendor: str, capability: int | None) -> list[Launch]:
         call = self.call()
         format = launch_rules.product_format(vendor, self.precision, call.dtype)
-        config = launch_rules.choose(vendor, capability, call.problem.n, call.dims, format).config
+        rule = launch_rules.choose(vendor, capability, call.problem.n, call.dims, format, call.form_columns)
+        config = rule.config
         with recording() as launches:
             launch_rules.ROUTES[type(config)](matched(call), format, config)
         return launches
@@ -47,7 +52,8 @@ class Variant(NamedTuple):
         layers = len(self.dims)
         dtypes = [self.dtypes[min(l, len(self.dtypes) - 1)] for l in range(layers)]
         kernels = tuple([(SOFTMAX if d < 64 else FEATURES).static for d in self.dims])
-        objective = Objective(kernels, joint=1.0, marginal=(0.3,) * layers, estimator="biased")
+        form = self.form()
+        objective = Objective(kernels, 1.0, (0.3,) * layers, "biased", form is not None)
         inputs = [
             torch.zeros((self.n, d + self.padding), dtype=dtype)[:, :d]
             for d, dtype in zip(self.dims, dtypes, strict=True)
@@ -58,7 +64,15 @@ class Variant(NamedTuple):
             targets=inputs,
             bandwidths=torch.ones(layers, dtype=torch.float64) if self.given else None,
             needs_grad=[needed for needed in self.needs_grad for _ in self.dims],
+            form=form,
         )
+
+    def form(self) -> Form | None:
+        if not self.columns:
+            return None
+        w = torch.zeros(2 * self.n, self.columns, dtype=self.dtypes[0])
+        rows_alone = self.needs_rows and not any(self.needs_grad)
+        return Form(w, None if rows_alone else torch.eye(self.columns, dtype=torch.float64), self.needs_rows)
 
 
 # Shapes that people train with (bench/cases.py), and the edges of each launch rule.
@@ -88,6 +102,27 @@ VARIANTS = (
     Variant("JMMD (2048, 8), many rows, bf16", (2048, 8), n=1024, precision="bf16"),
     Variant("JMMD (256, 8), many rows, fp64", (256, 8), n=256, dtypes=(torch.float64,)),
     Variant("JMMD of 8 layers, many rows", (64,) * 8, n=256),
+    # Forms: sample weights, groups with the values of their pairs, classes of the local MMD, `kernel_forms` forward.
+    Variant("JMMD (256, 8), many rows, bf16, sample weights", (256, 8), n=2048, precision="bf16", columns=1),
+    Variant("JMMD (256, 8), many rows, bf16, unbiased, sample weights", (256, 8), n=2048, precision="bf16", columns=2),
+    Variant("JMMD (256, 8), many rows, tf32, sample weights", (256, 8), n=2048, precision="tf32", columns=1),
+    Variant("JMMD (256, 8), many rows, bf16, 6 groups", (256, 8), n=2048, precision="bf16", columns=6, needs_rows=True),
+    Variant(
+        "JMMD (256, 8), many rows, bf16, 16 forms",
+        (256, 8),
+        n=2048,
+        precision="bf16",
+        needs_grad=(False, False),
+        columns=16,
+        needs_rows=True,
+    ),
+    Variant("JMMD (2048, 8), many rows, sample weights", (2048, 8), n=1024, columns=1),
+    Variant("JMMD (2048, 8), many rows, bf16, sample weights", (2048, 8), n=1024, precision="bf16", columns=1),
+    Variant("JMMD (2048, 8), tf32, 6 groups", (2048, 8), precision="tf32", columns=6, needs_rows=True),
+    Variant("JMMD (2048, 8), 31 classes", (2048, 8), columns=31),
+    Variant("JMMD (2048, 8), 100 forms", (2048, 8), needs_grad=(False, False), columns=100, needs_rows=True),
+    Variant("JMMD (256, 8), fp64, sample weights", (256, 8), dtypes=(torch.float64,), columns=1),
+    Variant("JMMD of 8 layers, many rows, sample weights", (64,) * 8, n=256, columns=1),
 )
 
 

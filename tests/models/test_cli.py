@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 
 import pytest
@@ -24,7 +25,7 @@ def digits(subcommand, method, output, *args):
     main([subcommand, "--config=digits.yaml", f"--config={method}.yaml", f"--output={output}", *SILENT, *args])
 
 
-@pytest.mark.parametrize("method", ["source_only", "statistics", "target_only", "dan", "jan", "both"])
+@pytest.mark.parametrize("method", ["source_only", "statistics", "target_only", "dan", "jan", "both", "dsan"])
 def test_every_method_runs(tmp_path, method):
     digits("fit", method, tmp_path, "--trainer.fast_dev_run=2")
 
@@ -88,6 +89,31 @@ def test_checkpoints_without_newer_settings_resume(tmp_path):
     digits("test", "jan", tmp_path)
     digits("fit", "jan", tmp_path, *SHORT, "--ckpt_path=last", "--trainer.max_epochs=3")
     assert torch.load(last, weights_only=True)["global_step"] == 12
+
+
+def test_dsan_from_its_configuration(tmp_path, monkeypatch):
+    """Its weight grows from step to step, also behind a recipe without a ramp; a run of it can be resumed."""
+    weights, objective = [], TransferTask.objective
+
+    def weighted(task, batch, weight=1.0, trace=False):
+        weights.append(weight)
+        return objective(task, batch, weight, trace)
+
+    monkeypatch.setattr(TransferTask, "objective", weighted)
+    config = ["--config=digits.yaml", "--model.ramp=false", "--config=dsan.yaml", f"--output={tmp_path}", *SILENT]
+    main(["fit", *config, *SHORT])
+    assert weights == pytest.approx([2 / (1 + math.exp(-10 * step / 8)) - 1 for step in range(8)], abs=1e-12)
+    with open(tmp_path / "logs" / "version_0" / "metrics.csv", newline="") as file:
+        columns = next(csv.reader(file))
+    terms = ("transfer_loss", "local_jmmd", "local_mmd_features", "bandwidth_features", "transfer_gradient")
+    assert {f"train/{term}" for term in terms} <= set(columns)
+    main(["test", *config])
+    main(["fit", *config, *SHORT, "--trainer.max_epochs=3", "--ckpt_path=last"])
+    assert weights[8:] == pytest.approx([2 / (1 + math.exp(-10 * step / 12)) - 1 for step in range(8, 12)], abs=1e-12)
+    with pytest.raises(
+        ValueError, match=r"model.transfer.class_path \('fastmmd.LMMDLoss', now 'fastmmd.TransferLoss'\)"
+    ):
+        digits("fit", "jan", tmp_path, *SHORT, "--ckpt_path=last")
 
 
 @pytest.mark.parametrize(

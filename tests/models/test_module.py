@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, softmax
+from torch.nn.functional import cross_entropy, one_hot, softmax
 
 import fastmmd
 from fastmmd.functional import JAN_KERNELS
@@ -143,6 +143,67 @@ def test_pull_of_the_transfer_term():
     expected = torch.cat(torch.autograd.grad(mmd, images)).norm()
     torch.testing.assert_close(terms["transfer_gradient"], expected)
     assert not any(value.requires_grad for value in terms.values())
+
+
+def dsan(network, **settings):
+    return TransferTask(network, CLASSES, fastmmd.LMMDLoss(), layers=("features",), **settings)
+
+
+def local_mmd_by_hand(source, target, labels, probabilities):
+    """The mean over the classes of both domains, of dense squared MMDs with weights that add up to 1 in each domain."""
+    rows = torch.cat([source, target]).double()
+    squares = (rows[:, None] - rows).square().sum(2)
+    bandwidth = squares.detach().sum() / (len(rows) * (len(rows) - 1))
+    gram = sum(torch.exp(-squares / (factor * bandwidth)) for factor in (0.25, 0.5, 1, 2, 4))
+    values = []
+    for name in set(labels.tolist()) & set(probabilities.argmax(1).tolist()):
+        a, b = (labels == name).double(), probabilities[:, name].detach().double()
+        weights = torch.cat([a / a.sum(), -b / b.sum()])
+        values.append(weights @ gram @ weights)
+    return torch.stack(values).mean().float()
+
+
+@pytest.mark.parametrize("sizes", [(9, 6), (2, 6)])  # the second without a row of the source's third class
+@pytest.mark.parametrize("target_labels", ["used", "ignored"])
+def test_term_of_dsan_compares_class_by_class(sizes, target_labels):
+    """With the target's labels where they are used, else with predictions that count as constants."""
+    batch = make_batch(*sizes)
+    (xs, ys), (xt, yt) = batch.values()
+    predicted = softmax(xt[:, 4:], dim=1)
+    probabilities = one_hot(yt, 3).float() if target_labels == "used" else predicted
+    expected = local_mmd_by_hand(xs[:, :4], xt[:, :4], ys, probabilities)
+    assert expected > 0
+    torch.testing.assert_close(fastmmd.lmmd(xs[:, :4], xt[:, :4], ys, probabilities), expected)
+
+    loss, terms = dsan(Table(), target_labels=target_labels).objective(batch, weight=0.5, trace=True)
+    torch.testing.assert_close(terms["transfer_loss"], 0.5 * expected.detach())
+    torch.testing.assert_close(terms["local_jmmd"], expected.detach())
+    torch.testing.assert_close(terms["local_mmd_features"], expected.detach())
+    assert not {"jmmd", "mmd_features"} & set(terms)
+    assert {"bandwidth_features", "transfer_gradient"} <= set(terms)
+    labelled = cross_entropy(xs[:, 4:], ys) + (cross_entropy(xt[:, 4:], yt) if target_labels == "used" else 0)
+    gradients = [torch.autograd.grad(value, [xs, xt]) for value in (loss, labelled + 0.5 * expected)]
+    torch.testing.assert_close(*gradients)
+    if target_labels == "ignored":
+        assert not gradients[0][1][:, 4:].any()  # nothing through the predictions
+
+
+def test_term_of_dsan_without_a_class_in_both_domains_is_0():
+    batch = make_batch()
+    (xs, _), (xt, _) = batch.values()
+    batch["source"] = xs, torch.zeros(len(xs), dtype=torch.int64)
+    batch["target"] = xt + torch.tensor([0.0] * 4 + [-99.0, 99.0, 0.0]), None
+    loss, terms = dsan(Table()).objective(batch, trace=True)
+    torch.testing.assert_close(loss, cross_entropy(xs[:, 4:], batch["source"][1]))
+    assert terms["transfer_loss"] == terms["transfer_gradient"] == 0
+    gradients = torch.autograd.grad(loss, [xs, xt])
+    assert gradients[0].isfinite().all()
+    assert not gradients[1].any()
+
+
+def test_dsan_needs_source_labels():
+    with pytest.raises(ValueError, match="source_labels: expected 'used' with an LMMDLoss"):
+        dsan(Table(), source_labels="ignored", target_labels="used")
 
 
 LEVELS = ("level1", "level2", "level3", "level4", "softmax")

@@ -43,10 +43,11 @@ class Recorder(Callback):
         self.seen[trainer.global_step] = [batch["source"][0], batch["target"][0], torch.tensor(rates)]
 
 
-def train(folder, blobs, stop=None, dropout_seed=1, workers=0, accumulate=1):
+def train(folder, blobs, stop=None, dropout_seed=1, workers=0, accumulate=1, **settings):
     """20 batches in 4 epochs, with dropout and random augmentation; a checkpoint every 3 steps."""
     torch.manual_seed(0)
-    task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, fastmmd.TransferLoss(), ramp=True)
+    settings = {"transfer": fastmmd.TransferLoss(), "ramp": True, **settings}
+    task = TransferTask(TransferNet(Trunk(), 3, width=6), CLASSES, **settings)
     data = blobs(train_transform=v2.GaussianNoise(), workers=workers)
     recorder = Recorder(stop)
     checkpoint = ModelCheckpoint(folder, every_n_train_steps=3, save_last=True)
@@ -77,6 +78,15 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, blobs, stop, workers):
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
     momenta = (trainer.optimizers[0].state_dict()["state"] for trainer in (resumed_trainer, whole_trainer))
     torch.testing.assert_close(*momenta, rtol=0, atol=0)
+
+
+def test_resumed_run_of_dsan_equals_uninterrupted_run(tmp_path, blobs):
+    settings = {"transfer": fastmmd.LMMDLoss(), "layers": ("features",)}
+    whole, *_ = train(tmp_path / "whole", blobs, **settings)
+    train(tmp_path / "parts", blobs, stop=13, **settings)
+    resumed, _, seen = train(tmp_path / "parts", blobs, dropout_seed=2, **settings)
+    assert list(seen) == list(range(12, 20))
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
 def test_resumed_run_with_accumulated_gradients(tmp_path, blobs):

@@ -21,25 +21,25 @@ __all__ = ["by_differences", "run", "supports", "unavailable"]
 
 def supports(call: Call) -> str | None:
     assert extension.module is not None
-    if call.form:
-        return "weights of pairs are not in its kernels yet"
     most = extension.module.CUDA_MAX_GAUSSIANS
     if call.problem.gaussians > most:
         return f"kernels: it takes at most {most} Gaussians in all layers together, got {call.problem.gaussians}"
     if call.problem.n > extension.module.CUDA_MAX_ROWS:
         return f"sources, targets: it takes at most {extension.module.CUDA_MAX_ROWS} rows, got {call.problem.n}"
+    if call.form is not None and call.problem.n > launch_rules.SMALL_ROWS:
+        return f"weights of pairs: it takes them with at most {launch_rules.SMALL_ROWS} rows, got {call.problem.n}"
     return None
 
 
 def run(call: Call, config: launch_rules.Config | None = None) -> Result:
     device = call.device
     format = launch_rules.product_format(_precision(call), call)
-    if config is None:
-        memory = architecture.shared_memory(device)
-        config = launch_rules.choose(call.problem.n, call.dims, format, memory).config
+    config = config or _chosen(call, format)
     with current_device(device):
         if isinstance(config, small.Config):
             return small.run(call, config)
+        if call.form is not None:
+            raise ValueError(f"config: a call with weights of pairs takes small.Config, got {config}")
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             if isinstance(config, fused.Config):
                 return fused.run(call, format, config)
@@ -48,8 +48,14 @@ def run(call: Call, config: launch_rules.Config | None = None) -> Result:
 
 def by_differences(call: Call) -> bool:
     """Whether the route that takes a call adds up squared differences, so that no common centre matters."""
-    memory = architecture.shared_memory(call.device)
-    return isinstance(launch_rules.choose(call.problem.n, call.dims, "ieee", memory).config, small.Config)
+    return isinstance(_chosen(call, "ieee"), small.Config)
+
+
+def _chosen(call: Call, format: str) -> launch_rules.Config:
+    """The config that the launch rules have for a call that is supported."""
+    if call.form is not None:
+        return launch_rules.choose_for_form(call.dims).config
+    return launch_rules.choose(call.problem.n, call.dims, format, architecture.shared_memory(call.device)).config
 
 
 def _precision(call: Call) -> str:

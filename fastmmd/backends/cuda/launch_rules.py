@@ -75,3 +75,12 @@ def choose(n: int, dims: Sequence[int], format: str, shared_memory: int) -> Rule
         if rule.fits(rows=n, dims=dims, width=width, format=format)
         and (not isinstance(rule.config, fused.Config) or fused.fits(dims, format, rule.config, shared_memory))
     )
+
+
+@lru_cache(maxsize=256)
+def choose_for_form(dims: Sequence[int]) -> Rule[Config]:
+    """The rule for a call with weights of pairs, up to `SMALL_ROWS` rows: route small alone takes them, in any format.
+    Wider layers than its rules are for take the last of these."""
+    width = sum(fused.padded_widths(dims))
+    rules = [rule for rule in RULES if isinstance(rule.config, small.Config)]
+    return next((rule for rule in rules if rule.max_width is None or width <= rule.max_width), rules[-1])

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from fastmmd import extension
+from fastmmd.backends.cuda.buffers import DTYPE_NAMES, allocate
 from fastmmd.backends.cuda.stream import current
-from fastmmd.backends.layout import empty_gradients, matched
+from fastmmd.backends.layout import matched
 from fastmmd.call import Call, Result
-
-DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32", torch.float64: "f64"}
 
 
 class Packed(NamedTuple):
@@ -68,21 +67,10 @@ def pack(
     problem, queue = extension.make_problem(call.problem, call.dims), current(device)
     norms = torch.empty(layers, len(rows[0]), dtype=dtype, device=device)
     bandwidths = torch.empty(2, layers, dtype=torch.float64, device=device)
-    workspace = torch.empty(module.cuda_pack_workspace_bytes(problem, float64), dtype=torch.uint8, device=device)
-    loss = torch.empty((), dtype=dtype, device=device)
-    statistics = torch.empty(1 + 2 * layers, dtype=dtype, device=device)
-    gradients = empty_gradients(call.inputs, call.needs_grad, dtype)
-    buffers = extension.make_buffers(
-        inputs=call.inputs,
-        gradients=gradients,
-        bandwidths=call.bandwidths,
-        loss=loss,
-        statistics=statistics,
-        workspace=workspace,
-    )
+    allocated = allocate(call, module.cuda_pack_workspace_bytes(problem, float64))
     module.cuda_pack(
         problem,
-        buffers,
+        allocated.buffers,
         [DTYPE_NAMES[x.dtype] for x in call.sources],
         float64,
         format,
@@ -98,7 +86,7 @@ def pack(
         ),
         queue,
     )
-    return Packed(rows, norms, bandwidths, format, problem, buffers, queue, Result(loss, statistics, gradients))
+    return Packed(rows, norms, bandwidths, format, problem, allocated.buffers, queue, allocated.result)
 
 
 def finish(packed: Packed, sums: Tensor, weighted: Sequence[Tensor | None], *, ones: bool = False) -> Result:

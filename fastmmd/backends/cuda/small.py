@@ -1,5 +1,5 @@
 """Route "small": everything in two launches, for training sizes (csrc/cuda/small.cu). Always fp32, or fp64: at these
-sizes fp32 arithmetic costs less than the launches."""
+sizes fp32 arithmetic costs less than the launches. It alone takes weights of pairs (`fastmmd.call.Form`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 from fastmmd import extension
 from fastmmd.backends.cuda import architecture
-from fastmmd.backends.cuda.packed import DTYPE_NAMES
+from fastmmd.backends.cuda.buffers import DTYPE_NAMES, allocate
 from fastmmd.backends.cuda.stream import current
-from fastmmd.backends.layout import empty_gradients, matched
+from fastmmd.backends.layout import matched
 from fastmmd.call import Call, Result
 from fastmmd.problem import Problem
 
@@ -33,40 +33,34 @@ class Config:
 
 def run(call: Call, config: Config) -> Result:
     call = matched(call)
-    dtype, device = call.dtype, call.device
-    f64 = dtype == torch.float64
-    gradients = empty_gradients(call.inputs, call.needs_grad, dtype)
-    loss = torch.empty((), dtype=dtype, device=device)
-    statistics = torch.empty(1 + 2 * len(call.sources), dtype=dtype, device=device)
+    f64 = call.dtype == torch.float64
     problem, launch, workspace_bytes = _prepared(
-        call.problem, call.dims, f64, config, config.overlap and architecture.overlaps_launches(device)
+        call.problem,
+        call.dims,
+        call.form_columns,
+        f64,
+        config,
+        config.overlap and architecture.overlaps_launches(call.device),
     )
-    workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=device)
+    allocated = allocate(call, workspace_bytes)
     module: Any = extension.module
     module.cuda_small(
         problem,
-        extension.make_buffers(
-            inputs=call.inputs,
-            gradients=gradients,
-            bandwidths=call.bandwidths,
-            loss=loss,
-            statistics=statistics,
-            workspace=workspace,
-        ),
+        allocated.buffers,
         [DTYPE_NAMES[x.dtype] for x in call.sources],
         f64,
         launch,
-        current(device),
+        current(call.device),
     )
-    return Result(loss, statistics, gradients)
+    return allocated.result
 
 
 @lru_cache(maxsize=256)
 def _prepared(
-    problem: Problem, dims: tuple[int, ...], f64: bool, config: Config, overlap: bool
+    problem: Problem, dims: tuple[int, ...], form_columns: int, f64: bool, config: Config, overlap: bool
 ) -> tuple[Any, Any, int]:
     """The extension's forms of the problem and of the launch, and the bytes of workspace that they need."""
     module: Any = extension.module
-    prepared = extension.make_problem(problem, dims)
+    prepared = extension.make_problem(problem, dims, form_columns)
     launch = module.CudaSmallLaunch(part_features=config.part_features, chunk=config.chunk, overlap=overlap)
     return prepared, launch, module.cuda_small_workspace_bytes(prepared, f64, launch)

@@ -14,7 +14,18 @@ from fastmmd.backends import cuda
 from fastmmd.backends.cuda import fused, gemm, launch_rules, small
 from fastmmd.backends.cuda.architecture import HOST_SHARED_MEMORY
 from tests.helpers import JAN, layers, relative
-from tests.routes import MIXED, PoisonedMemory, Route, RouteTests, check, exact, route_call
+from tests.routes import (
+    MIXED,
+    FormTests,
+    PoisonedMemory,
+    Route,
+    RouteTests,
+    check,
+    check_form,
+    exact,
+    form_of,
+    route_call,
+)
 
 REPORTS = Path(__file__).parents[2] / "csrc" / "resources"
 
@@ -43,6 +54,7 @@ FUSED = fused_route(thread_blocks=1, stages=1)
 FUSED_SPLIT = fused_route(thread_blocks=9, stages=2, name="fused_split")
 GEMM = Route(name="gemm", backend=cuda, config=gemm.Config(workspace_bytes=4 * 2 * 64 * 64))
 ROUTES = (SMALL_32, SMALL_64, FUSED, FUSED_SPLIT, GEMM)
+ROUTES_OF_FORMS = (SMALL_32, SMALL_64)
 
 each_route = pytest.mark.parametrize("route", ROUTES, ids=[route.name for route in ROUTES])
 
@@ -51,6 +63,27 @@ class TestRoutes(RouteTests):
     @pytest.fixture(params=ROUTES, ids=[route.name for route in ROUTES])
     def route(self, request):
         return request.param
+
+
+class TestForms(FormTests):
+    @pytest.fixture(params=ROUTES_OF_FORMS, ids=[route.name for route in ROUTES_OF_FORMS])
+    def route(self, request):
+        return request.param
+
+    @pytest.mark.parametrize("route", ROUTES_OF_FORMS, ids=[route.name for route in ROUTES_OF_FORMS])
+    @pytest.mark.parametrize("columns", [70, 200])
+    def test_chunks_of_features_share_the_columns(self, route, columns):
+        """Rows alone have a thread block for every 32 of them, gradients no more than they have chunks of features."""
+        call = self.call(40, 33, (20, 150), JAN, form_of(73, columns, a="diagonal"))
+        check_form(route.run(call), call, 1e-12)
+        rows = call._replace(form=call.form._replace(a=None), needs_grad=[False] * 4)
+        check_form(route.run(rows), rows, 1e-12)
+
+    @pytest.mark.parametrize("route", [FUSED, GEMM], ids=["fused", "gemm"])
+    def test_routes_of_many_rows_refuse_them(self, route):
+        call = self.call(40, 33, (20,), JAN[:1], form_of(73, 2), precision="tf32")
+        with pytest.raises(ValueError, match=r"config: a call with weights of pairs takes small.Config, got .*Config"):
+            route.run(call)
 
 
 class TestFormats(PoisonedMemory):

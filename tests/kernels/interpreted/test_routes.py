@@ -8,7 +8,7 @@ from fastmmd.backends import triton
 from fastmmd.kernels import fused, gemm, small
 from fastmmd.kernels.launch import recording
 from tests.helpers import JAN, layers, relative
-from tests.routes import PoisonedMemory, Route, RouteTests, check, exact, route_call
+from tests.routes import FormTests, PoisonedMemory, Route, RouteTests, check, exact, route_call
 
 # Tiles of sizes that are ragged and several at the sizes of the tests.
 SMALL = Route(
@@ -18,17 +18,29 @@ SMALL = Route(
         tile=32, features=32, chunk=64, part_features=64, max_parts=3, warps=8, stages=2, overlap=False
     ),
 )
-FUSED = Route(name="fused", backend=triton, config=fused.Config(tile=64, columns=32, warps=8, stages=2))
+FUSED = Route(
+    name="fused",
+    backend=triton,
+    config=fused.Config(tile=64, columns=32, warps=8, stages=2),
+    max_columns=fused.MOST_COLUMNS,
+)
 GEMM = Route(
     name="gemm",
     backend=triton,
     config=gemm.Config(rows=32, columns=64, warps=4, workspace_bytes=4 * 2 * 64 * 64),
 )
 ROUTES = (SMALL, FUSED, GEMM)
+ROUTES_OF_FORMS = (FUSED, GEMM)  # small takes plain calls alone
 
 
 class TestRoutes(RouteTests):
     @pytest.fixture(params=ROUTES, ids=[route.name for route in ROUTES])
+    def route(self, request):
+        return request.param
+
+
+class TestForms(FormTests):
+    @pytest.fixture(params=ROUTES_OF_FORMS, ids=[route.name for route in ROUTES_OF_FORMS])
     def route(self, request):
         return request.param
 

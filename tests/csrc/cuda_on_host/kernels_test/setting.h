@@ -75,6 +75,26 @@ inline std::vector<Setting> usual_mixtures() {
   return settings;
 }
 
+// Weights of pairs W_i (W A)_j.
+struct Form {
+  size_t columns;
+  std::vector<double> w, wa;   // [N, columns]
+};
+
+// A is diagonal. `rounded(x)`: as the computing dtype can hold it.
+template <typename Rounded>
+Form make_form(const Setting& s, size_t columns, Rounded rounded) {
+  std::mt19937 random(11);
+  std::normal_distribution<double> normal;
+  Form form{columns, {}, {}};
+  for (size_t row = 0; row < s.n(); ++row)
+    for (size_t k = 0; k < columns; ++k) {
+      form.w.push_back(rounded(normal(random) / static_cast<double>(s.n())));
+      form.wa.push_back(rounded(form.w.back() * (k % 3 == 1 ? -0.5 : 1.25)));
+    }
+  return form;
+}
+
 // `rounded(l, x)`: as the layer's dtype or the products' format can hold it. Distances that come from products need
 // centred rows.
 template <typename Rounded>

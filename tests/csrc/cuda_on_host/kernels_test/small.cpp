@@ -1,4 +1,4 @@
-// Route "small": all dtypes, chunks and parts of features, gradients of some layers and sides.
+// Route "small": all dtypes, chunks and parts of features, gradients of some layers and sides, weights of pairs.
 #include <cmath>
 #include <cstdio>
 #include <string>
@@ -20,12 +20,30 @@ struct SmallCase {
   size_t gap;                                      // elements between rows
   bool clamp;
   bool null_bandwidth = false;
+  size_t form_columns = 0;   // 0: no form
+  bool form_loss = true;     // false: its rows alone
+  bool form_rows = false;
 };
 
 void test(const SmallCase& c) {
   const Setting& s = c.setting;
-  const Problem p = make_problem(s, c.clamp);
-  const size_t L = s.dims.size();
+  Problem p = make_problem(s, c.clamp);
+  const size_t L = s.dims.size(), P = c.form_columns;
+  const Dtype out = c.f64 ? Dtype::f64 : Dtype::f32;
+  Form form{};
+  Memory w, wa;
+  if (P > 0) {
+    p.alpha = p.beta = p.gamma = kNaN;   // not read
+    p.diagonal = c.clamp ? 1 : 0;
+    p.form_columns = static_cast<int64_t>(P);
+    form = make_form(s, P, [&](double x) { return rounded(out, x); });
+    w = Memory(s.n() * P * size_of(out));
+    wa = Memory(c.form_loss ? s.n() * P * size_of(out) : 0);
+    for (size_t k = 0; k < s.n() * P; ++k) {
+      put_as(out, w, k, form.w[k]);
+      if (c.form_loss) put_as(out, wa, k, form.wa[k]);
+    }
+  }
   const Matrices z = make_rows(s, false, [&](size_t l, double x) { return rounded(c.dtypes[l], x); });
   const Memory bandwidth(c.null_bandwidth ? 0 : L * 8);
   std::vector<double> given;
@@ -33,15 +51,14 @@ void test(const SmallCase& c) {
     given.push_back(c.null_bandwidth ? 1 : given_bandwidth(s, static_cast<int>(l)));
     if (!c.null_bandwidth && !p.layer[l].follows_mean) put(bandwidth, l, given[l]);   // others are not read
   }
-  const Dense exact = dense(p, z, given);
+  const Dense exact = dense(p, z, given, P > 0 ? &form : nullptr);
 
-  const Dtype out = c.f64 ? Dtype::f64 : Dtype::f32;
   std::vector<Memory> source, target, grad_source, grad_target;
   Buffers io{};
   for (size_t l = 0; l < L; ++l) {
     const size_t d = s.dims[l], stride = d + c.gap, bytes = size_of(c.dtypes[l]);
     source.emplace_back(((s.n_source - 1) * stride + d) * bytes);
-    target.emplace_back(((s.n_target - 1) * stride + d) * bytes);
+    target.emplace_back(s.n_target > 0 ? ((s.n_target - 1) * stride + d) * bytes : 0);
     for (size_t row = 0; row < s.n(); ++row)
       for (size_t k = 0; k < d; ++k)
         if (row < s.n_source)
@@ -53,11 +70,15 @@ void test(const SmallCase& c) {
     io.source_stride[l] = io.target_stride[l] = static_cast<int64_t>(stride);
   }
   io.given_bandwidth = static_cast<const double*>(bandwidth.get());
+  io.w = w.get();
+  io.wa = wa.get();
 
   std::string details = c.f64 ? ", f64" : ", f32";
   details += " from";
   for (const Dtype dtype : c.dtypes) details += std::string(" ") + cuda::kDtypes[static_cast<size_t>(dtype)];
   details += ", chunk " + std::to_string(c.launch.chunk) + ", parts of " + std::to_string(c.launch.part_features);
+  if (P > 0)
+    details += ", form of " + std::to_string(P) + (c.form_loss ? c.form_rows ? " with rows" : "" : ", rows alone");
   char masks[60];
   std::snprintf(masks, sizeof masks, ", gradients 0x%x 0x%x, gap %zu", c.source_needs_grad & 0xff,
                 c.target_needs_grad & 0xff, c.gap);
@@ -73,14 +94,16 @@ void test(const SmallCase& c) {
       io.grad_target[l] = grad_target[l].get();
     }
     const Memory loss(size_of(out)), statistics((1 + 2 * L) * size_of(out));
+    const Memory rows(c.form_rows ? s.n() * P * size_of(out) : 0);
     const Memory workspace(static_cast<size_t>(cuda::small_workspace_bytes(p, c.f64, c.launch)));
     io.loss = loss.get();
     io.statistics = statistics.get();
+    io.kw = rows.get();
     io.workspace = workspace.get();
     const int code = cuda::small(p, io, c.dtypes.data(), c.f64, c.launch, {0, nullptr});
     const auto clamped = [&](double value) { return c.clamp ? std::fmax(value, 0) : value; };
-    check.expect({"loss", 0}, get_as(out, loss, 0), clamped(exact.loss), exact.loss_terms, tolerance);
-    for (size_t t = 0; t <= L; ++t)
+    if (c.form_loss) check.expect({"loss", 0}, get_as(out, loss, 0), clamped(exact.loss), exact.loss_terms, tolerance);
+    for (size_t t = 0; c.form_loss && t <= L; ++t)
       check.expect({"value of term", t}, get_as(out, statistics, t), clamped(exact.value[t]), exact.terms[t],
                    tolerance);
     for (size_t l = 0; l < L; ++l) {
@@ -97,8 +120,39 @@ void test(const SmallCase& c) {
         }
       }
     }
+    for (size_t row = 0; c.form_rows && row < s.n(); ++row)
+      for (size_t k = 0; k < P; ++k)
+        check.expect({"row of K W", 0, row, k}, get_as(out, rows, row * P + k), exact.rows[row * P + k],
+                     exact.row_terms[row * P + k], tolerance);
     return code;
   });
+}
+
+// One to eight layers, targets or none; columns of W that take a part of a warp, several warps and several chunks.
+void test_forms() {
+  const std::vector<Setting> settings = {
+      {31, 34, {33, 7}, true},  {1, 1, {1}},    {70, 0, {130}},
+      {33, 0, {9, 3, 5}, true}, {40, 57, {65}}, {20, 13, {5, 7, 2, 3, 1, 4, 6, 8}},
+  };
+  constexpr size_t kColumns[] = {1, 2, 6, 33, 70};
+  size_t number = 0;
+  for (const Setting& s : settings)
+    for (const size_t columns : kColumns) {
+      const size_t k = number++;
+      if (only_sample && (!s.sample || columns > 33)) continue;
+      const bool f64 = k % 2 == 0;
+      SmallCase c{s, {}, f64, {k % 3 == 0 ? 32 : 256, k % 4 < 2 ? 32 : 64, k % 2 == 0}, kAll, kAll, k % 3, k % 3 == 1};
+      for (size_t l = 0; l < s.dims.size(); ++l) c.dtypes.push_back(static_cast<Dtype>((k + l) % (f64 ? 4 : 3)));
+      c.form_columns = columns;
+      c.form_rows = k % 4 != 3;
+      test(c);
+      c.source_needs_grad = c.target_needs_grad = 0;
+      c.form_rows = k % 4 == 3;
+      test(c);
+      c.form_loss = false;
+      c.form_rows = true;
+      test(c);
+    }
 }
 
 }   // namespace
@@ -139,6 +193,7 @@ void test_small() {
   // Bandwidths that nobody gave are 1.
   const Setting s{10, 9, {2, 3, 1, 2}};
   test({s, {Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::f32}, false, {64, 32, true}, kAll, kAll, 0, false, true});
+  test_forms();
 }
 
 }   // namespace kernels_test
