@@ -31,9 +31,17 @@ def resolve_bandwidths(case: Case, layers: Sequence[Tensor]) -> list[float]:
     """
     kernels = [kernel.static for kernel in case.kernels]
     return [
-        2 * case.copies * z.square().sum().item() / (case.n - 1) if kernel.rule == "mean" else kernel.number
+        _mean_distance(case, z) if kernel.rule == "mean" else kernel.number
         for z, kernel in zip(layers, kernels, strict=True)
     ]
+
+
+def _mean_distance(case: Case, z: Tensor) -> float:
+    if len(z) == case.n:
+        return 2 * z.square().sum().item() / (case.n - 1)
+    counts = torch.cat([z.new_full((n // copies,), copies) for n, copies in case.sides])
+    z = z - counts @ z / case.n
+    return 2 * (counts @ z.square().sum(1)).item() / (case.n - 1)
 
 
 def discrepancy(

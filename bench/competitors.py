@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bench import blocked, keops, restated
 from bench.calls import call_of
-from bench.cases import Case, Loss, pooled
+from bench.cases import MANY_ROWS, Case, Loss, pooled
 from bench.forms import Classes, Groups, Samples
 from bench.gate import UNWEIGHTED
 from bench.restated import OTHER_LOSS
@@ -343,7 +343,7 @@ def _gram_bytes(case: Case) -> float:
 
 def _blocked(case: Case) -> Loss:
     """The gradient is computed with the loss, where one is wanted; backward only scales it."""
-    case = replace(case, copies=1)  # no profit from knowing that rows occur repeatedly
+    case = replace(case, copies=1, target_copies=None)  # no profit from knowing that rows occur repeatedly
 
     def loss(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
         differentiate = torch.is_grad_enabled()
@@ -361,7 +361,7 @@ def _blocked(case: Case) -> Loss:
 
 
 def _many_rows(case: Case, device: torch.device) -> str | None:
-    return "takes minutes" if device.type == "cpu" and case.n > 65536 else None
+    return "takes minutes" if device.type == "cpu" and case.n > MANY_ROWS else None
 
 
 def _compiled(case: Case) -> Loss:

@@ -95,10 +95,10 @@ def reference(
 
     Only distinct rows are visited; each copy of a row has its share of the gradient.
     """
-    if case.copies > 1 and estimator != "biased":
+    distinct = case.distinct
+    if distinct.n < case.n and estimator != "biased":
         raise ValueError("copies of a row change every statistic but the biased one")
-    order_s, order_t = (case.order(n).to(sources[0].device) for n in (case.n_source, case.n_target))
-    distinct = replace(case, n_source=case.n_source // case.copies, n_target=case.n_target // case.copies, copies=1)
+    order_s, order_t = (order.to(sources[0].device) for order in case.orders)
     layers = blocked.centred(
         [source[_one_of_each(order_s)].double() for source in sources],
         [target[_one_of_each(order_t)].double() for target in targets],
@@ -106,8 +106,9 @@ def reference(
     bandwidths = blocked.resolve_bandwidths(case, layers)
     total, gradients = blocked.discrepancy(distinct, [z.to(dtype) for z in layers], bandwidths, estimator)
     n = distinct.n_source
-    gradients = [g / case.copies for g in gradients]
-    return total, [g[:n][order_s] for g in gradients] + [g[n:][order_t] for g in gradients[: len(targets)]]
+    (_, copies_s), (_, copies_t) = case.sides
+    of_sources = [g[:n][order_s] / copies_s for g in gradients]
+    return total, of_sources + [g[n:][order_t] / copies_t for g in gradients[: len(targets)]]
 
 
 def _one_of_each(order: Tensor) -> Tensor:

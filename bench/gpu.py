@@ -48,7 +48,7 @@ STAGES = (
     Stage("build", "installs this checkout, with CUDA kernels for this GPU alone", 80, _module("install")),
     Stage(
         "values",
-        "loss and gradients of every route, format and dtype against fp64",
+        "loss and gradients of every route, format and dtype, with forms too, against fp64",
         85,
         _module("values", "--processes", "15", "--out", "{out}/values.jsonl"),
         step="values",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cases import Case
+from bench.cases import MANY_ROWS, Case
 from fastmmd import Gaussian
 from fastmmd.bandwidth import mean_distance
 
@@ -27,6 +27,8 @@ def refuses(case: Case, device: torch.device) -> str | None:
         return "has no such loss here"
     if case.precision != "ieee":
         return "computes in fp32 only"
+    if device.type == "cpu" and case.n > MANY_ROWS:
+        return "takes minutes"
     return f"made for narrow layers (here: up to {WIDEST})" if max(case.dims) > WIDEST else None
 
 

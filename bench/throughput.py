@@ -1,6 +1,6 @@
 """Measures fastmmd beside naive, dense, blocked and compiled PyTorch and the peers that are installed.
 
-    python bench/throughput.py                  all cases, about fifteen minutes on two cores
+    python bench/throughput.py                  all cases, about half an hour on two cores
     python bench/throughput.py --quick          a few small ones, under a minute
     python bench/throughput.py --device cuda    with those for a GPU; bench/gpu.py does more, in a fixed time
     python bench/throughput.py --out bench/results/cpu.json     the published results

@@ -37,10 +37,8 @@ class PackedForm(NamedTuple):
 
 @triton.jit(do_not_specialize=["columns", "n_source", "n_target", "source_tiles"])
 def pack_weights(
-    w_ptr,  # [n_source + n_target, columns], floating-point
+    w_ptr,  # [n_source + n_target, columns] DTYPE
     wa_ptr,  # likewise, or None
-    w_strides,  # elements between rows, between columns
-    wa_strides,
     numbers,
     packed_w_ptr,  # [columns, padded rows] DTYPE
     packed_wa_ptr,  # likewise, or None
@@ -59,7 +57,7 @@ def pack_weights(
     is_source = tile < source_tiles
     domain_row = tl.where(is_source, tile, tile - source_tiles) * ROWS + tl.arange(0, ROWS)
     in_rows = domain_row < tl.where(is_source, n_source, n_target)
-    row = (domain_row + tl.where(is_source, 0, n_source)).to(tl.int64)[:, None]
+    first_element = (domain_row + tl.where(is_source, 0, n_source)).to(tl.int64)[:, None] * columns
     packed_row = (tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     padded_rows = tl.num_programs(0) * ROWS
     b_trace = tl.zeros((ROWS, COLUMNS), tl.float64)
@@ -68,11 +66,10 @@ def pack_weights(
         mask = in_rows[:, None] & (column < columns)
         inside = (column < columns) & (packed_row >= 0)
         packed = column * padded_rows + packed_row
-        b_w = tl.load(w_ptr + row * w_strides[0] + column * w_strides[1], mask=mask, other=0.0).to(DTYPE)
+        b_w = tl.load(w_ptr + first_element + column, mask=mask, other=0.0)
         tl.store(packed_w_ptr + packed, b_w, mask=inside)
         if wa_ptr is not None:
-            p_wa = wa_ptr + row * wa_strides[0] + column * wa_strides[1]
-            b_wa = tl.load(p_wa, mask=mask, other=0.0).to(DTYPE)
+            b_wa = tl.load(wa_ptr + first_element + column, mask=mask, other=0.0)
             tl.store(packed_wa_ptr + packed, b_wa, mask=inside)
             b_trace += b_w.to(tl.float64) * b_wa.to(tl.float64)
     if wa_ptr is not None:
@@ -88,8 +85,8 @@ def pack_form(call: Call, plan: Plan, packed: Packed) -> PackedForm | None:
         return None
     problem, device, dtype = call.problem, call.device, call.dtype
     with torch.no_grad():
-        w = call.form.w.to(dtype).resolve_neg()
-        wa = None if call.form.a is None else call.form.times_a(w)
+        w = call.form.w.to(dtype).resolve_neg().contiguous()
+        wa = None if call.form.a is None else call.form.times_a(w).contiguous()
     total, columns = len(packed.rows[0]), w.shape[1]
     form = PackedForm(
         w=torch.empty((columns, total), dtype=dtype, device=device),
@@ -102,8 +99,6 @@ def pack_form(call: Call, plan: Plan, packed: Packed) -> PackedForm | None:
         (total // ROWS,),
         w,
         wa,
-        w.stride(),
-        (0, 0) if wa is None else wa.stride(),
         plan.numbers,
         form.w,
         form.wa,

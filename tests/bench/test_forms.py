@@ -166,8 +166,8 @@ def test_of_very_many_rows_ours_alone_is_measured():
 
 def test_rows_of_a_case_without_copies_stay_in_order():
     """Labels, groups and weights belong to them."""
-    assert torch.equal(MEAN.order(15), torch.arange(15))
-    assert len(replace(SAMPLES, copies=4).order(12).unique()) == 3
+    assert torch.equal(MEAN.orders[0], torch.arange(15))
+    assert len(replace(SAMPLES, copies=4).orders[0].unique()) == 3
 
 
 def test_a_product_of_rows_in_groups_is_of_all_rows(monkeypatch):

@@ -35,12 +35,13 @@ def test_reference_equals_fastmmds(estimator, monkeypatch):
     torch.testing.assert_close(gradients, list(of_inputs), rtol=1e-9, atol=1e-13)
 
 
-def test_reference_of_copies_equals_that_of_all_rows():
-    case = replace(SMALL, n_source=24, n_target=16, copies=4)
+@pytest.mark.parametrize(("copies", "target_copies", "distinct"), [(4, None, 4), (4, 8, 2), (1, 8, 2)])
+def test_reference_of_copies_equals_that_of_all_rows(copies, target_copies, distinct):
+    case = replace(SMALL, n_source=24, n_target=16, copies=copies, target_copies=target_copies)
     sources, targets = case.inputs()
-    assert len(sources[0].unique(dim=0)) == 6
+    assert (len(sources[0].unique(dim=0)), len(targets[0].unique(dim=0))) == (24 // copies, distinct)
     loss, gradients = reference(case, sources, targets, torch.float64)
-    expected, of_inputs = reference(replace(case, copies=1), sources, targets, torch.float64)
+    expected, of_inputs = reference(replace(case, copies=1, target_copies=None), sources, targets, torch.float64)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-13)
     torch.testing.assert_close(gradients, of_inputs, rtol=1e-9, atol=1e-13)
     with pytest.raises(ValueError, match="copies"):

@@ -21,11 +21,14 @@ SAMPLE = ("sm_75", "sm_90", "sm_120")  # a minute and a half on one core
 A_FEW = 64
 EIGHT = "eight layers: sixteen values per pair are held at once; nobody is known to train with more than three"
 SPILLS = {
-    "small: small_loss<double, 8, 32, true>": EIGHT,
-    "small: small_loss<double, 8, 64, true>": EIGHT,
-    "small: small_loss<float, 8, 32, false>": EIGHT,
-    "small: small_loss<float, 8, 32, true>": EIGHT,
-    "small: small_loss<float, 8, 64, true>": EIGHT,
+    "small: small_loss<double, 8, 32, true, false>": EIGHT,
+    "small: small_loss<double, 8, 64, true, false>": EIGHT,
+    "small: small_loss<float, 8, 32, false, false>": EIGHT,
+    "small: small_loss<float, 8, 32, true, false>": EIGHT,
+    "small: small_loss<float, 8, 64, true, false>": EIGHT,
+    "small: small_loss<double, 8, 64, true, true>": EIGHT,
+    "small: small_loss<float, 8, 32, true, true>": EIGHT,
+    "small: small_loss<float, 8, 64, true, true>": EIGHT,
 }
 
 # Kernels of usual mixtures: instructions per pair in the loop over pairs. That of fused does both products, copies and
@@ -103,7 +106,7 @@ def test_the_loop_over_pairs_is_found_and_counted():
     assert counted == {"matrix": ["HMMA.16816.F32.BF16"], "loop_spills": 0, "per_pair": 10.5}
     counted = cuda_resources.counts("gemm_coefficients<float, bf16, 1, 1>", code(straight))
     assert counted["per_pair"] == 4.5  # with what comes before the barrier in its block
-    assert cuda_resources.counts("small_loss<float, 2, 32, true>", code(loop)) == {
+    assert cuda_resources.counts("small_loss<float, 2, 32, true, false>", code(loop)) == {
         "matrix": ["HMMA.16816.F32.BF16"],
         "loop_spills": 0,
     }

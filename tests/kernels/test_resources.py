@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # four minutes of one core
+pytestmark = pytest.mark.slow  # five minutes of one core
 pytest.importorskip("triton", reason="Triton is not installed")
 from tests.kernels import aot  # noqa: E402
 from tests.kernels.variants import VARIANTS  # noqa: E402

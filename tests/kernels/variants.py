@@ -118,10 +118,19 @@ VARIANTS = (
     ),
     Variant("JMMD (2048, 8), many rows, sample weights", (2048, 8), n=1024, columns=1),
     Variant("JMMD (2048, 8), many rows, bf16, sample weights", (2048, 8), n=1024, precision="bf16", columns=1),
-    Variant("JMMD (2048, 8), tf32, 6 groups", (2048, 8), precision="tf32", columns=6, needs_rows=True),
-    Variant("JMMD (2048, 8), 31 classes", (2048, 8), columns=31),
-    Variant("JMMD (2048, 8), 100 forms", (2048, 8), needs_grad=(False, False), columns=100, needs_rows=True),
-    Variant("JMMD (256, 8), fp64, sample weights", (256, 8), dtypes=(torch.float64,), columns=1),
+    Variant(
+        "JMMD (2048, 8), many rows, tf32, 6 groups", (2048, 8), n=1024, precision="tf32", columns=6, needs_rows=True
+    ),
+    Variant("JMMD (2048, 8), many rows, 31 classes", (2048, 8), n=1024, columns=31),
+    Variant(
+        "JMMD (2048, 8), many rows, 100 forms",
+        (2048, 8),
+        n=1024,
+        needs_grad=(False, False),
+        columns=100,
+        needs_rows=True,
+    ),
+    Variant("JMMD (256, 8), many rows, fp64, sample weights", (256, 8), n=256, dtypes=(torch.float64,), columns=1),
     Variant("JMMD of 8 layers, many rows, sample weights", (64,) * 8, n=256, columns=1),
 )
 

@@ -113,8 +113,8 @@ def test_a_single_class_and_a_single_pair_of_groups_are_v(n: int, m: int) -> Non
         )
 
 
-def test_weights_of_one_size_are_none() -> None:
-    """MinDiff with equal weights is 2 geomloss; geomloss is quadratic in its weights."""
+def test_equal_weights_are_no_weights_for_mindiff_and_a_factor_for_geomloss() -> None:
+    """MinDiff normalises them; geomloss, half of V, is quadratic in them."""
     (source,), (target,) = batch(7, 12, 17)
     z, member = torch.cat([source, target]), (torch.arange(19) < 7).double()
     v = 2 * formulas.geomloss_gaussian(source, target, blur=2.0)
