@@ -341,23 +341,24 @@ def test_shapes_of_meta_tensors():
         assert torch.autograd.grad(loss, source)[0].shape == (5, 3)
 
 
+class Wrapped(torch.Tensor):
+    """Holds a tensor and has no memory of its own, as DTensor has."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        args, kwargs = tree_map_only(Wrapped, lambda x: x.inner, (args, kwargs or {}))
+        return tree_map_only(torch.Tensor, cls, func(*args, **kwargs))
+
+
 @pytest.mark.parametrize("backend", FAST)
 def test_a_bandwidth_of_another_tensor_class_is_not_read_as_memory(backend):
-    class Wrapped(torch.Tensor):
-        """Holds a tensor and has no memory of its own, as DTensor has."""
-
-        @staticmethod
-        def __new__(cls, inner):
-            return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
-
-        def __init__(self, inner):
-            self.inner = inner
-
-        @classmethod
-        def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-            args, kwargs = tree_map_only(Wrapped, lambda x: x.inner, (args, kwargs or {}))
-            return tree_map_only(torch.Tensor, cls, func(*args, **kwargs))
-
     source, target = (x.detach() for x in pair())
     value = fastmmd.mmd(source, target, Gaussian(Wrapped(torch.tensor(4.0, dtype=torch.float64))), backend=backend)
     torch.testing.assert_close(value.inner, fastmmd.mmd(source, target, Gaussian(4.0), backend=backend))
@@ -693,6 +694,14 @@ def test_opcheck_of_forms(backend, dtype, differentiable, rows_alone):
     # The other checks would differentiate the gradients among its outputs, which is refused.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(torch.ops.fastmmd.quadratic_form, arguments, test_utils=checks[: 3 if needed else 4])
+
+
+@pytest.mark.parametrize("backend", FAST)
+@every_form
+def test_weights_of_another_tensor_class_are_not_read_as_memory(backend, call):
+    x, other = (v.detach() for v in call.inputs())
+    value = call.loss(x, Wrapped(other), backend=backend)
+    torch.testing.assert_close(value.inner, call.loss(x, other, backend=backend))
 
 
 @pytest.mark.parametrize("backend", FAST)
