@@ -31,7 +31,7 @@ A_FEW, A_FEW_IN_A_LOOP = 32, 8
 OPERANDS = "sums of 256 + 8 features take 144 registers; mma.sync takes 16 columns of operands from registers too"
 TRANSPOSED = "the second product in TF32 takes its features transposed, which only registers can do"
 EIGHT = "sixteen values per pair are held at once; nobody is known to train with more than three layers"
-WEIGHTS = "beside those sums, a weight per pair; for K W also K, in two parts"
+WEIGHTS = "beside those sums, a weight per pair"
 SPILLS = {
     "JMMD (256, 8), many rows, bf16: fused_loss": OPERANDS,
     "JMMD (256, 8), many rows, bf16, source only: fused_loss": OPERANDS,
@@ -40,7 +40,7 @@ SPILLS = {
     "JMMD (256, 8), many rows, bf16, sample weights: fused_loss": WEIGHTS,
     "JMMD (256, 8), many rows, bf16, unbiased, sample weights: fused_loss": WEIGHTS,
     "JMMD (256, 8), many rows, tf32, sample weights: fused_loss": WEIGHTS,
-    "JMMD (256, 8), many rows, bf16, 6 groups: fused_loss": WEIGHTS,
+    "JMMD (256, 8), many rows, bf16, 16 columns: fused_loss": WEIGHTS,
 }
 
 # Without a second product nothing asks for a layout in which every lane has pairs of its own.
