@@ -125,7 +125,7 @@ def fused_loss(
     cross_joints, cross_marginals = load_factors(factors_ptr, cross_region, LAYERS)
     b_ones = tl.full((COLUMNS, 8), 1.0, DTYPE)
     if BY_DOT:
-        b_w = tl.trans(_weights(w_ptr, i * TILE + row, tiles * TILE, COLUMNS_OF_W, PADDED_COLUMNS))
+        b_w = tl.trans(_weights(w_ptr + i * TILE, tiles * TILE, row, COLUMNS_OF_W, PADDED_COLUMNS))
     if kw_ptr is not None:
         b_kw = tl.zeros((TILE, PADDED_COLUMNS), DTYPE)
 
@@ -150,14 +150,14 @@ def fused_loss(
 
         if wa_ptr is not None:
             if BY_DOT:
-                b_wa = _weights(wa_ptr, first_column + column, tiles * TILE, COLUMNS_OF_W, PADDED_COLUMNS)
+                b_wa = _weights(wa_ptr + first_column, tiles * TILE, column, COLUMNS_OF_W, PADDED_COLUMNS)
                 b_weights = product(b_w, b_wa, tl.zeros((TILE, COLUMNS), DTYPE), WEIGHT_FORMAT)
             else:
                 b_weights = outer_products(
-                    w_ptr, wa_ptr, tiles * TILE, i * TILE + row, first_column + column, COLUMNS_OF_W
+                    w_ptr + i * TILE, wa_ptr + first_column, tiles * TILE, row, column, COLUMNS_OF_W
                 )
         if kw_ptr is not None:
-            b_y_w = tl.trans(_weights(w_ptr, first_column + column, tiles * TILE, COLUMNS_OF_W, PADDED_COLUMNS))
+            b_y_w = tl.trans(_weights(w_ptr + first_column, tiles * TILE, column, COLUMNS_OF_W, PADDED_COLUMNS))
             b_kw = product(whole_kernel(b_kernels, terms_ptr, LAYERS), b_y_w, b_kw, WEIGHT_FORMAT)
 
         if partial_sums_ptr is not None:
@@ -237,9 +237,9 @@ def _chunk(
 
 @triton.jit
 def _weights(
-    w_ptr,  # [COLUMNS, padded rows]
-    row,
+    w_ptr,  # [COLUMNS, padded rows], at the first of the rows
     padded_rows,
+    row,
     COLUMNS: tl.constexpr,
     PADDED_COLUMNS: tl.constexpr,
 ):

@@ -88,7 +88,8 @@ def inner_products_to_coefficients(
 
     HAS_WEIGHTS: tl.constexpr = COLUMNS > 0 or pair_weights_ptr is not None
     if COLUMNS > 0:
-        b_weights = outer_products(w_ptr, wa_ptr, padded_rows, row, column, COLUMNS)
+        tile_row, tile_column = tl.arange(0, TILE_ROWS), tl.arange(0, TILE_COLUMNS)
+        b_weights = outer_products(w_ptr + i, wa_ptr + j, padded_rows, tile_row, tile_column, COLUMNS)
     elif HAS_WEIGHTS:
         b_weights = tl.load(pair_weights_ptr + offsets)
 

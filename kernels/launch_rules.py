@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 
 from fastmmd.backends.launch_rules import PANELS_BYTES, UNMEASURED, Rule
-from fastmmd.call import Result
+from fastmmd.call import Call, Result
 from fastmmd.kernels import fused, gemm, small
 
 Config = small.Config | fused.Config | gemm.Config
@@ -84,10 +84,12 @@ RULES: tuple[Rule[Config], ...] = (
         max_dim=256,
         max_width=272,
         max_columns=fused.MOST_COLUMNS,
+        rows_beside_gradients=False,
         reason="256 + 8 features in bf16 are 47 instructions per pair on sm_90, 256 are 32, so that issue slots allow "
         "more than 60 % of the tensor cores' rate; two programs share a multiprocessor, and one multiplies while the "
         "other turns pairs into coefficients. 128 rows count as low, but their 8 warps wait for each other. Sample "
-        "weights take 9 to 11 instructions per pair more, a form of up to 16 columns 17. " + UNMEASURED,
+        "weights take 6 to 12 instructions per pair more, a form of up to 16 columns 17 to 19; sums of K W beside those "
+        "of gradients spill. " + UNMEASURED,
     ),
     Rule(
         vendor="nvidia",
@@ -99,6 +101,7 @@ RULES: tuple[Rule[Config], ...] = (
         max_dim=256,
         max_width=272,
         max_columns=fused.MOST_COLUMNS,
+        rows_beside_gradients=False,
         reason="mma.sync takes its operands from registers, which hold 16 columns at a time beside 256 + 8 features: "
         "32 columns spill 1,600 instructions instead of 50, and their 100 KiB (TF32) would be too much for sm_86, "
         "sm_89 and sm_120. " + UNMEASURED,
@@ -141,15 +144,34 @@ def product_format(vendor: str, precision: str, dtype: torch.dtype) -> str:
 
 @lru_cache(maxsize=256)
 def choose(
-    vendor: str, capability: int | None, n: int, dims: tuple[int, ...], format: str, columns: int = 0
+    vendor: str,
+    capability: int | None,
+    n: int,
+    dims: tuple[int, ...],
+    format: str,
+    columns: int = 0,
+    rows_beside_gradients: bool = False,
 ) -> Rule[Config]:
     """The first rule that fits N pooled rows and layers of `dims` features. `capability`: the first digit of the
-    compute capability, None for AMD. `columns`: of a form's W, 0 for a plain call."""
+    compute capability, None for AMD. `columns`: of a form's W, 0 for a plain call; `rows_beside_gradients`: whether it
+    needs both."""
     width = sum(fused.padded_widths(dims))
     return next(
         rule
         for rule in RULES
         if rule.fits(
-            vendor=vendor, capability=capability, rows=n, dims=dims, width=width, format=format, columns=columns
+            vendor=vendor,
+            capability=capability,
+            rows=n,
+            dims=dims,
+            width=width,
+            format=format,
+            columns=columns,
+            rows_beside_gradients=rows_beside_gradients,
         )
     )
+
+
+def choose_for(call: Call, vendor: str, capability: int | None, format: str) -> Rule[Config]:
+    rows_beside_gradients = call.form is not None and call.form.needs_rows and any(call.needs_grad)
+    return choose(vendor, capability, call.problem.n, call.dims, format, call.form_columns, rows_beside_gradients)

@@ -34,6 +34,7 @@ class Rule(Generic[Config]):
     max_dim: features of a layer.
     max_width: features of all layers together, each padded as the route pads them.
     max_columns: of a form's W (`fastmmd.call.Form`); 0: plain calls alone.
+    rows_beside_gradients: whether K W of a form is taken together with gradients.
     """
 
     config: Config
@@ -47,6 +48,7 @@ class Rule(Generic[Config]):
     max_dim: int | None = None
     max_width: int | None = None
     max_columns: int | None = None
+    rows_beside_gradients: bool = True
 
     def fits(
         self,
@@ -58,6 +60,7 @@ class Rule(Generic[Config]):
         width: int,
         format: str,
         columns: int = 0,
+        rows_beside_gradients: bool = False,
     ) -> bool:
         return (
             self.runs_on(vendor, capability)
@@ -68,6 +71,7 @@ class Rule(Generic[Config]):
             and _within(max(dims), self.max_dim)
             and _within(width, self.max_width)
             and _within(columns, self.max_columns)
+            and (self.rows_beside_gradients or not rows_beside_gradients)
         )
 
     def runs_on(self, vendor: str, capability: int | None) -> bool:

@@ -88,9 +88,6 @@ def run(call: Call, config: Config | None = None) -> Result:
     precision = torch_precision(call.device) if call.precision is None else call.precision
     format = launch_rules.product_format(vendor, precision, call.dtype)
     if config is None:
-        rule = launch_rules.choose(
-            vendor, capability(call.device), call.problem.n, call.dims, format, call.form_columns
-        )
-        config = rule.config
+        config = launch_rules.choose_for(call, vendor, capability(call.device), format).config
     with current_device(call.device):
         return launch_rules.ROUTES[type(config)](matched(call), format, config)

@@ -10,6 +10,7 @@ import fastmmd
 from fastmmd import dispatch
 from fastmmd.backends import cuda
 from fastmmd.backends import triton as backend
+from fastmmd.call import Form
 from fastmmd.problem import MAX_LAYERS
 from tests.helpers import JAN, call_of
 
@@ -26,9 +27,11 @@ CUDA = torch.device("cuda")
     n=st.integers(2, 1 << 20),
     dims=st.lists(st.integers(1, 100_000), min_size=1, max_size=MAX_LAYERS).map(tuple),
     columns=st.integers(0, 1000),
+    rows_beside_gradients=st.booleans(),
 )
-def test_every_problem_has_a_rule(gpu, precision, dtype, n, dims, columns):
-    rule = launch_rules.choose(*gpu, n, dims, launch_rules.product_format(gpu[0], precision, dtype), columns)
+def test_every_problem_has_a_rule(gpu, precision, dtype, n, dims, columns, rows_beside_gradients):
+    format = launch_rules.product_format(gpu[0], precision, dtype)
+    rule = launch_rules.choose(*gpu, n, dims, format, columns, rows_beside_gradients)
     assert type(rule.config) in launch_rules.ROUTES
     assert rule.reason
 
@@ -54,19 +57,24 @@ def test_each_problem_takes_its_route(n, dims, format, route):
 
 
 @pytest.mark.parametrize(
-    ("n", "format", "columns", "route"),
+    ("n", "format", "columns", "needs_rows", "needs_grad", "route"),
     [
-        (72, "ieee", 2, gemm),  # small takes plain calls alone
-        (257, "bf16", 2, gemm),
-        (8192, "bf16", 2, fused),
-        (8192, "tf32", 16, fused),
-        (8192, "bf16", 31, gemm),
-        (8192, "ieee", 2, gemm),
+        (72, "ieee", 2, False, True, gemm),  # small takes plain calls alone
+        (257, "bf16", 2, False, True, gemm),
+        (8192, "bf16", 2, False, True, fused),
+        (8192, "tf32", 16, False, True, fused),
+        (8192, "bf16", 16, True, False, fused),
+        (8192, "bf16", 6, True, True, gemm),
+        (8192, "bf16", 31, False, True, gemm),
+        (8192, "ieee", 2, False, True, gemm),
     ],
 )
-def test_each_form_takes_its_route(n, format, columns, route):
+def test_each_form_takes_its_route(n, format, columns, needs_rows, needs_grad, route):
+    inputs = [torch.empty(n // 2, d, device="meta") for d in (256, 8)]
+    form = Form(torch.empty(n, columns, device="meta"), torch.empty(columns, device="meta"), needs_rows)
+    call = call_of(inputs, inputs, JAN, form=form, needs_grad=[needs_grad] * 4)
     for capability in (8, 9, 10, 12):
-        rule = launch_rules.choose("nvidia", capability, n, (256, 8), format, columns)
+        rule = launch_rules.choose_for(call, "nvidia", capability, format)
         assert isinstance(rule.config, route.Config)
 
 

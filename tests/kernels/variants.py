@@ -42,8 +42,7 @@ class Variant(NamedTuple):
     def launches(self, vendor: str, capability: int | None) -> list[Launch]:
         call = self.call()
         format = launch_rules.product_format(vendor, self.precision, call.dtype)
-        rule = launch_rules.choose(vendor, capability, call.problem.n, call.dims, format, call.form_columns)
-        config = rule.config
+        config = launch_rules.choose_for(call, vendor, capability, format).config
         with recording() as launches:
             launch_rules.ROUTES[type(config)](matched(call), format, config)
         return launches
@@ -106,7 +105,7 @@ VARIANTS = (
     Variant("JMMD (256, 8), many rows, bf16, sample weights", (256, 8), n=2048, precision="bf16", columns=1),
     Variant("JMMD (256, 8), many rows, bf16, unbiased, sample weights", (256, 8), n=2048, precision="bf16", columns=2),
     Variant("JMMD (256, 8), many rows, tf32, sample weights", (256, 8), n=2048, precision="tf32", columns=1),
-    Variant("JMMD (256, 8), many rows, bf16, 6 groups", (256, 8), n=2048, precision="bf16", columns=6, needs_rows=True),
+    Variant("JMMD (256, 8), many rows, bf16, 16 columns", (256, 8), n=2048, precision="bf16", columns=16),
     Variant(
         "JMMD (256, 8), many rows, bf16, 16 forms",
         (256, 8),
