@@ -64,7 +64,7 @@ struct Buffers {
   void* grad_target[kMaxLayers];   // [n_t, d_l] contiguous, or null
   const double* given_bandwidth;   // [num_layers], read where a layer does not follow the mean; null stands for ones
   const void* w;                   // [n, form_columns] contiguous, the sources' rows first; null without a form
-  const void* wa;                  // likewise, W A; null where only rows of K W are wanted
+  const void* wa;                  // likewise, W A, on a CPU in double; null where only rows of K W are wanted
   void* kw;                        // [n, form_columns] contiguous; null where nobody needs them
   void* loss;                      // one value
   void* statistics;                // [1 + 2 * num_layers]: joint, marginals, bandwidths

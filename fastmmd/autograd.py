@@ -6,7 +6,7 @@ for every ``grad_output``, for ``retain_graph`` and under CUDA graphs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -180,38 +180,50 @@ class _Gradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         grad_loss, *variables = ctx.saved_tensors
-        with torch.enable_grad():
-            # A view per argument: an input may depend on another one, and only the direct dependence belongs here.
-            grad_loss = grad_loss.view_as(grad_loss)
-            slots: list[Any] = [None if x is None else x.view_as(x) for x in variables]
-            bandwidths, w, a, *inputs = slots
-            layers = len(inputs) // 2
+        problem, half = ctx.problem, (len(variables) - 3) // 2
+
+        def loss_of(bandwidths: Tensor | None, w: Tensor | None, a: Tensor | None, *inputs: Tensor) -> Tensor:
             call = Call(
-                problem=ctx.problem,
-                sources=inputs[:layers],
-                targets=inputs[layers:],
+                problem=problem,
+                sources=inputs[:half],
+                targets=inputs[half:],
                 bandwidths=bandwidths,
                 needs_grad=(True,) * len(inputs),
                 form=None if w is None else Form(w, a, needs_rows=False),
             )
-            loss = reference.differentiable(call).loss
-            variables = [x for x, present in zip(slots, ctx.present, strict=True) if present and x is not None]
-            first = torch.autograd.grad(loss, variables, grad_loss, create_graph=True)
-            factors = [v for v, present in zip(vectors, ctx.present, strict=True) if present]
-            pairs = [(f, v) for f, v in zip(first, factors, strict=True) if v is not None and f.requires_grad]
-        arguments = (grad_loss, *slots)
-        second = torch.autograd.grad(
-            [f for f, _ in pairs],
-            [x for x in arguments if x is not None and x.requires_grad],
-            [v for _, v in pairs],
-            create_graph=torch.is_grad_enabled(),
-            allow_unused=True,
-        )
-        derivatives = iter(second)
-        grad_grad_loss, *grad_slots = (
-            next(derivatives) if x is not None and x.requires_grad else None for x in arguments
-        )
-        return None, grad_grad_loss, *(None for _ in slots), *grad_slots
+            return reference.differentiable(call).loss
+
+        grad_grad_loss, *grad_variables = second_derivatives(loss_of, grad_loss, variables, ctx.present, vectors)
+        return None, grad_grad_loss, *(None for _ in variables), *grad_variables
+
+
+def second_derivatives(
+    dense: Callable[..., Tensor],
+    grad_output: Tensor,
+    variables: Sequence[Tensor | None],
+    present: Sequence[bool],
+    vectors: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """The gradients, in `grad_output` and in the variables, of the product of `vectors` with the first derivatives of
+    ``dense(*variables)``, which exist where `present`."""
+    with torch.enable_grad():
+        # A view per argument: an input may depend on another one, and only the direct dependence belongs here.
+        grad_output = grad_output.view_as(grad_output)
+        slots: list[Any] = [None if x is None else x.view_as(x) for x in variables]
+        needed = [x for x, exists in zip(slots, present, strict=True) if exists]
+        first = torch.autograd.grad(dense(*slots), needed, grad_output, create_graph=True)
+        factors = [v for v, exists in zip(vectors, present, strict=True) if exists]
+        pairs = [(f, v) for f, v in zip(first, factors, strict=True) if v is not None and f.requires_grad]
+    arguments = (grad_output, *slots)
+    second = torch.autograd.grad(
+        [f for f, _ in pairs],
+        [x for x in arguments if x is not None and x.requires_grad],
+        [v for _, v in pairs],
+        create_graph=torch.is_grad_enabled(),
+        allow_unused=True,
+    )
+    derivatives = iter(second)
+    return [next(derivatives) if x is not None and x.requires_grad else None for x in arguments]
 
 
 def bandwidth_gradient(call: Call, gradients: Sequence[Tensor | None], backend: str) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -113,50 +113,34 @@ def check_devices_of_weights(kernels: Sequence[Gaussian], device: torch.device) 
             raise ValueError(f"weights: expected a tensor on {device}, got one on {kernel.weights.device}")
 
 
+def _tensor(name: str, value: object, device: torch.device) -> Tensor:
+    """A dense tensor on the device of the layers."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
+    if value.device != device:
+        raise ValueError(f"{name}: expected a tensor on {device}, got one on {value.device}")
+    return value
+
+
+def _check_matrix(name: str, value: object, rows: Tensor, columns: str) -> None:
+    """One row of floating-point numbers per row of the layers."""
+    matrix = _tensor(name, value, rows.device)
+    shape = matrix.shape
+    if len(shape) != 2 or shape[0] != rows.shape[0] or shape[1] == 0 or not matrix.is_floating_point():
+        raise ValueError(
+            f"{name}: expected a floating-point tensor of shape [{rows.shape[0]}, {columns}], one row per row of the "
+            f"layers, got {matrix.dtype} {tuple(shape)}"
+        )
+
+
 def check_form(w: object, rows: Tensor) -> None:
-    """One row of W per row of the layers."""
-    if not isinstance(w, Tensor):
-        raise TypeError(f"w: expected a tensor, got {type(w).__name__}")
-    if w.dim() != 2 or w.shape[0] != rows.shape[0] or w.shape[1] == 0 or not w.is_floating_point():
-        raise ValueError(
-            f"w: expected a floating-point tensor of shape [{rows.shape[0]}, P], one row per row of the layers, got "
-            f"{w.dtype} {tuple(w.shape)}"
-        )
-    if w.device != rows.device:
-        raise ValueError(f"w: expected a tensor on {rows.device}, got one on {w.device}")
-
-
-def check_labels(name: str, labels: object, rows: Tensor) -> None:
-    """One integer per row."""
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(labels).__name__}")
-    if labels.shape != rows.shape[:1] or labels.dtype not in INTEGERS:
-        raise ValueError(
-            f"{name}: expected int64 (or int32, int16, int8, uint8) of shape ({rows.shape[0]},), one per row, got "
-            f"{labels.dtype} {tuple(labels.shape)}"
-        )
-    if labels.device != rows.device:
-        raise ValueError(f"{name}: expected a tensor on {rows.device}, got one on {labels.device}")
-
-
-def check_range_of_labels(name: str, labels: Tensor, count: int) -> None:
-    smallest, largest = torch.stack(labels.aminmax()).tolist()
-    if smallest < 0 or largest >= count:
-        raise ValueError(f"{name}: expected integers in 0 .. {count - 1}, got {smallest if smallest < 0 else largest}")
+    _check_matrix("w", w, rows, "P")
 
 
 def check_probabilities(name: str, probabilities: object, rows: Tensor) -> None:
-    """One row of class probabilities per row."""
-    if not isinstance(probabilities, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(probabilities).__name__}")
-    shape = probabilities.shape
-    if len(shape) != 2 or shape[0] != rows.shape[0] or shape[1] == 0 or not probabilities.is_floating_point():
-        raise ValueError(
-            f"{name}: expected a floating-point tensor of shape [{rows.shape[0]}, classes], got {probabilities.dtype} "
-            f"{tuple(shape)}"
-        )
-    if probabilities.device != rows.device:
-        raise ValueError(f"{name}: expected a tensor on {rows.device}, got one on {probabilities.device}")
+    _check_matrix(name, probabilities, rows, "classes")
 
 
 def check_values_of_probabilities(name: str, probabilities: Tensor) -> None:
@@ -166,26 +150,45 @@ def check_values_of_probabilities(name: str, probabilities: Tensor) -> None:
         raise ValueError(f"{name}: expected non-negative numbers (softmax outputs, not logits), got {smallest}")
 
 
+def check_labels(name: str, labels: object, rows: Tensor) -> None:
+    """One integer per row."""
+    labels = _tensor(name, labels, rows.device)
+    if labels.shape != rows.shape[:1] or labels.dtype not in INTEGERS:
+        raise ValueError(
+            f"{name}: expected int64 (or int32, int16, int8, uint8) of shape ({rows.shape[0]},), one per row, got "
+            f"{labels.dtype} {tuple(labels.shape)}"
+        )
+
+
+def check_range_of_labels(name: str, labels: Tensor, count: int) -> None:
+    smallest, largest = torch.stack(labels.aminmax()).tolist()
+    if smallest < 0 or largest >= count:
+        raise ValueError(f"{name}: expected integers in 0 .. {count - 1}, got {smallest if smallest < 0 else largest}")
+
+
 def check_groups(groups: Tensor, num_groups: int | None, pair_weights: object) -> int:
     """The number of groups, as it is given or as the largest one says."""
     if num_groups is not None:
-        check_count("num_groups", num_groups)
+        num_groups = check_count("num_groups", num_groups)
     if pair_weights is not None:
-        _check_pair_weights(pair_weights, num_groups, groups.device)
-        assert isinstance(pair_weights, Tensor)
-        num_groups = pair_weights.shape[0]
+        num_groups = _check_pair_weights(pair_weights, num_groups, groups.device)
     if num_groups is None:
         if torch.compiler.is_compiling() or groups.is_meta or is_batched(groups):
             raise ValueError("num_groups: expected a number where groups can't be read (torch.compile, vmap, meta)")
-        num_groups = max(0, int(groups.max())) + 1
+        largest, rows = int(groups.max()), groups.shape[0]
+        if largest >= rows:  # [G, G] values of labels that are no numbers of groups would take all memory
+            raise ValueError(
+                f"groups: expected integers below {rows}, the number of rows, or num_groups, got {largest}"
+            )
+        num_groups = max(0, largest) + 1
     if readable(groups):
         check_range_of_labels("groups", groups, num_groups)
     return num_groups
 
 
-def _check_pair_weights(weights: object, num_groups: int | None, device: torch.device) -> None:
-    if not isinstance(weights, Tensor):
-        raise TypeError(f"pair_weights: expected a tensor, got {type(weights).__name__}")
+def _check_pair_weights(value: object, num_groups: int | None, device: torch.device) -> int:
+    """The number of groups of weights that are symmetric, but for round-off."""
+    weights = _tensor("pair_weights", value, device)
     count = "G" if num_groups is None else num_groups
     square = weights.dim() == 2 and weights.shape[0] == weights.shape[1] > 0
     if not square or not weights.is_floating_point() or num_groups not in (None, weights.shape[0]):
@@ -193,23 +196,23 @@ def _check_pair_weights(weights: object, num_groups: int | None, device: torch.d
             f"pair_weights: expected a floating-point tensor of shape [{count}, {count}], got {weights.dtype} "
             f"{tuple(weights.shape)}"
         )
-    if weights.device != device:
-        raise ValueError(f"pair_weights: expected a tensor on {device}, got one on {weights.device}")
-    if readable(weights) and not torch.equal(weights, weights.T) and not weights.isnan().any():
-        raise ValueError("pair_weights: expected a symmetric matrix")
+    if readable(weights):
+        given = weights.detach()
+        size = given.abs().amax().item()
+        if size < math.inf and (given - given.T).abs().amax().item() > 16 * torch.finfo(given.dtype).eps * size:
+            raise ValueError("pair_weights: expected a symmetric matrix")
+    return weights.shape[0]
 
 
-def check_row_weights(name: str, weights: object, rows: Tensor) -> None:
+def check_row_weights(name: str, value: object, rows: Tensor) -> Tensor:
     """One number per row."""
-    if not isinstance(weights, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(weights).__name__}")
+    weights = _tensor(name, value, rows.device)
     if weights.shape != rows.shape[:1] or not weights.is_floating_point():
         raise ValueError(
             f"{name}: expected a floating-point tensor of shape ({rows.shape[0]},), one weight per row, got "
             f"{weights.dtype} {tuple(weights.shape)}"
         )
-    if weights.device != rows.device:
-        raise ValueError(f"{name}: expected a tensor on {rows.device}, got one on {weights.device}")
+    return weights
 
 
 def check_values_of_row_weights(name: str, weights: Tensor, total: Tensor, estimator: str) -> None:
@@ -254,9 +257,10 @@ def _check_weight(name: str, weight: Any) -> float:
     return weight
 
 
-def check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def check_count(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    return int(value)
 
 
 def check_flag(name: str, value: object) -> None:

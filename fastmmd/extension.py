@@ -88,7 +88,8 @@ def make_buffers(
     kw: Tensor | None = None,
 ) -> Any:
     """What one call reads and writes. inputs: row-major, sources first, as their gradients are. w, wa, kw: of a form,
-    ``[N, P]``, contiguous, in the computing dtype: W, W A where there is a loss, K W where it is wanted."""
+    ``[N, P]``, contiguous, in the computing dtype: W, W A where there is a loss (on a CPU in fp64), K W where it is
+    wanted."""
     assert module is not None
     return module.Buffers(
         inputs=[x.data_ptr() for x in inputs],

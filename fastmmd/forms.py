@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastmmd import checks, dispatch, learned_weights, transforms
-from fastmmd.autograd import FORWARD_MODE, form_values, refuse_tangents
+from fastmmd.autograd import FORWARD_MODE, form_values, refuse_tangents, second_derivatives
 from fastmmd.backends import reference
 from fastmmd.bandwidth import given_bandwidths
 from fastmmd.call import Call, Form
@@ -42,7 +42,8 @@ def kernel_forms(
     Args:
         layers: one ``[N, d_l]`` tensor per layer (1 to 8 layers), fp16, bf16, fp32 or fp64. Never written.
         kernels: one `Gaussian` per layer. Rules for the bandwidth see all N rows.
-        w: ``[N, P]``, floating-point, any sign: W.
+        w: ``[N, P]``, floating-point, any sign: W. The backward pass reads it and the layers again: they must not have
+            been changed in place.
         diagonal: whether pairs i = j count.
         backend, precision: as those of `fastmmd.discrepancy`.
 
@@ -130,7 +131,7 @@ def _values(objective: Objective, w: Tensor, rows: Tensor) -> tuple[Tensor, Tens
 
 def _no_rows(layers: Sequence[Tensor]) -> list[Tensor]:
     """The second side of a call whose rows are not divided in two."""
-    return [layer.detach()[:0] for layer in layers]
+    return [layer.new_empty(0, layer.shape[1]) for layer in layers]
 
 
 class _Forms(torch.autograd.Function):
@@ -157,24 +158,57 @@ class _Forms(torch.autograd.Function):
         if grad_kw is not None and not torch.compiler.is_compiling():  # a compiler's backward gets zeros for None
             raise RuntimeError(SECOND)
         kw, *variables = ctx.saved_tensors
-        bandwidths, w, *layers = variables
         needs_grad = ctx.needs_input_grad[1:]
         if grad_forms is None:
             return (None,) * (1 + len(needs_grad))
         if torch.is_grad_enabled() and not transforms.active(grad_forms, *variables):
-            return None, *_differentiable_gradients(ctx.plan, grad_forms, needs_grad, variables)
-        bandwidths_need_grad, w_needs_grad, *layers_need_grad = needs_grad
-        grad_w = 2 * kw * grad_forms if w_needs_grad else None
-        if not (bandwidths_need_grad or any(layers_need_grad)):
-            return None, None, grad_w, *[None for _ in layers]
-        if transforms.is_batched(grad_forms) and not transforms.functorch_active():
-            raise RuntimeError(BATCHED)
-        a = grad_forms.to(accumulation_dtype(w.device))
-        flags = [bandwidths_need_grad, *layers_need_grad]
-        gradients = _run(ctx.plan, bandwidths, w, a, layers, needs_grad=flags)[3]
-        grad_bandwidths, *grad_layers = [g if needed else None for g, needed in zip(gradients, flags, strict=True)]
-        cast = [None if g is None else g.to(x.dtype) for g, x in zip(grad_layers, layers, strict=True)]
-        return None, grad_bandwidths, grad_w, *cast
+            return None, *_Gradients.apply(ctx.plan, needs_grad, grad_forms, kw.detach(), *variables)
+        return None, *_gradients(ctx.plan, needs_grad, grad_forms, kw, variables)
+
+
+class _Gradients(torch.autograd.Function):
+    """`_gradients` under ``create_graph=True``; their own derivatives come from the dense form, and only if they are
+    asked for."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, plan: _Plan, needs_grad: Sequence[bool], grad_forms: Tensor, kw: Tensor, *variables: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        ctx.plan, ctx.present = plan, needs_grad
+        ctx.save_for_backward(grad_forms, *variables)
+        ctx.set_materialize_grads(False)
+        return tuple(_gradients(plan, needs_grad, grad_forms, kw, variables))
+
+    @staticmethod
+    def backward(ctx: Any, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_forms, *variables = ctx.saved_tensors
+
+        def forms_of(bandwidths: Tensor | None, w: Tensor, *layers: Tensor) -> Tensor:
+            return _dense(ctx.plan, bandwidths, w, layers)
+
+        grad_grad_forms, *grads = second_derivatives(forms_of, grad_forms, variables, ctx.present, vectors)
+        return None, None, grad_grad_forms, None, *grads
+
+
+def _gradients(
+    plan: _Plan, needs_grad: Sequence[bool], grad_forms: Tensor, kw: Tensor, variables: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients of bandwidths, W and layers, in their dtypes: one more pass, with the form ``A = diag(grad)``."""
+    bandwidths, w, *layers = variables
+    assert w is not None
+    inputs = [layer for layer in layers if layer is not None]
+    bandwidths_need_grad, w_needs_grad, *layers_need_grad = needs_grad
+    grad_w = 2 * kw * grad_forms if w_needs_grad else None
+    if not (bandwidths_need_grad or any(layers_need_grad)):
+        return [None, grad_w, *[None for _ in layers]]
+    if transforms.is_batched(grad_forms) and not transforms.functorch_active():
+        raise RuntimeError(BATCHED)
+    a = grad_forms.to(accumulation_dtype(w.device))
+    flags = [bandwidths_need_grad, *layers_need_grad]
+    gradients = _run(plan, bandwidths, w, a, inputs, needs_grad=flags)[3]
+    grad_bandwidths, *grad_layers = [g if needed else None for g, needed in zip(gradients, flags, strict=True)]
+    cast = [None if g is None else g.to(x.dtype) for g, x in zip(grad_layers, inputs, strict=True)]
+    return [grad_bandwidths, grad_w, *cast]
 
 
 class _TransformedForms(_Forms):
@@ -216,17 +250,3 @@ def _run(
         (bandwidths, w, a, *layers, *_no_rows(layers)),
     )
     return loss, statistics, rows, [gradients[0], *gradients[3 : 3 + len(layers)]]
-
-
-def _differentiable_gradients(
-    plan: _Plan, grad_forms: Tensor, needs_grad: Sequence[bool], variables: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """Under ``create_graph=True``, where the result may be differentiated again: through the dense form."""
-    with torch.enable_grad():
-        # A view per argument: an input may depend on another one, and only the direct dependence belongs here.
-        views: list[Any] = [None if x is None else x.view_as(x) for x in variables]
-        bandwidths, w, *layers = views
-        forms = _dense(plan, bandwidths, w, layers)
-        needed = [x for x, needs in zip(views, needs_grad, strict=True) if needs]
-        gradients = iter(torch.autograd.grad(forms, needed, grad_forms, create_graph=True))
-    return [next(gradients) if needs else None for needs in needs_grad]

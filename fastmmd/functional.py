@@ -78,8 +78,8 @@ def discrepancy(
 
     Raises:
         ValueError, TypeError: a bad argument, named in the message; a problem that the named backend does not support;
-            weights that add up to 0, that are negative, or that leave "unbiased" a single row (checked on a CPU; on a
-            GPU, where looking would wait, sums of 0 give NaN).
+            weights that add up to 0, that are negative, or that leave "unbiased" a single row (where they can be read,
+            eagerly on a CPU; elsewhere a sum of 0 gives NaN, and negative weights count as they are).
         RuntimeError: the named backend can't run here; a derivative that it can't give is asked for.
 
     Example:

@@ -87,11 +87,11 @@ def local_discrepancy(
 ) -> Discrepancy:
     """`lmmd` with its terms and bandwidths: the local MMDs of all layers together and of each."""
     sources, targets = _layers(source), _layers(target)
-    kernels = checks.check_kernel(kernel) if isinstance(source, Tensor) else kernel
+    kernels = checks.check_kernel(kernel) if isinstance(kernel, Gaussian) else kernel
     loss, statistics, _ = evaluate(
         sources,
         targets,
-        kernels,  # type: ignore[arg-type]  # checked there
+        kernels,
         joint=joint,
         marginal=marginal,
         estimator=estimator,
@@ -135,14 +135,13 @@ def _class_weights(labels: Tensor, probabilities: Tensor, estimator: str) -> tup
     source = (labels[:, None] == every).to(dtype)
     target = probabilities.to(dtype)
     predicted = probabilities.argmax(1)[:, None] == every
-    present = source.any(0) & predicted.any(0)
+    present = source.any(0) & predicted.any(0) & (target.sum(0) > 0)
     source, target = _normalised(source), _normalised(target)
     if estimator == "biased":
         return torch.cat([source, -target]), present.to(dtype) / present.sum().clamp(min=1)
     # Without its diagonal a sum over the pairs of a class is over weights that add up to 1 - sum w^2.
-    pairs = [1 - side.square().sum(0) for side in (source, target)]
-    several = torch.finfo(dtype).eps * labels.shape[0]
-    present = present & (pairs[0] > several) & (pairs[1] > several)
+    pairs = [(side * (1 - side)).sum(0) for side in (source, target)]
+    present = present & (pairs[0] > 0) & (pairs[1] > 0)
     share = present.to(dtype) / present.sum().clamp(min=1)
     within = [torch.where(present, share / pair, 0) for pair in pairs]
     w = torch.block_diag(source, target)

@@ -307,10 +307,10 @@ class LMMDLoss(_Loss):
             shape = tuple(target_probabilities.shape)
             if shape[1:] != (self.num_classes,):
                 raise ValueError(f"target_probabilities: expected shape [n_t, {self.num_classes}], got {shape}")
-        kernels = self.kernels
-        kernel = kernels[0] if isinstance(source, Tensor) and len(kernels) == 1 else kernels
         terms: _Terms = {"joint": self.joint, "marginal": self.marginal}
-        return local_discrepancy(source, target, source_labels, target_probabilities, kernel, **terms, **self._options)
+        return local_discrepancy(
+            source, target, source_labels, target_probabilities, self.kernels, **terms, **self._options
+        )
 
     def forward(
         self,

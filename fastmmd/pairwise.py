@@ -99,11 +99,11 @@ def pairwise_mmd(
     accumulation, dtype = accumulation_dtype(layers[0].device), compute_dtype(*layers)
     w, within, counted = _groups(groups, num_groups, estimator, accumulation)
     if pair_weights is None:
-        weights = counted / (counted.sum() / 2).clamp(min=1)
+        weights = counted / (counted.sum(dtype=accumulation) / 2).clamp(min=1)
     else:
         # Symmetric to the last bit, and so is the gradient: a step along it gives symmetric weights again.
         given = pair_weights.to(accumulation)
-        weights = counted * (given + given.T) / 2
+        weights = torch.where(counted, (given + given.T) / 2, 0)
     a = torch.diag(within * weights.sum(1)) - weights
     objective = Objective(
         kernels=tuple([kernel.static for kernel in kernels]),
@@ -116,7 +116,7 @@ def pairwise_mmd(
     w = w.to(dtype)
     loss, statistics, rows = evaluate_checked(
         layers,
-        [layer.detach()[:0] for layer in layers],
+        [layer.new_empty(0, layer.shape[1]) for layer in layers],
         kernels,
         objective,
         backend=backend,
@@ -125,25 +125,29 @@ def pairwise_mmd(
     )
     assert rows is not None
     with torch.no_grad():
-        values = _values(w, rows.detach(), within, _at_zero(kernels, estimator))
         # Kernel weights that are tensors may be negative, and with them a value.
         never_negative = estimator == "biased" and not any(isinstance(kernel.weights, Tensor) for kernel in kernels)
-        values = torch.where(counted > 0, values.clamp(min=0) if never_negative else values, torch.nan)
-        values = values.masked_fill(torch.eye(num_groups, dtype=torch.bool, device=w.device), 0).to(dtype)
+        values = _values(w, rows.detach(), within, _at_zero(kernels, estimator))
+        values = torch.where(counted, values.clamp(min=0) if never_negative else values, torch.nan)
+        values = values.masked_fill(_diagonal(num_groups, w.device), 0).to(dtype)
     return PairwiseMMD(loss, values, statistics[1 + len(layers) :])
 
 
 def _groups(groups: Tensor, num_groups: int, estimator: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """W ``[N, G]``, a column per group that adds up to 1; what a sum inside a group counts ``[G]``; 1 for every pair of
-    groups that both have rows enough ``[G, G]``, 0 on the diagonal."""
+    """W ``[N, G]``, a column per group that adds up to 1; what a sum inside a group counts ``[G]``; whether a pair of
+    groups has rows enough, both of them ``[G, G]``, False on the diagonal."""
     member = (groups[:, None] == torch.arange(num_groups, device=groups.device)).to(dtype)
     sizes = member.sum(0)
-    least = 1 if estimator == "biased" else 2
-    # Without the diagonal n^2 pairs become n (n - 1).
-    within = torch.ones_like(sizes) if estimator == "biased" else sizes / (sizes - 1).clamp(min=1)
-    enough = (sizes >= least).to(dtype)
-    counted = (enough[:, None] * enough) * (1 - torch.eye(num_groups, dtype=dtype, device=groups.device))
+    if estimator == "biased":
+        enough, within = sizes >= 1, torch.ones_like(sizes)
+    else:  # without the diagonal n^2 pairs become n (n - 1)
+        enough, within = sizes >= 2, sizes / (sizes - 1).clamp(min=1)
+    counted = (enough[:, None] & enough).masked_fill(_diagonal(num_groups, groups.device), False)
     return member / sizes.clamp(min=1), within, counted
+
+
+def _diagonal(size: int, device: torch.device) -> Tensor:
+    return torch.eye(size, dtype=torch.bool, device=device)
 
 
 def _at_zero(kernels: Sequence[Gaussian], estimator: str) -> float | Tensor:
@@ -155,6 +159,6 @@ def _at_zero(kernels: Sequence[Gaussian], estimator: str) -> float | Tensor:
 
 
 def _values(w: Tensor, rows: Tensor, within: Tensor, at_zero: float | Tensor) -> Tensor:
-    sums = form_values(w, rows, within.dtype, whole=True) + at_zero * torch.diag(w.to(within.dtype).square().sum(0))
-    own = within * sums.diagonal()
+    sums = form_values(w, rows, within.dtype, whole=True)
+    own = within * (sums.diagonal() + at_zero * w.to(within.dtype).square().sum(0))
     return own[:, None] + own - 2 * sums

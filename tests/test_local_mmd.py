@@ -346,7 +346,7 @@ REFUSED = {
     "logits": ({"probabilities": -PROBABILITIES}, ValueError, "target_probabilities: .*non-negative.*logits.*-0.33"),
     "a list": ({"probabilities": [1.0]}, TypeError, "target_probabilities: expected a tensor, got list"),
     "elsewhere": ({"probabilities": PROBABILITIES.to("meta")}, ValueError, "target_probabilities: .*cpu.*meta"),
-    "kernels for a tensor": ({"kernel": JAN}, TypeError, "kernel: expected a fastmmd.Gaussian, got tuple"),
+    "kernels for a tensor": ({"kernel": JAN}, ValueError, "kernels: expected 1, one per layer, got 2"),
     "linear": ({"estimator": "linear"}, ValueError, "estimator: .*'biased' or 'unbiased', got 'linear'"),
     "circular": ({"estimator": "circular"}, ValueError, "estimator: .*'biased' or 'unbiased', got 'circular'"),
     "unknown": ({"estimator": "v"}, ValueError, "estimator: .*biased.*'v'"),
@@ -424,8 +424,8 @@ MODULE_REFUSED = {
     "a list": (lambda: fastmmd.LMMDLoss(3)(X, X, LABELS, [1.0]), TypeError, "target_probabilities: .*list"),
     "two kernels for one tensor": (
         lambda: fastmmd.LMMDLoss(3, JAN)(X, X, LABELS, PROBABILITIES),
-        TypeError,
-        "kernel: .*tuple",
+        ValueError,
+        "kernels: expected 1, one per layer, got 2",
     ),
 }
 

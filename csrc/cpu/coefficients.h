@@ -73,7 +73,7 @@ class Coefficients {
     const TileBounds<T> bounds = tile_bounds<T>(problem_, row_group, column_group);
     if (problem_.form_columns > 0) {
       const int64_t columns_of_w = problem_.form_columns;
-      alignas(64) T pair_weight[kGroupRows * kGroupRows];
+      alignas(64) double pair_weight[kGroupRows * kGroupRows];
       if (io_.wa)
         pair_tile<Product>(columns_of_w, work_.w + row_group * kGroupRows * columns_of_w,
                            work_.wa + column_group * kGroupRows * columns_of_w, pair_weight);

@@ -25,8 +25,8 @@ class Layers {
 
   Layers(const Problem& problem, const Buffers& io, const Workspace<T>& work)
       : problem_(problem), io_(io), work_(work) {
-    w_ = form_rows(io.w);
-    wa_ = form_rows(io.wa);
+    w_ = form_rows<T>(io.w);
+    wa_ = form_rows<double>(io.wa);
     for (int l = 0; l < problem.num_layers; ++l)
       rows_[l] = {static_cast<const T*>(io.source[l]),
                   static_cast<const T*>(io.target[l]),
@@ -72,16 +72,17 @@ class Layers {
   }
 
  private:
-  Rows<T> form_rows(const void* rows) const {
-    const T* const all = static_cast<const T*>(rows);
-    return {all, nullptr, problem_.form_columns, 0, problem_.n(), problem_.n()};
+  template <typename X>
+  Rows<X> form_rows(const void* rows) const {
+    return {static_cast<const X*>(rows), nullptr, problem_.form_columns, 0, problem_.n(), problem_.n()};
   }
-  void pack_form(const Rows<T>& rows, T* out) const {
+  template <typename X>
+  void pack_form(const Rows<X>& rows, X* out) const {
     if (!rows.source) return;
     const int64_t columns = problem_.form_columns;
 #pragma omp for schedule(static) nowait
     for (int64_t g = 0; g < work_.groups(); ++g)
-      pack_group<T>(rows, g, columns, nullptr, 1, out + g * kGroupRows * columns);
+      pack_group<X>(rows, g, columns, nullptr, 1, out + g * kGroupRows * columns);
   }
 
   // From the norms of centred rows times `features_scale`: the bandwidth, and whether products are precise enough for
@@ -115,7 +116,8 @@ class Layers {
   const Buffers& io_;
   const Workspace<T>& work_;
   Rows<T> rows_[kMaxLayers];
-  Rows<T> w_, wa_;   // without rows where there are none
+  Rows<T> w_;   // without rows where there are none
+  Rows<double> wa_;
 };
 
 }   // namespace fastmmd::FASTMMD_VARIANT

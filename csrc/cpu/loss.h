@@ -67,31 +67,34 @@ class Loss {
 
   void write_statistics() const {
     T* out = static_cast<T*>(io_.statistics);
+    const bool weighted = problem_.form_columns > 0;
     const double trace = io_.wa ? weights_of_diagonal() : 0.0;
     double loss = 0, product_at_zero = 1;
     for (int l = 0; l < problem_.num_layers; ++l) {
       const double at_zero = layers_.mixture[l].at_zero;
       product_at_zero *= at_zero;
-      const double marginal = value_of(1 + l, at_zero, trace);
+      const double marginal = weighted ? form_value_of(1 + l, at_zero, trace) : value_of(1 + l, at_zero);
       loss += problem_.marginal[l] * marginal;
       out[1 + l] = clamped(marginal);
       out[1 + problem_.num_layers + l] = static_cast<T>(layers_.bandwidth[l]);
     }
-    const double joint = value_of(0, product_at_zero, trace);
+    const double joint = weighted ? form_value_of(0, product_at_zero, trace) : value_of(0, product_at_zero);
     out[0] = clamped(joint);
     *static_cast<T*>(io_.loss) = clamped(loss + problem_.joint * joint);
   }
-  // trace: the sum of a form's weights of pairs i = j.
-  double value_of(int term, double at_zero, double trace) const {
+  double value_of(int term, double at_zero) const {
     const double* s = total_.sum[term];
-    if (problem_.form_columns > 0) return s[0] + problem_.diagonal * at_zero * trace;
     return problem_.alpha * s[0] + problem_.beta * s[1] + problem_.gamma * s[2] + problem_.diagonal * at_zero;
   }
+  // trace: the sum of the weights of pairs i = j.
+  double form_value_of(int term, double at_zero, double trace) const {
+    return total_.sum[term][0] + problem_.diagonal * at_zero * trace;
+  }
   double weights_of_diagonal() const {
-    const T *w = static_cast<const T*>(io_.w), *wa = static_cast<const T*>(io_.wa);
+    const T* w = static_cast<const T*>(io_.w);
+    const double* wa = static_cast<const double*>(io_.wa);
     double trace = 0;
-    for (int64_t k = 0; k < problem_.n() * problem_.form_columns; ++k)
-      trace += static_cast<double>(w[k]) * static_cast<double>(wa[k]);
+    for (int64_t k = 0; k < problem_.n() * problem_.form_columns; ++k) trace += static_cast<double>(w[k]) * wa[k];
     return trace;
   }
   T clamped(double value) const { return static_cast<T>(problem_.clamp && value < 0 ? 0.0 : value); }

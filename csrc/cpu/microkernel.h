@@ -26,8 +26,8 @@ constexpr int64_t kDepth = 256;
 constexpr int64_t kChain = 64;   // the same for the sums of the gradient
 
 // acc[r][v] += sum_p term(r, v, a[r * RowStep + p * TermStep], b[p * 32 + v * lanes ...])
-template <typename T, int Rows, int64_t RowStep, int64_t TermStep, typename Term>
-FM_INLINE void accumulate_terms(int64_t terms, const T* a, const T* b, Vec<T> (&acc)[Rows][kRegVecs], Term term) {
+template <typename T, int Rows, int64_t RowStep, int64_t TermStep, typename A, typename Term>
+FM_INLINE void accumulate_terms(int64_t terms, const A* a, const T* b, Vec<T> (&acc)[Rows][kRegVecs], Term term) {
   for (int64_t p = 0; p < terms; ++p) {
     Vec<T> x[kRegVecs];
 #pragma GCC unroll 4
@@ -52,8 +52,8 @@ struct SquaredDifference {
   FM_INLINE Vec<T> operator()(int, int, T y, Vec<T> x) const { return (y - x) * (y - x); }
 };
 
-template <template <typename> typename Term, typename T, int Rows>
-FM_INLINE void pair_rows(int64_t terms, const T* a, const T* b, T* out, bool accumulate) {
+template <template <typename> typename Term, typename T, int Rows, typename A>
+FM_INLINE void pair_rows(int64_t terms, const A* a, const T* b, T* out, bool accumulate) {
   Vec<T> acc[Rows][kRegVecs] = {};
   accumulate_terms<T, Rows, 1, kGroupRows>(terms, a, b, acc, Term<T>{});
 #pragma GCC unroll 8
@@ -66,9 +66,9 @@ FM_INLINE void pair_rows(int64_t terms, const T* a, const T* b, T* out, bool acc
 }
 
 // out[32][32] for two row groups a, b [dim][32]: inner products (Product) or squared distances (SquaredDifference) of
-// all pairs of their rows.
-template <template <typename> typename Term, typename T>
-void pair_tile(int64_t dim, const T* a, const T* b, T* out) {
+// all pairs of their rows, computed as b and out are.
+template <template <typename> typename Term, typename A, typename T>
+void pair_tile(int64_t dim, const A* a, const T* b, T* out) {
   for (int64_t p = 0; p < dim; p += kDepth) {
     const int64_t terms = dim - p < kDepth ? dim - p : kDepth;
     for (int c = 0; c < kGroupRows; c += kRegCols<T>) {

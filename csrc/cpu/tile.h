@@ -123,37 +123,42 @@ void tile_pass(const Problem& problem, const Mixture<T>* mixture, const TileBoun
   }
 }
 
-// The same where pairs have weights of their own, which are zero outside the batch: pair_weight [32][32], or null where
-// only kernels are wanted. kernel: the loss's kernel, zero on the diagonal, or null. Sums go where those over ss go.
+// The same where pairs have weights of their own, zero outside the batch: pair_weight [32][32], or null where only
+// kernels are wanted. kernel: the loss's kernel, zero on the diagonal, or null. Sums go where those over ss go, and are
+// taken in double: products of equal weights and equal kernels would all be rounded alike.
 template <typename T, bool WithGradient>
-void form_tile_pass(const Problem& problem, const Mixture<T>* mixture, const TileBounds<T>& bounds,
-                    const T* pair_weight, T* kernel, T* const* tile, const T* const* row_norms,
-                    const T* const* column_norms, TileSums* sums) {
+void form_tile_pass(const Problem& problem, const Mixture<T>* mixture, const TileBounds<T>& bounds, double* pair_weight,
+                    T* kernel, T* const* tile, const T* const* row_norms, const T* const* column_norms,
+                    TileSums* sums) {
   constexpr int U = kGroupRows / kLanes<T>;
-  const int L = problem.num_layers;
-  Vec<T> partial[kTerms][U] = {};   // per column lane
+  const int L = problem.num_layers, first_term = L > 1 ? 0 : 1;   // the product of one layer is that layer
+  alignas(64) double partial[kTerms][kGroupRows] = {};            // per column
   const IntVec<T> lane = lane_index<T>();
+  if (pair_weight && bounds.diagonal)
+    for (int i = 0; i < kGroupRows; ++i) pair_weight[i * (kGroupRows + 1)] = 0;
   for (int i = 0; i < bounds.rows; ++i) {
     Vec<T> value[kMaxLayers][U], slope[kMaxLayers][U], product[U] = {};
     tile_row<T, WithGradient, U>(L, mixture, i, tile, row_norms, column_norms, value, slope, product);
-    for (int v = 0; v < U; ++v) {
-      const int64_t pair = i * kGroupRows + v * kLanes<T>;
-      const IntVec<T> off = lane + static_cast<typename SimdTypes<T>::Int>(v * kLanes<T> - i);
-      if (kernel) {
+    if (kernel)
+      for (int v = 0; v < U; ++v) {
         Vec<T> sum = static_cast<T>(problem.joint) * product[v];
         for (int l = 0; l < L; ++l) sum += static_cast<T>(problem.marginal[l]) * value[l][v];
+        const IntVec<T> off = lane + static_cast<typename SimdTypes<T>::Int>(v * kLanes<T> - i);
         if (bounds.diagonal) sum = off == 0 ? Vec<T>{} : sum;
-        store(kernel + pair, sum);
+        store(kernel + i * kGroupRows + v * kLanes<T>, sum);
       }
-      if (!pair_weight) continue;
-      Vec<T> weight = load(pair_weight + pair);
-      if (bounds.diagonal) weight = off == 0 ? Vec<T>{} : weight;
-      partial[0][v] += weight * product[v];
-      for (int l = 0; l < L; ++l) partial[1 + l][v] += weight * value[l][v];
-      if constexpr (WithGradient) {
-        coefficients<T, U>(L, static_cast<T>(problem.joint), problem.marginal, weight, &value[0][v], &slope[0][v],
-                           [&](int l, Vec<T> c) { store(tile[l] + pair, c); });
-      }
+    if (!pair_weight) continue;
+    const double* weights = pair_weight + i * kGroupRows;
+    alignas(64) T row[kGroupRows];
+    for (int t = first_term; t <= L; ++t) {
+      for (int v = 0; v < U; ++v) store(row + v * kLanes<T>, t == 0 ? product[v] : value[t - 1][v]);
+      for (int j = 0; j < kGroupRows; ++j) partial[t][j] += weights[j] * static_cast<double>(row[j]);
+    }
+    if constexpr (WithGradient) {
+      for (int j = 0; j < kGroupRows; ++j) row[j] = static_cast<T>(weights[j]);
+      for (int v = 0; v < U; ++v)
+        coefficients<T, U>(L, static_cast<T>(problem.joint), problem.marginal, load(row + v * kLanes<T>), &value[0][v],
+                           &slope[0][v], [&](int l, Vec<T> c) { store(tile[l] + i * kGroupRows + v * kLanes<T>, c); });
     }
   }
   if constexpr (WithGradient) clear_rows(bounds.rows, L, tile);
@@ -162,8 +167,7 @@ void form_tile_pass(const Problem& problem, const Mixture<T>* mixture, const Til
   const double multiplicity = bounds.diagonal ? 1.0 : 2.0;
   for (int t = 0; t <= L; ++t) {
     double sum = 0;
-    for (int v = 0; v < U; ++v)
-      for (int k = 0; k < kLanes<T>; ++k) sum += static_cast<double>(partial[t][v][k]);
+    for (int j = 0; j < kGroupRows; ++j) sum += partial[t > first_term ? t : first_term][j];
     sums->sum[t][0] = multiplicity * sum;
     sums->sum[t][1] = sums->sum[t][2] = 0;
   }

@@ -17,7 +17,8 @@ class Workspace {
   T* panel[kMaxLayers]
           [2];   // coefficients for the rows of J and, if there are several panels, of I: [groups][rows][32]
   T* c_sum[kMaxLayers][2];   // their sums over rows: [groups * 32]
-  T *w, *wa;                 // of a form: [groups][form_columns][32]
+  T* w;                      // of a form: [groups][form_columns][32]
+  double* wa;                // likewise
   T* kernel_panel[2];        // the loss's kernel, laid out as `panel`
   TileSums* sums;            // one per tile of a pair of panels
 
@@ -37,7 +38,7 @@ class Workspace {
       panel[l][1] = panels() > 1 ? take<T>(with_gradient ? panel_rows * panel_rows : 0) : nullptr;
     }
     w = take<T>(groups_ * kGroupRows * problem.form_columns);
-    wa = take<T>(groups_ * kGroupRows * problem.form_columns);
+    wa = take<double>(groups_ * kGroupRows * problem.form_columns);
     kernel_panel[0] = take<T>(with_kw ? panel_rows * panel_rows : 0);
     kernel_panel[1] = take<T>(with_kw && panels() > 1 ? panel_rows * panel_rows : 0);
     sums = take<TileSums>(panel_groups * panel_groups);

@@ -54,7 +54,7 @@ def run(call: Call, config: Config | None = None) -> Result:
     w = wa = kw = None
     if form is not None:
         w = form.w.to(dtype).contiguous()
-        wa = None if form.a is None else form.times_a(w).contiguous()
+        wa = None if form.a is None else form.times_a(w.double()).contiguous()
         kw = torch.empty_like(w) if form.needs_rows else None
     problem, flop, workspace_bytes = _prepared(
         call.problem, call.dims, 0 if w is None else w.shape[1], f64, any(call.needs_grad), kw is not None, variant

@@ -82,7 +82,7 @@ class _Tiles:
         self.sums = torch.zeros(sums, len(self.z) + 1, dtype=self.accumulation, device=self.device)
         self.form = None if call.form is None else _FormTensors(call.form, self.dtype)
         if self.form is not None and self.form.wa is not None:
-            self.sums[1] = (self.form.w * self.form.wa).sum(dtype=self.accumulation)
+            self.sums[1] = (self.form.w * self.form.wa).sum()
 
     def conditions(self) -> list[float]:
         """`gram.condition` of each layer, read."""
@@ -91,6 +91,8 @@ class _Tiles:
 
     def run(self, config: Config) -> Result:
         bytes_per_pair = (3 * len(self.z) + 4) * self.z[0].element_size()
+        if self.form is not None:  # weights of pairs, and their products with kernels
+            bytes_per_pair += 3 * self.sums.element_size()
         side = max(32, int((config.workspace_bytes / bytes_per_pair) ** 0.5) // 32 * 32)
         for rows, columns in gram.panel_pairs(self.problem.n, side):
             self._add_tile(rows, columns)
@@ -122,11 +124,12 @@ class _Tiles:
                 self.form.add_rows(problem.combine(terms), rows, columns)
                 if self.form.wa is None:
                     return
-                pair_weights = self.form.w[rows] @ self.form.wa[columns].T
+                pair_weights = self.form.w[rows].to(self.accumulation) @ self.form.wa[columns].T
         if diagonal:
             pair_weights.fill_diagonal_(0)
         if self.form is not None:
             self._add_weighted_sums(terms, pair_weights, diagonal)
+            pair_weights = pair_weights.to(self.dtype)
         for index, gradient in enumerate(self.gradients):
             if gradient is None:
                 continue
@@ -160,7 +163,7 @@ class _Tiles:
     def _add_weighted_sums(self, terms: list[Tensor], pair_weights: Tensor, diagonal: bool) -> None:
         images = 1 if diagonal else 2  # an off-diagonal tile stands for its mirror image too
         for index, term in enumerate(terms):
-            self.sums[0, index] += images * (term * pair_weights).sum(dtype=self.accumulation)
+            self.sums[0, index] += images * (term * pair_weights).sum()
 
     def _add_sums(self, terms: list[Tensor], rows: slice, columns: slice) -> None:
         diagonal = rows == columns
@@ -177,11 +180,11 @@ class _Tiles:
 
 
 class _FormTensors:
-    """W, W A where it is known, and ``K W`` where it is wanted."""
+    """W, W A where it is known, in the accumulation dtype, and ``K W`` where it is wanted."""
 
     def __init__(self, form: Form, dtype: torch.dtype) -> None:
         self.w = form.w.to(dtype)
-        self.wa = None if form.a is None else form.times_a(self.w)
+        self.wa = None if form.a is None else form.times_a(self.w.to(form.a.dtype))
         self.kw = torch.zeros_like(self.w) if form.needs_rows else None
 
     def add_rows(self, kernel: Tensor, rows: slice, columns: slice) -> None:

@@ -222,10 +222,10 @@ bool run(const Case& c, const CpuVariant& variant, const CpuKernel& kernel) {
   io.loss = &loss;
   io.statistics = statistics.data();
   const Form form = make_form(c, p.n());
-  const std::vector<T> w(form.w.begin(), form.w.end()), wa(form.wa.begin(), form.wa.end());
+  const std::vector<T> w(form.w.begin(), form.w.end());
   std::vector<T> kw(c.with_kw ? form.w.size() : 0, nan);
   io.w = c.columns > 0 ? w.data() : nullptr;
-  io.wa = c.columns > 0 && c.with_loss ? wa.data() : nullptr;
+  io.wa = c.columns > 0 && c.with_loss ? form.wa.data() : nullptr;
   io.kw = c.with_kw ? kw.data() : nullptr;
   const size_t bytes = static_cast<size_t>(kernel.workspace_bytes(p, c.gradient, c.with_kw));
   io.workspace = std::aligned_alloc(64, bytes);
