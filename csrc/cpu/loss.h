@@ -53,7 +53,14 @@ class Loss {
           if (with_gradient_ || io_.kw) gradients_.add(I, J);
         }
     }
-    write_statistics();
+    if (problem_.form_columns == 0) {
+      write_statistics([this](int term, double at_zero) { return value_of(term, at_zero); });
+    } else {
+      const double trace = io_.wa ? weights_of_diagonal() : 0.0;
+      write_statistics([this, trace](int term, double at_zero) {
+        return total_.sum[term][0] + problem_.diagonal * at_zero * trace;
+      });
+    }
   }
 
  private:
@@ -65,20 +72,19 @@ class Loss {
           for (int r = 0; r < 3; ++r) total_.sum[t][r] += work_.sums[tile].sum[t][r];
   }
 
-  void write_statistics() const {
+  template <typename ValueOf>
+  void write_statistics(ValueOf value_of) const {
     T* out = static_cast<T*>(io_.statistics);
-    const bool weighted = problem_.form_columns > 0;
-    const double trace = io_.wa ? weights_of_diagonal() : 0.0;
     double loss = 0, product_at_zero = 1;
     for (int l = 0; l < problem_.num_layers; ++l) {
       const double at_zero = layers_.mixture[l].at_zero;
       product_at_zero *= at_zero;
-      const double marginal = weighted ? form_value_of(1 + l, at_zero, trace) : value_of(1 + l, at_zero);
+      const double marginal = value_of(1 + l, at_zero);
       loss += problem_.marginal[l] * marginal;
       out[1 + l] = clamped(marginal);
       out[1 + problem_.num_layers + l] = static_cast<T>(layers_.bandwidth[l]);
     }
-    const double joint = weighted ? form_value_of(0, product_at_zero, trace) : value_of(0, product_at_zero);
+    const double joint = value_of(0, product_at_zero);
     out[0] = clamped(joint);
     *static_cast<T*>(io_.loss) = clamped(loss + problem_.joint * joint);
   }
@@ -86,10 +92,7 @@ class Loss {
     const double* s = total_.sum[term];
     return problem_.alpha * s[0] + problem_.beta * s[1] + problem_.gamma * s[2] + problem_.diagonal * at_zero;
   }
-  // trace: the sum of the weights of pairs i = j.
-  double form_value_of(int term, double at_zero, double trace) const {
-    return total_.sum[term][0] + problem_.diagonal * at_zero * trace;
-  }
+  // The sum of the weights of pairs i = j.
   double weights_of_diagonal() const {
     const T* w = static_cast<const T*>(io_.w);
     const double* wa = static_cast<const double*>(io_.wa);
