@@ -88,8 +88,8 @@ RULES: tuple[Rule[Config], ...] = (
         reason="256 + 8 features in bf16 are 47 instructions per pair on sm_90, 256 are 32, so that issue slots allow "
         "more than 60 % of the tensor cores' rate; two programs share a multiprocessor, and one multiplies while the "
         "other turns pairs into coefficients. 128 rows count as low, but their 8 warps wait for each other. Sample "
-        "weights take 6 to 12 instructions per pair more, a form of up to 16 columns 17 to 19; sums of K W beside those "
-        "of gradients spill. " + UNMEASURED,
+        "weights take 6 to 12 instructions per pair more, a form of up to 16 columns 17 to 19; sums of K W beside "
+        "those of gradients spill. " + UNMEASURED,
     ),
     Rule(
         vendor="nvidia",
