@@ -120,5 +120,5 @@ def source(rule: AnyRule) -> str:
 
 def _value(value: object) -> str:
     if not isinstance(value, tuple):
-        return json.dumps(value)
+        return json.dumps(value) if isinstance(value, str) else repr(value)
     return "(" + ", ".join(map(json.dumps, value)) + (",)" if len(value) == 1 else ")")
