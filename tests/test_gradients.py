@@ -461,7 +461,7 @@ def test_forms_of_strided_and_expanded_inputs(backend, call):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_a_loss_scale_reaches_fp16_weights_before_rounding(backend):
+def test_a_loss_scale_reaches_fp16_weights_of_many_rows_before_rounding(backend):
     """Gradients of many weights are small: fp16 would flush them."""
     source, target = (layers(300, (4,), seed, 0.2 * seed, torch.float32)[0].detach() for seed in (0, 1))
     weights = torch.full((300,), 1e3, dtype=torch.float16, requires_grad=True)
@@ -489,7 +489,7 @@ def test_weights_that_depend_on_the_features(backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_create_graph_of_a_weighted_loss_stays_small(backend):
+def test_create_graph_of_a_weighted_loss_of_many_rows_stays_small(backend):
     """A gradient penalty on another term must not make this loss dense: 1,000 x 1,000 x 64 would be 488 MiB."""
     source, target = (torch.randn(500, 64, requires_grad=True) for _ in range(2))
     loss = fastmmd.mmd(source, target, source_weights=torch.rand(500), backend=backend)

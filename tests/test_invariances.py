@@ -237,7 +237,7 @@ def form_and_gradients(call, inputs, backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("n", [40, 500])
+@pytest.mark.parametrize("n", [40, pytest.param(500, id="many_rows")])
 @every_form
 def test_forms_have_the_same_bits_every_time(backend, n, call):
     inputs = call.inputs(n, 33, dtype=torch.float32)
