@@ -27,8 +27,8 @@ def extension(tmp_path_factory):
 ROUTES = "tests/cuda/on_host"
 # "many_rows": of weights of pairs, of which route small takes up to 256 rows.
 PUBLIC = ("tests/test_backends.py", "tests/test_gradients.py", "tests/test_invariances.py", "tests/test_nan.py")
-# An infinite feature is infinitely far from all others: where the bandwidth is no mean, that makes no NaN in this route,
-# with weights or without.
+# An infinite feature is infinitely far from all others: where the bandwidth is no mean, that makes no NaN in this
+# route, with weights or without.
 WEIGHTS = (
     *[f"tests/test_{name}.py" for name in ("sample_weights", "local_mmd", "pairwise", "forms")],
     "-k",
