@@ -32,7 +32,7 @@ class Route:
 
     float64: whether it computes in fp64; elsewhere its fp64 inputs are narrowed.
     max_layers, max_features: of all layers; tests of more are skipped.
-    max_columns, max_columns_of_rows: of a form's W, and where K W is wanted; likewise.
+    max_columns: of a form's W; likewise.
     """
 
     name: str
@@ -42,7 +42,6 @@ class Route:
     max_layers: int = MAX_LAYERS
     max_features: int | None = None
     max_columns: int | None = None
-    max_columns_of_rows: int | None = None
 
     def config_for(self, call: Call) -> Any:
         return self.config
@@ -51,8 +50,7 @@ class Route:
         return len(dims) <= self.max_layers and (self.max_features is None or sum(dims) <= self.max_features)
 
     def takes_form(self, form: Form) -> bool:
-        limits = (self.max_columns, self.max_columns_of_rows if form.needs_rows else None)
-        return all(most is None or form.w.shape[1] <= most for most in limits)
+        return self.max_columns is None or form.w.shape[1] <= self.max_columns
 
     def run(self, call: Call) -> Result:
         """On inputs in poisoned memory. Skips the test if the route can't take the call."""
@@ -63,7 +61,7 @@ class Route:
         call = call._replace(sources=sources, targets=targets)
         if call.form is not None:
             if not self.takes_form(call.form):
-                pytest.skip(f"{self.name} takes at most {self.max_columns}, {self.max_columns_of_rows} columns of W")
+                pytest.skip(f"{self.name} takes at most {self.max_columns} columns of W")
             call = call._replace(form=call.form._replace(w=self.poisoned(call.form.w)))
         return self.backend.run(call, self.config_for(call))
 

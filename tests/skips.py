@@ -16,6 +16,7 @@ EXPECTED = (
     r"a GPU can't see it without waiting",
     r"this torch has one setting for all backends",
     r"\w+ takes at most \d+ layers of \d+ features",
+    r"\w+ takes at most \d+ columns of W",
     r"this route has no such values",
     r"its interpreter takes (too )?long",
     # Run in processes of their own, by tests/kernels/test_interpreter.py and tests/cuda/test_on_host.py.
