@@ -152,20 +152,17 @@ def mmd(
         >>> fastmmd.mmd(x, x, squared=False)
         tensor(0.)
     """
-    kernels = checks.check_kernel(kernel)
-    checks.check_flag("squared", squared)
-    loss = evaluate(
+    return jmmd(
         (source,),
         (target,),
-        kernels,
-        joint=1.0,
-        marginal=0.0,
+        checks.check_kernel(kernel),
+        squared=squared,
         estimator=estimator,
         backend=backend,
         precision=precision,
-        make_form=sample_weights.form_maker(source_weights, target_weights),
-    ).loss
-    return loss if squared else _distance(loss, kernels)
+        source_weights=source_weights,
+        target_weights=target_weights,
+    )
 
 
 def jmmd(
